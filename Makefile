@@ -1,0 +1,71 @@
+# Development runs in .venv, which the first target that needs it makes from requirements-dev.lock.
+
+PYTHON ?= python3
+ARGS ?=
+
+VENV := .venv
+LOCK := requirements-dev.lock
+PIP := $(VENV)/bin/python -m pip --disable-pip-version-check --quiet
+# Stamps: what the server needs, and on top of it what development needs.
+SERVER := $(VENV)/server.stamp
+TOOLS := $(VENV)/tools.stamp
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help serve test check format lock clean
+
+help: ## list the targets
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "%-14s %s\n", $$1, $$2 }'
+
+serve: $(SERVER) ## start the server; ARGS="--port 8080" passes options on
+	@$(VENV)/bin/fastkv serve --no-tune $(ARGS)
+
+test: $(TOOLS) ## run the tests; ARGS="-k settings" picks some
+	@$(VENV)/bin/python -m pytest $(ARGS)
+
+check: $(TOOLS) ## format check, lint, strict types, then the tests: what CI runs
+	@$(VENV)/bin/ruff format --check .
+	@$(VENV)/bin/ruff check .
+	@$(VENV)/bin/mypy
+	@$(MAKE) --no-print-directory test
+
+format: $(TOOLS) ## format the code, and mend what the linter can
+	@$(VENV)/bin/ruff check --fix-only .
+	@$(VENV)/bin/ruff format .
+
+lock: ## pin the newest versions of everything in requirements-dev.lock
+	$(check_python)
+	@$(PYTHON) -m venv --clear $(VENV)-lock
+	@$(VENV)-lock/bin/python -m pip --disable-pip-version-check --quiet install --editable '.[dev,perf]'
+	@{ echo "# Everything that development uses, pinned by: make lock"; \
+	   $(VENV)-lock/bin/python -m pip --disable-pip-version-check freeze --exclude-editable; } > $(LOCK).new
+	@mv $(LOCK).new $(LOCK)
+	@rm -rf $(VENV)-lock
+
+clean: ## remove the virtual environment and what tools left behind
+	@rm -rf $(VENV) $(VENV)-lock build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# Says what is missing before anything half-works.
+define check_python
+@command -v $(PYTHON) > /dev/null || \
+	    { echo "fastkv: there is no $(PYTHON); install Python 3.11 or later, or say which: make PYTHON=python3.12" >&2; exit 1; }
+@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	    { echo "fastkv: $$($(PYTHON) -V) is too old; Python 3.11 or later is needed, for example: make PYTHON=python3.12" >&2; exit 1; }
+@$(PYTHON) -c 'import ensurepip, venv' 2> /dev/null || \
+	    { echo "fastkv: $(PYTHON) cannot make virtual environments; on Debian and Ubuntu: apt-get install python3-venv" >&2; exit 1; }
+endef
+
+# Without build isolation the build back end is the pinned one too.
+$(SERVER): pyproject.toml $(LOCK)
+	$(check_python)
+	@echo "Making $(VENV) …"
+	@$(PYTHON) -m venv $(VENV)
+	@$(PIP) install --constraint $(LOCK) hatchling
+	@$(PIP) install --constraint $(LOCK) --no-build-isolation --editable .
+	@touch $@
+
+$(TOOLS): $(SERVER)
+	@echo "Installing the development tools …"
+	@$(PIP) install --requirement $(LOCK)
+	@touch $@

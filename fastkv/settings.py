@@ -1,0 +1,239 @@
+"""The settings: every default, unit and bound, once.
+
+Flags, ``FASTKV_*`` variables and the keys of ``conf/fastkv.toml`` derive from the fields of `Settings`: the
+field ``max_key_bytes`` is ``--max-key-bytes``, ``FASTKV_MAX_KEY_BYTES`` and ``max_key_bytes``. Enters: what
+the three say. Leaves: a frozen `Settings` within its bounds. Raises: `SettingsError`.
+"""
+
+import difflib
+import tomllib
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any, Self
+
+from fastkv import machine
+from fastkv.errors import SettingsError
+from fastkv.options import (
+    Choice,
+    Hosts,
+    Kind,
+    Option,
+    Seconds,
+    Size,
+    SocketPath,
+    Switch,
+    Whole,
+    format_size,
+    quote,
+)
+
+CONFIG_FLAG = "--config"
+CONFIG_VARIABLE = "FASTKV_CONFIG"
+
+_KB, _MB, _GB = 1 << 10, 1 << 20, 1 << 30
+_MOST_WORKERS = 256
+_MOST_MEMORY_BYTES = 128 * _GB - 1
+
+
+def _option(kind: Kind, summary: str, default: Any = None, *, auto: str = "", name: str = "") -> Any:
+    """Declare a field; the arguments are attributes of `Option`, ``name`` where it is not the field's."""
+    return field(default=default, metadata={"kind": kind, "summary": summary, "auto": auto, "name": name})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """All that can be set, checked.
+
+    Each field is described by its option. An automatic one that is None is found out here, except
+    ``shards`` and ``segment_bytes``: they stay None, and the store's geometry decides.
+
+    Raises:
+        SettingsError: A value is out of its bounds, or two of them do not go together.
+    """
+
+    host: tuple[str, ...] = _option(Hosts(), "Address to listen on.", default=("127.0.0.1",))
+    port: int = _option(
+        Whole(0, 65535, metavar="PORT"), "TCP port to listen on; 0 takes a free one.", default=7171
+    )
+    unix: Path | None = _option(SocketPath(), "Unix socket to listen on as well.")
+    workers: int = _option(
+        Whole(1, _MOST_WORKERS),
+        "Worker processes; each serves every key.",
+        auto="one for each CPU that the process may use",
+    )
+    memory_bytes: int = _option(
+        Size(_MB, _MOST_MEMORY_BYTES),
+        "Memory for entries and their index, shared by the workers.",
+        auto="a quarter of the memory that the process may use",
+        name="memory",
+    )
+    shards: int | None = _option(
+        Whole(1, 4096, power_of_two=True),
+        "Parts of the store, each with a lock of its own.",
+        auto="chosen to suit the memory",
+    )
+    segment_bytes: int | None = _option(
+        Size(4 * _KB, _MB, power_of_two=True),
+        "Unit in which memory is handed to shards and evicted.",
+        auto="chosen to suit the memory",
+    )
+    max_key_bytes: int = _option(Size(1, 4 * _KB), "Longest key.", default=512)
+    max_value_bytes: int = _option(
+        Size(1, 512 * _MB), "Longest value; at most a quarter of the memory.", default=_MB
+    )
+    max_head_bytes: int = _option(
+        Size(_KB, _MB), "Longest request line and header section, together.", default=32 * _KB
+    )
+    max_body_bytes: int = _option(
+        Size(_KB, 4 * _GB),
+        "Longest request body.",
+        auto="room for the longest key and value with every byte as a JSON escape",
+    )
+    memo_bytes: int = _option(
+        Size(0, 4 * _GB), "Memory of each worker for requests seen before; 0 turns it off.", default=16 * _MB
+    )
+    max_output_bytes: int = _option(
+        Size(64 * _KB, _GB),
+        "Unread replies of one connection; past it nothing more is read from that client.",
+        default=4 * _MB,
+    )
+    lock_wait_ms: int = _option(
+        Whole(1, 60_000, unit="ms", metavar="MS"),
+        "Longest wait for a shard; past it the reply is 503.",
+        default=1000,
+    )
+    drain_seconds: float = _option(
+        Seconds(0, 3600), "Time that requests under way get to finish when the server stops.", default=5.0
+    )
+    stuck_seconds: float = _option(
+        Seconds(1, 3600), "A worker without a sign of life for so long is killed and replaced.", default=10.0
+    )
+    backlog: int = _option(
+        Whole(1, 65535, unit="connections"),
+        "Connections that may wait to be accepted, on each socket.",
+        default=4096,
+    )
+    tune: bool = _option(Switch(), "Raise the limit of open files as far as allowed.", default=True)
+    log_level: str = _option(
+        Choice(("debug", "info", "warning", "error", "critical"), metavar="LEVEL"),
+        "Least level logged.",
+        default="info",
+    )
+
+    def __post_init__(self) -> None:
+        for option in OPTIONS:
+            object.__setattr__(self, option.field, option.parse(getattr(self, option.field), option.flag))
+        found: dict[str, Callable[[], int]] = {
+            "workers": lambda: min(machine.usable_cpus(), _MOST_WORKERS),
+            "memory_bytes": lambda: _quarter(machine.usable_memory_bytes()),
+            # Six bytes of JSON, as in \u0000, may stand for one of a key or a value.
+            "max_body_bytes": lambda: 6 * (self.max_key_bytes + self.max_value_bytes) + _KB,
+        }
+        for name, find in found.items():
+            if getattr(self, name) is None:
+                object.__setattr__(self, name, find())
+        if self.max_value_bytes * 4 > self.memory_bytes:
+            raise SettingsError(
+                f"--memory {format_size(self.memory_bytes)} is too little for --max-value-bytes "
+                f"{format_size(self.max_value_bytes)}: a value may take a quarter of the memory; "
+                f"allowed: --memory of at least {format_size(self.max_value_bytes * 4)}, "
+                f"or --max-value-bytes of at most {format_size(self.memory_bytes // 4)}."
+            )
+
+    @classmethod
+    def load(cls, flags: Mapping[str, Any], env: Mapping[str, str], config: Path | None = None) -> Self:
+        """Bring the three sources together: flags win over environment over file over default.
+
+        Every value is checked, also one that another source overrides: whether a file is right does not
+        depend on the flags of the day.
+
+        Args:
+            flags: Raw values by option name, as in ``{"max_key_bytes": "1kb"}``; None is a flag not given.
+            env: The environment; only ``FASTKV_*`` is looked at.
+            config: TOML file; where None, ``FASTKV_CONFIG`` names it, and without that there is none.
+
+        Raises:
+            SettingsError: A value is wrong, a name is unknown, or the file cannot be read.
+        """
+        config_source = CONFIG_FLAG
+        if config is None and CONFIG_VARIABLE in env:
+            config, config_source = Path(env[CONFIG_VARIABLE]), f"{CONFIG_VARIABLE} (environment)"
+        values: dict[str, Any] = {}
+        for option, raw, source in (
+            *_from_file(config, config_source),
+            *_from_environment(env),
+            *(
+                (option, flags[option.name], option.flag)
+                for option in OPTIONS
+                if flags.get(option.name) is not None
+            ),
+        ):
+            values[option.field] = option.parse(raw, source)
+        return cls(**values)
+
+
+OPTIONS: tuple[Option, ...] = tuple(
+    Option(**{**f.metadata, "field": f.name, "name": f.metadata["name"] or f.name, "default": f.default})
+    for f in fields(Settings)
+)
+"""Every setting, in the order of the help and the file."""
+
+_BY_NAME = {option.name: option for option in OPTIONS}
+
+
+def _from_file(path: Path | None, source: str) -> Iterator[tuple[Option, Any, str]]:
+    """Yield what a TOML file sets, each with how a sentence names it; ``source`` named the file itself."""
+    if path is None:
+        return
+    shown = repr(str(path))[1:-1]  # on one line, whatever the name holds
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise SettingsError(
+            f"{source}: '{shown}' cannot be read ({error.strerror}); allowed: a TOML file."
+        ) from None
+    except ValueError:
+        raise SettingsError(f"{source}: '{shown}' is not UTF-8 text; allowed: a TOML file.") from None
+    try:
+        table = tomllib.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise SettingsError(f"{source}: '{shown}' is not valid TOML: {error}.") from None
+    for key, raw in table.items():
+        where = f"{key if key.isidentifier() else quote(key)} in {shown}"
+        option = _BY_NAME.get(key)
+        if option is None:
+            nearest = _nearest(key)
+            raise _unknown(where, nearest.name if nearest else None)
+        yield option, raw, where
+
+
+def _from_environment(env: Mapping[str, str]) -> Iterator[tuple[Option, str, str]]:
+    """Yield what ``FASTKV_*`` variables set, each with how a sentence names it."""
+    for variable in sorted(env):
+        if not variable.startswith("FASTKV_") or variable == CONFIG_VARIABLE:
+            continue
+        where = f"{variable if variable.isprintable() else quote(variable)} (environment)"
+        name = variable.removeprefix("FASTKV_").lower()
+        option = _BY_NAME.get(name)
+        if option is None or option.variable != variable:
+            nearest = _nearest(name)
+            raise _unknown(where, nearest.variable if nearest else None)
+        yield option, env[variable], where
+
+
+def _nearest(name: str) -> Option | None:
+    """Return the option whose name is most like a wrong one."""
+    known = {option.field: option for option in OPTIONS} | _BY_NAME
+    names = difflib.get_close_matches(name.lower().replace("-", "_"), known, n=1)
+    return known[names[0]] if names else None
+
+
+def _unknown(where: str, nearest: str | None) -> SettingsError:
+    hint = f"did you mean {nearest}?" if nearest else "fastkv serve --help lists them all."
+    return SettingsError(f"{where}: there is no such setting; {hint}")
+
+
+def _quarter(memory_bytes: int) -> int:
+    """Return a quarter of the memory in whole megabytes (they read better in a log), within the bounds."""
+    return min(max(memory_bytes // 4, _MB), _MOST_MEMORY_BYTES) // _MB * _MB

@@ -1,0 +1,153 @@
+"""The command: its help, its exit codes, and what it prints for a mistake."""
+
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from fastkv import __version__
+from fastkv.cli import main
+from fastkv.errors import StartError
+from fastkv.settings import OPTIONS, Settings
+
+Run = Callable[..., tuple[int, str, str]]
+
+
+class Supervisor(ModuleType):
+    """Stands in for `fastkv.supervisor`: keeps the settings, and ends as it is told."""
+
+    settings: Settings | None = None
+    outcome: int | Exception = 0
+
+    def run(self, settings: Settings) -> int:
+        self.settings = settings
+        if isinstance(self.outcome, Exception):
+            raise self.outcome
+        return self.outcome
+
+
+@pytest.fixture
+def supervisor(monkeypatch: pytest.MonkeyPatch) -> Supervisor:
+    """A supervisor that serves nothing, in an environment without settings."""
+    for option in OPTIONS:
+        monkeypatch.delenv(option.variable, raising=False)
+    monkeypatch.delenv("FASTKV_CONFIG", raising=False)
+    fake = Supervisor("fastkv.supervisor")
+    monkeypatch.setitem(sys.modules, "fastkv.supervisor", fake)
+    return fake
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str], supervisor: Supervisor) -> Run:
+    """Run the command; exit code, stdout and stderr."""
+
+    def call(*args: str) -> tuple[int, str, str]:
+        with pytest.raises(SystemExit) as caught:
+            main(args)
+        out, err = capsys.readouterr()
+        return int(caught.value.code or 0), out, err
+
+    return call
+
+
+def test_version(run: Run) -> None:
+    assert run("--version") == (0, f"fastkv {__version__}\n", "")
+
+
+def test_without_a_command_there_is_help(run: Run) -> None:
+    code, out, err = run()
+    assert code == 2
+    assert "serve" in out + err
+
+
+@pytest.mark.parametrize("columns", [80, 120])
+def test_help_lists_every_setting_and_fits_the_terminal(
+    run: Run, monkeypatch: pytest.MonkeyPatch, columns: int
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(columns))
+    code, out, err = run("serve", "--help")
+    assert (code, err) == (0, "")
+    assert max(map(len, out.splitlines())) <= columns
+    listed = re.findall(r"^  (--[a-z-]+)", out, re.MULTILINE)
+    assert listed == [*(option.flag for option in OPTIONS), "--config", "--help"]
+    words = " ".join(out.split())
+    for option in OPTIONS:
+        assert f"{option.summary} [" in words
+        assert f"default: {option.shown_default}; {option.variable}]" in words
+    assert "--tune / --no-tune" in words
+    assert "default: 512 bytes;" in words
+
+
+def test_serve_hands_its_options_to_the_supervisor(run: Run, supervisor: Supervisor) -> None:
+    supervisor.outcome = 7
+    options = "--port 0 --host ::1 --host 127.0.0.1 --workers 2 --memory 256mb --no-tune --drain-seconds 0.5"
+    assert run("serve", *options.split()) == (7, "", "")
+    assert supervisor.settings == Settings(
+        port=0, host=("::1", "127.0.0.1"), workers=2, memory_bytes=256 << 20, tune=False, drain_seconds=0.5
+    )
+
+
+def test_every_option_can_be_given(run: Run, supervisor: Supervisor) -> None:
+    values = {
+        "host": "::1",
+        "unix": "x.sock",
+        "log_level": "debug",
+        "memory": "64mb",
+        "segment_bytes": "64kb",
+    }
+    values |= {"max_body_bytes": "2kb", "max_head_bytes": "2kb", "max_output_bytes": "1mb"}
+    for option in OPTIONS:
+        args = [option.flag] if option.name == "tune" else [option.flag, values.get(option.name, "2")]
+        assert run("serve", *args) == (0, "", ""), option.name
+
+
+def test_environment_and_file_are_read(
+    run: Run, supervisor: Supervisor, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    config = tmp_path / "x.toml"
+    config.write_text("port = 1\nworkers = 1\nbacklog = 1")
+    monkeypatch.setenv("FASTKV_WORKERS", "2")
+    monkeypatch.setenv("FASTKV_BACKLOG", "2")
+    assert run("serve", "--config", str(config), "--backlog", "3") == (0, "", "")
+    assert supervisor.settings is not None
+    assert (supervisor.settings.port, supervisor.settings.workers, supervisor.settings.backlog) == (1, 2, 3)
+
+
+@pytest.mark.parametrize(
+    ("args", "sentence"),
+    [
+        (["--port", "99999"], "--port: '99999' is out of range; allowed: 0 to 65535."),
+        (["--port", "-1"], "--port: '-1' is out of range; allowed: 0 to 65535."),
+        (["--port="], "--port: '' is not a whole number; allowed: 0 to 65535."),
+        (["--workers", "many"], "--workers: 'many' is not a whole number; allowed: 1 to 256, or auto."),
+        (
+            ["--config", "no.toml"],
+            "--config: 'no.toml' cannot be read (No such file or directory); allowed: a TOML file.",
+        ),
+    ],
+)
+def test_a_wrong_setting_is_one_line_and_exit_2(run: Run, args: list[str], sentence: str) -> None:
+    assert run("serve", *args) == (2, "", f"fastkv: {sentence}\n")
+
+
+def test_a_failed_start_is_one_line_and_exit_1(run: Run, supervisor: Supervisor) -> None:
+    supervisor.outcome = StartError("127.0.0.1:7171 is in use.")
+    assert run("serve") == (1, "", "fastkv: 127.0.0.1:7171 is in use.\n")
+
+
+def test_a_bug_keeps_its_traceback(supervisor: Supervisor) -> None:
+    supervisor.outcome = ZeroDivisionError()
+    with pytest.raises(ZeroDivisionError):
+        main(["serve"])
+
+
+@pytest.mark.parametrize(
+    "args", [["serve", "--prot", "1"], ["serve", "--port"], ["serve", "extra"], ["start"]]
+)
+def test_an_unknown_word_is_exit_2(run: Run, args: list[str]) -> None:
+    code, out, err = run(*args)
+    assert (code, out) == (2, "")
+    assert "Traceback" not in err

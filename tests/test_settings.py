@@ -1,0 +1,293 @@
+"""Settings: defaults, precedence, and the sentence for each mistake."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fastkv import machine
+from fastkv.errors import SettingsError
+from fastkv.settings import OPTIONS, Settings
+
+KB, MB, GB = 1 << 10, 1 << 20, 1 << 30
+
+
+@pytest.fixture(autouse=True)
+def made_up_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Six CPUs and 10 GiB, whatever the tests run on."""
+    monkeypatch.setattr(machine, "usable_cpus", lambda: 6)
+    monkeypatch.setattr(machine, "usable_memory_bytes", lambda: 10 * GB)
+
+
+def test_the_defaults() -> None:
+    assert dataclasses.asdict(Settings()) == {
+        "host": ("127.0.0.1",),
+        "port": 7171,
+        "unix": None,
+        "workers": 6,
+        "memory_bytes": 2560 * MB,
+        "shards": None,
+        "segment_bytes": None,
+        "max_key_bytes": 512,
+        "max_value_bytes": MB,
+        "max_head_bytes": 32 * KB,
+        "max_body_bytes": 6 * (512 + MB) + KB,
+        "memo_bytes": 16 * MB,
+        "max_output_bytes": 4 * MB,
+        "lock_wait_ms": 1000,
+        "drain_seconds": 5.0,
+        "stuck_seconds": 10.0,
+        "backlog": 4096,
+        "tune": True,
+        "log_level": "info",
+    }
+    assert Settings.load({}, {}) == Settings()
+
+
+def test_every_field_has_an_option_and_names_that_derive_from_it() -> None:
+    assert [option.field for option in OPTIONS] == [field.name for field in dataclasses.fields(Settings)]
+    for option in OPTIONS:
+        assert option.name in (option.field, option.field.removesuffix("_bytes"))
+        assert option.flag == "--" + option.name.replace("_", "-")
+        assert option.variable == "FASTKV_" + option.name.upper()
+        assert option.summary.endswith(".")
+
+
+def test_settings_are_frozen() -> None:
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        Settings().port = 1  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(
+    ("usable", "memory_bytes"),
+    [(4 * GB + 5 * MB, GB + MB), (16 * MB, 4 * MB), (4096 * GB, 128 * GB - MB)],
+)
+def test_memory_is_a_quarter_in_whole_megabytes(
+    monkeypatch: pytest.MonkeyPatch, usable: int, memory_bytes: int
+) -> None:
+    monkeypatch.setattr(machine, "usable_memory_bytes", lambda: usable)
+    assert Settings().memory_bytes == memory_bytes
+
+
+def test_workers_have_a_bound_on_a_huge_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine, "usable_cpus", lambda: 1024)
+    assert Settings().workers == 256
+
+
+# what wins, from the lowest source to the highest: file, environment, flag
+@pytest.mark.parametrize(
+    ("file", "env", "flag", "port"),
+    [
+        (None, None, None, 7171),
+        (1, None, None, 1),
+        (1, "2", None, 2),
+        (1, "2", "3", 3),
+        (1, None, "3", 3),
+        (None, "2", "3", 3),
+        (None, None, "0", 0),
+    ],
+)
+def test_flags_win_over_environment_over_file(
+    tmp_path: Path, file: int | None, env: str | None, flag: str | None, port: int
+) -> None:
+    config = tmp_path / "x.toml"
+    config.write_text("" if file is None else f"port = {file}")
+    assert Settings.load({"port": flag}, {} if env is None else {"FASTKV_PORT": env}, config).port == port
+
+
+def test_auto_takes_back_what_a_lower_source_says(tmp_path: Path) -> None:
+    config = tmp_path / "x.toml"
+    config.write_text("workers = 2\nshards = 8\nmax_body_bytes = 1024")
+    assert Settings.load({}, {}, config).shards == 8
+    env = {"FASTKV_SHARDS": "Auto", "FASTKV_MAX_BODY_BYTES": "auto"}
+    settings = Settings.load({"workers": "auto"}, env, config)
+    assert (settings.workers, settings.shards) == (6, None)
+    assert settings.max_body_bytes == 6 * (512 + MB) + KB
+
+
+def test_an_empty_path_takes_back_a_socket() -> None:
+    assert Settings.load({}, {"FASTKV_UNIX": "x.sock"}).unix == Path("x.sock")
+    assert Settings.load({"unix": ""}, {"FASTKV_UNIX": "x.sock"}).unix is None
+
+
+def test_several_hosts_in_each_source(tmp_path: Path) -> None:
+    config = tmp_path / "x.toml"
+    for text in ('host = ["127.0.0.1", "::1"]', 'host = "127.0.0.1,::1"'):
+        config.write_text(text)
+        assert Settings.load({}, {}, config).host == ("127.0.0.1", "::1")
+    assert Settings.load({}, {"FASTKV_HOST": "::1, localhost"}).host == ("::1", "localhost")
+    assert Settings.load({"host": ["::1", "localhost"]}, {}).host == ("::1", "localhost")
+
+
+def test_the_environment_can_name_the_file_and_a_flag_another(tmp_path: Path) -> None:
+    first, second = tmp_path / "1.toml", tmp_path / "2.toml"
+    first.write_text("port = 1")
+    second.write_text("port = 2")
+    env = {"FASTKV_CONFIG": str(first), "HOME": "/", "fastkv_port": "9"}
+    assert Settings.load({}, env).port == 1
+    assert Settings.load({}, env, second).port == 2
+
+
+def test_the_body_has_room_for_escapes_whatever_the_sizes() -> None:
+    settings = Settings(max_key_bytes=4096, max_value_bytes=512 * MB)
+    assert settings.max_body_bytes == 6 * (4096 + 512 * MB) + KB
+
+
+SWITCH_ALLOWED = "allowed: true, false, yes, no, on, off, 1 or 0."
+HOST_ALLOWED = "allowed: IPv4 and IPv6 addresses and host names, several of them separated by commas."
+NO_FILE = "'no.toml' cannot be read (No such file or directory); allowed: a TOML file."
+TOO_LITTLE = (
+    "--memory {} is too little for --max-value-bytes {}: a value may take a quarter of the memory; "
+    "allowed: --memory of at least {}, or --max-value-bytes of at most {}."
+)
+
+MISTAKES: list[tuple[dict[str, Any], dict[str, str], str]] = [
+    ({"port": "99999"}, {}, "--port: '99999' is out of range; allowed: 0 to 65535."),
+    ({}, {"FASTKV_PORT": "x"}, "FASTKV_PORT (environment): 'x' is not a whole number; allowed: 0 to 65535."),
+    ({}, {"FASTKV_PORT": ""}, "FASTKV_PORT (environment): '' is not a whole number; allowed: 0 to 65535."),
+    ({"workers": "0"}, {}, "--workers: '0' is out of range; allowed: 1 to 256, or auto."),
+    (
+        {"memory": "1kb"},
+        {},
+        "--memory: '1kb' is out of range; allowed: 1mb to less than 128gb, or auto.",
+    ),
+    (
+        {"memory": "2g"},
+        {},
+        "--memory: '2g' is not a size in bytes, kb, mb or gb; allowed: 1mb to less than 128gb, or auto.",
+    ),
+    (
+        {"shards": "12"},
+        {},
+        "--shards: '12' is not a power of two; allowed: a power of two from 1 to 4096, or auto.",
+    ),
+    ({"max_key_bytes": "5kb"}, {}, "--max-key-bytes: '5kb' is out of range; allowed: 1 byte to 4kb."),
+    ({"lock_wait_ms": "0"}, {}, "--lock-wait-ms: '0' is out of range; allowed: 1 to 60000 ms."),
+    (
+        {"drain_seconds": "5s"},
+        {},
+        "--drain-seconds: '5s' is not a number of seconds; allowed: 0 to 3600 seconds.",
+    ),
+    (
+        {"log_level": "loud"},
+        {},
+        "--log-level: 'loud' is not known; allowed: debug, info, warning, error or critical.",
+    ),
+    (
+        {},
+        {"FASTKV_TUNE": "2"},
+        "FASTKV_TUNE (environment): '2' is neither true nor false; " + SWITCH_ALLOWED,
+    ),
+    (
+        {"host": ["127.0.0.1", "a b"]},
+        {},
+        "--host: 'a b' is not an address; " + HOST_ALLOWED,
+    ),
+    ({"unix": "x" * 200}, {}, f"--unix: '{'x' * 58}… is too long; allowed: a path of at most 107 bytes."),
+    ({"port": "1\n2"}, {}, r"--port: '1\n2' is not a whole number; allowed: 0 to 65535."),
+    # A wrong value is wrong also where another source wins.
+    (
+        {"port": "1"},
+        {"FASTKV_PORT": "-1"},
+        "FASTKV_PORT (environment): '-1' is out of range; allowed: 0 to 65535.",
+    ),
+    (
+        {},
+        {"FASTKV_PROT": "1"},
+        "FASTKV_PROT (environment): there is no such setting; did you mean FASTKV_PORT?",
+    ),
+    (
+        {},
+        {"FASTKV_memory": "1"},
+        "FASTKV_memory (environment): there is no such setting; did you mean FASTKV_MEMORY?",
+    ),
+    (
+        {},
+        {"FASTKV_ZZZZ": "1"},
+        "FASTKV_ZZZZ (environment): there is no such setting; fastkv serve --help lists them all.",
+    ),
+    (
+        {"memory": "2mb"},
+        {},
+        TOO_LITTLE.format("2mb", "1mb", "4mb", "512kb"),
+    ),
+    (
+        {"max_value_bytes": "512mb"},
+        {"FASTKV_MEMORY": "1.5gb"},
+        TOO_LITTLE.format("1536mb", "512mb", "2gb", "384mb"),
+    ),
+]
+
+
+@pytest.mark.parametrize(("flags", "env", "sentence"), MISTAKES)
+def test_a_mistake_is_one_clear_line(flags: dict[str, Any], env: dict[str, str], sentence: str) -> None:
+    with pytest.raises(SettingsError) as caught:
+        Settings.load(flags, env)
+    assert str(caught.value) == sentence
+    assert caught.value.exit_code == 2
+
+
+FILE_MISTAKES = [
+    ("port = 99999", "port in x.toml: 99999 is out of range; allowed: 0 to 65535."),
+    ("port = true", "port in x.toml: true is not a whole number; allowed: 0 to 65535."),
+    ("workers = 2.0", "workers in x.toml: 2.0 is not a whole number; allowed: 1 to 256, or auto."),
+    (
+        "tune = 1",
+        "tune in x.toml: 1 is neither true nor false; " + SWITCH_ALLOWED,
+    ),
+    ("prot = 1", "prot in x.toml: there is no such setting; did you mean port?"),
+    ("memory_bytes = 1", "memory_bytes in x.toml: there is no such setting; did you mean memory?"),
+    ("max-key-bytes = 1", "'max-key-bytes' in x.toml: there is no such setting; did you mean max_key_bytes?"),
+    ('"\\n" = 1', "'\\n' in x.toml: there is no such setting; fastkv serve --help lists them all."),
+    (
+        "[server]\nport = 1",
+        "server in x.toml: there is no such setting; fastkv serve --help lists them all.",
+    ),
+    ("[port]\nx = 1", "port in x.toml: {'x': 1} is not a whole number; allowed: 0 to 65535."),
+    (
+        "port =",
+        "--config: 'x.toml' is not valid TOML: Invalid value (at end of document).",
+    ),
+]
+
+
+@pytest.mark.parametrize(("text", "sentence"), FILE_MISTAKES)
+def test_a_mistake_in_the_file_is_one_clear_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, sentence: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("x.toml").write_text(text)
+    with pytest.raises(SettingsError) as caught:
+        Settings.load({}, {}, Path("x.toml"))
+    assert str(caught.value) == sentence
+
+
+def test_a_file_that_cannot_be_read_is_one_clear_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("binary.toml").write_bytes(b"port = \xff")
+    Path("deep.toml").write_text("port = " + "[" * 5000)
+    Path("long.toml").write_text("port = " + "9" * 5000)
+    for name, start in {
+        "no.toml": f"--config: {NO_FILE}",
+        ".": "--config: '.' cannot be read (Is a directory); allowed: a TOML file.",
+        "binary.toml": "--config: 'binary.toml' is not UTF-8 text; allowed: a TOML file.",
+        "deep.toml": "--config: 'deep.toml' is not valid TOML: ",
+        "long.toml": "--config: 'long.toml' is not valid TOML: ",
+    }.items():
+        with pytest.raises(SettingsError) as caught:
+            Settings.load({}, {}, Path(name))
+        assert str(caught.value).startswith(start)
+        assert "\n" not in str(caught.value)
+    with pytest.raises(SettingsError) as caught:
+        Settings.load({}, {"FASTKV_CONFIG": "no.toml"})
+    assert str(caught.value) == f"FASTKV_CONFIG (environment): {NO_FILE}"
+
+
+def test_settings_made_in_code_are_bounded_too() -> None:
+    with pytest.raises(SettingsError, match=r"^--port: 99999 is out of range; allowed: 0 to 65535\.$"):
+        Settings(port=99999)
+    with pytest.raises(SettingsError, match=r"^--port: None is not a whole number"):
+        Settings(port=None)  # type: ignore[arg-type]
