@@ -1,0 +1,198 @@
+"""Every invariant of the store, verified. Each store test ends with it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from xxhash import xxh3_64_intdigest
+
+from fastkv.store.layout import (
+    CLOSED,
+    FREE,
+    LAYOUT_VERSION,
+    MAGIC,
+    OPEN,
+    OPEN_KEPT,
+    PAGE,
+    POOL_FREE_COUNT,
+    SB_LAYOUT,
+    SB_MAGIC,
+    SEG_COVERS,
+    SEG_GENERATION,
+    SEG_HEAD,
+    SEG_STAMP,
+    SEG_STATE,
+    SH_ENTRIES,
+    SH_OPEN,
+    SH_OPEN_KEPT,
+    SH_PAGES,
+    SH_VERSION,
+    Arena,
+)
+from fastkv.store.records import FRAGMENT, HEAD_BYTES, LARGE, parse_pieces, parse_record, record_is_whole
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from fastkv.store.index import Index
+    from fastkv.store.segments import Segments
+    from fastkv.store.shard import Shard
+
+
+class Check:
+    """Looks for what must not be. The caller holds the lock of every shard."""
+
+    def __init__(self, arena: Arena, shards: list[Shard], segments: Segments, index: Index, seed: int) -> None:
+        """Bind to a store.
+
+        Args:
+            arena: the arena.
+            shards: its shards.
+            segments: its pool.
+            index: its index.
+            seed: seed of the keys' hashes.
+        """
+        self._arena = arena
+        self._words = arena.words
+        self._shards = shards
+        self._segments = segments
+        self._index = index
+        self._seed = seed
+        self._shard_bits = arena.geometry.shards.bit_length() - 1
+
+    def problems(self) -> list[str]:
+        """Verify everything.
+
+        Returns:
+            A sentence for each violated invariant, none if all is well.
+        """
+        found = list(self._superblock())
+        found += self._pool()
+        for shard in self._shards:
+            found += self._directory(shard)
+            found += self._queue(shard)
+            found += self._entries(shard)
+        return found
+
+    def _superblock(self) -> Iterator[str]:
+        if self._words[SB_MAGIC] != MAGIC or self._words[SB_LAYOUT] != LAYOUT_VERSION:
+            yield "the superblock is damaged"
+
+    def _state(self, segment: int) -> int:
+        return self._words[self._segments.row(segment) + SEG_STATE] & 0xFF
+
+    def _pool(self) -> Iterator[str]:
+        listed = list(self._segments.free_list())
+        free = [segment for segment in self._segments.used() if self._state(segment) == FREE]
+        if sorted(listed) != free:
+            yield f"the free list has {len(listed)} segments, the table has {len(free)} free ones, not the same"
+        if self._words[POOL_FREE_COUNT] != len(free):
+            yield f"the pool counts {self._words[POOL_FREE_COUNT]} free segments of {len(free)}"
+        shards = len(self._shards)
+        for segment in self._segments.used():
+            state = self._words[self._segments.row(segment) + SEG_STATE]
+            if state & 0xFF not in (FREE, PAGE, OPEN, OPEN_KEPT, CLOSED) or state >> 8 >= shards:
+                yield f"segment {segment} has the state {state:#x}"
+            if self._words[self._segments.row(segment) + SEG_HEAD] > self._arena.geometry.segment_words:
+                yield f"segment {segment} is written past its end"
+
+    def _directory(self, shard: Shard) -> Iterator[str]:
+        """Each entry names the one committed page that covers it, and no page is left out."""
+        name = f"shard {shard.number}"
+        if self._words[self._arena.geometry.sequences_at + shard.number] & 1:
+            yield f"{name}: the sequence is odd though nobody is at work"
+        pages = [segment for segment, state in self._segments.owned(shard.number) if state == PAGE]
+        if sorted(self._index.pages(shard.number)) != pages or self._words[shard.header + SH_PAGES] != len(pages):
+            yield f"{name}: the directory does not name the shard's {len(pages)} pages, each once"
+        bits = self._index.directory_bits
+        start = shard.number << bits
+        for entry in range(1 << bits):
+            page = self._segments.segment_of(self._index.directory[start + entry])
+            covers = self._words[self._segments.row(page) + SEG_COVERS]
+            depth = covers.bit_length() - 1
+            if (1 << bits | entry) >> bits - depth != covers:
+                yield f"{name}: directory entry {entry} names page {page}, which does not cover it"
+
+    def _queue(self, shard: Shard) -> Iterator[str]:
+        name = f"shard {shard.number}"
+        owned = dict(self._segments.owned(shard.number))
+        queue = list(self._segments.queue(shard.header))
+        if sorted(queue) != [segment for segment, state in owned.items() if state == CLOSED]:
+            yield f"{name}: the queue does not hold the shard's closed segments, each once"
+        for field, state in ((SH_OPEN, OPEN), (SH_OPEN_KEPT, OPEN_KEPT)):
+            named = self._words[shard.header + field]
+            if [segment for segment, found in owned.items() if found == state] != ([named] if named else []):
+                yield f"{name}: its open segment is not the one that the table calls open"
+        for segment in queue:
+            if not self._segments.live_words(segment):
+                yield f"{name}: closed segment {segment} holds nothing alive but is not free"
+
+    def _entries(self, shard: Shard) -> Iterator[str]:
+        """Each slot refers to a whole record of its own key; what is alive is counted once."""
+        name = f"shard {shard.number}"
+        owned = dict(self._segments.owned(shard.number))
+        live = dict.fromkeys(owned, 0)
+        keys: set[bytes] = set()
+        versions: set[int] = set()
+        mask = self._index.location_mask
+        for page in self._index.pages(shard.number):
+            for slot, word in self._index.slots(page):
+                location = word & mask
+                problem = self._record_problem(shard, slot, word, owned)
+                if problem:
+                    yield f"{name}: slot {slot}: {problem}"
+                    continue
+                key, _, _, version, _ = parse_record(self._arena.mem, location << 3)
+                if key in keys:
+                    yield f"{name}: the key {key!r} stands in two slots"
+                keys.add(key)
+                versions.add(version)
+                for at in (location, *shard.pieces(location)):
+                    live[self._segments.segment_of(at)] += shard.length(at)
+        if self._words[shard.header + SH_ENTRIES] != len(keys):
+            yield f"{name}: {self._words[shard.header + SH_ENTRIES]} entries are counted, {len(keys)} are there"
+        if len(versions) != len(keys) or max(versions, default=0) > self._words[shard.header + SH_VERSION]:
+            yield f"{name}: versions repeat or run ahead of the shard's counter"
+        for segment, words in live.items():
+            counted = self._segments.live_words(segment)
+            if counted != words:
+                yield f"{name}: segment {segment} counts {counted} live words of {words}"
+
+    def _record_problem(self, shard: Shard, slot: int, word: int, owned: dict[int, int]) -> str | None:
+        mem, mask = self._arena.mem, self._index.location_mask
+        location = word & mask
+        segment = self._segments.segment_of(location)
+        row = self._segments.row(segment)
+        if owned.get(segment) not in (OPEN, OPEN_KEPT, CLOSED):
+            return f"refers to segment {segment}, which is not in the shard's log"
+        if word >> self._arena.geometry.location_bits & self._segments.generation_mask != self._words[
+            row + SEG_GENERATION
+        ]:
+            return f"has an old generation of segment {segment}"
+        if location + shard.length(location) > self._segments.base(segment) + self._words[row + SEG_HEAD]:
+            return "refers to a record past the segment's head"
+        key, value, flags, _, deadline_ms = parse_record(mem, location << 3)
+        size = HEAD_BYTES + (8 if deadline_ms else 0) + len(key) + len(value) + 4
+        if not record_is_whole(mem[location << 3 : (location << 3) + size]):
+            return f"the record of {key!r} is damaged"
+        key_hash = xxh3_64_intdigest(key, self._seed)
+        if (slot, word) not in list(self._index.candidates(key_hash)):
+            return f"the key {key!r} does not belong here"
+        if key_hash >> 16 & (1 << self._shard_bits) - 1 != shard.number:
+            return f"the key {key!r} belongs to another shard"
+        if flags & LARGE:
+            return self._pieces_problem(key_hash, value, owned)
+        return None
+
+    def _pieces_problem(self, key_hash: int, listed: bytes, owned: dict[int, int]) -> str | None:
+        whole, *pieces = parse_pieces(listed)
+        for piece in pieces:
+            if owned.get(self._segments.segment_of(piece)) not in (OPEN, OPEN_KEPT, CLOSED):
+                return f"a fragment at {piece} is not in the shard's log"
+            _, value, flags, owner, _ = parse_record(self._arena.mem, piece << 3)
+            if not flags & FRAGMENT or owner != key_hash:
+                return f"what stands at {piece} is no fragment of this key"
+            if not record_is_whole(self._arena.mem[piece << 3 : (piece << 3) + HEAD_BYTES + len(value) + 4]):
+                return f"the fragment at {piece} is damaged"
+            whole -= len(value)
+        return f"its fragments miss the value's length by {whole} bytes" if whole else None

@@ -1,0 +1,223 @@
+"""Where everything lies in the arena, and nothing else.
+
+The arena is one shared mapping, cut into segments of equal size. The first segments hold what describes
+the rest: superblock, pool, sequence words, shard headers, directory and segment table. Every other
+segment belongs to the pool and is, in turns, free, an index page or a piece of a shard's log.
+
+All words are 64 bits, native, aligned, and are read and written through one ``memoryview.cast("Q")``: a
+single 8-byte load or store, so that a reader in another process never sees half of one. (``struct`` with
+a byte order stores byte by byte; ``pack_into`` zeroes its target first, and a concurrent reader saw those
+zeros in 21% of its reads.)
+
+    index page = buckets of 64 bytes, one cache line each:
+        word 0      one access count (0-3) a byte, byte i for slot i; byte 0 unused
+        words 1-7   slots: tag (16 bits) | segment generation | location, 0 for an empty slot
+
+A location is a word offset from the start of the arena. How many bits it takes depends on the arena; the
+generation has all that tag and location leave (23 bits at 256 MiB), so that a slot word that was seen
+once does not come back while somebody still remembers it.
+"""
+
+from __future__ import annotations
+
+import mmap
+from dataclasses import dataclass
+
+from fastkv.errors import StartError
+
+WORD = 8
+LAYOUT_VERSION = 1
+MAGIC = int.from_bytes(b"fastkv\x00\x01", "little")
+
+# Superblock: words from the start of the arena.
+SB_MAGIC, SB_LAYOUT, SB_MEMORY, SB_SEGMENT, SB_SHARDS, SB_SEED = range(6)
+# The pool's words share the superblock's page and lie on a cache line of their own.
+POOL_FREE_HEAD, POOL_FREE_TAIL, POOL_FREE_COUNT, POOL_FRESH, POOL_STAMP, POOL_CREDIT = range(16, 22)
+SUPERBLOCK_WORDS = 64
+
+# Shard header: words from the header's start. The sequence words lie apart, side by side.
+(
+    SH_VERSION,  # version of the newest write
+    SH_ENTRIES,  # published entries
+    SH_PAGES,  # index pages
+    SH_OPEN,  # segment that takes new records, 0 for none
+    SH_OPEN_KEPT,  # segment that takes relocated records, 0 for none
+    SH_OLDEST,  # head of the queue of closed segments, 0 for none
+    SH_NEWEST,  # its tail
+    SH_DEADEST,  # a closed segment with much dead space, 0 for none known
+    SH_EVICTED,  # entries evicted to make room
+    SH_EXPIRED,  # entries dropped because their deadline had passed
+    SH_RELOCATED,  # records copied by cleaning or for a second chance
+    SH_REPAIRS,  # repairs after an owner's death
+) = range(12)
+SHARD_WORDS = 16
+
+# Segment table row.
+(
+    SEG_STATE,  # owner shard << 8 | state
+    SEG_GENERATION,  # counts the segment's reuses
+    SEG_HEAD,  # words written: where the next record goes
+    SEG_DEAD,  # words of them that the index refers to no more; the others are alive, or are just being written
+    SEG_NEXT,  # queue or free list
+    SEG_PREV,  # queue; index page: the tags it covers, a 1 and then the bits that they begin with
+    SEG_STAMP,  # order of allocation over all shards
+    SEG_DEADLINE,  # smallest deadline of its records in ms, 0 where none has one
+) = range(8)
+SEGMENT_ROW = 8
+SEG_COVERS = SEG_PREV
+
+# Segment states. PAGE_NEW is a page whose words are being copied: it counts for nothing yet.
+FREE, PAGE_NEW, PAGE, OPEN, OPEN_KEPT, CLOSED = range(6)
+
+BUCKET_WORDS = 8
+BUCKET_SLOTS = 7
+BUCKET_BYTES = BUCKET_WORDS * WORD
+TAG_BITS = 16
+TAG_SHIFT = 64 - TAG_BITS
+TAG_MASK = (1 << TAG_BITS) - 1
+COUNT_MAX = 3
+
+MIN_SEGMENT = 4 << 10
+MAX_SEGMENT = 256 << 10
+MIN_MEMORY = 1 << 20
+MAX_SHARDS = 4096
+# Segments that only eviction and cleaning may take: whoever makes room needs some to start from.
+RESERVE = 3
+# The smallest record (16-byte head, 1-byte key, checksum) and its share of the index.
+_SMALLEST_ENTRY = 24 + 12
+
+
+def _power_of_two_below(n: int) -> int:
+    return 1 << max(n.bit_length() - 1, 0)
+
+
+@dataclass(frozen=True, slots=True)
+class Geometry:
+    """The measures of an arena, fixed at its creation.
+
+    Attributes:
+        memory_bytes: size of the mapping; index, tables and data together.
+        segment_bytes: power of two, 4 KiB to 256 KiB.
+        shards: power of two, 1 to 4096.
+        directory_bits: each shard's directory has 2 ** directory_bits entries.
+        segments: number of segments, those that hold the tables included.
+        first_segment: the first segment of the pool.
+    """
+
+    memory_bytes: int
+    segment_bytes: int
+    shards: int
+    directory_bits: int
+    segments: int
+    first_segment: int
+
+    @classmethod
+    def plan(cls, memory_bytes: int, shards: int | None = None, segment_bytes: int | None = None) -> Geometry:
+        """Choose the measures of an arena.
+
+        Args:
+            memory_bytes: the budget, at least 1 MiB.
+            shards: power of two, or None: one for each 64 segments, so that the shards' open segments
+                stay near 1% of the memory; at most 1024.
+            segment_bytes: power of two, or None: 64 KiB, less in an arena below 16 MiB, more above 16 GiB.
+
+        Returns:
+            The geometry; its ``memory_bytes`` is the budget rounded down to whole segments.
+
+        Raises:
+            StartError: if the budget cannot hold that many shards.
+        """
+        if segment_bytes is None:
+            segment_bytes = max(MIN_SEGMENT, min(64 << 10, _power_of_two_below(memory_bytes // 256)))
+            if memory_bytes > 16 << 30:
+                segment_bytes = MAX_SEGMENT
+        segments = memory_bytes // segment_bytes
+        if shards is None:
+            shards = max(1, min(1024, _power_of_two_below(segments // 64)))
+        page_slots = segment_bytes // BUCKET_BYTES * BUCKET_SLOTS
+        pages = memory_bytes // _SMALLEST_ENTRY / (page_slots / 2)
+        # Twice what even the smallest entries need, because pages do not split in step.
+        directory_bits = min(TAG_BITS, max(1, int(2 * pages / shards).bit_length()))
+        tables = SUPERBLOCK_WORDS + shards * (1 + SHARD_WORDS + (1 << directory_bits)) + segments * SEGMENT_ROW
+        first = -(-tables * WORD // segment_bytes)
+        # Each shard needs a page and two open segments, and eviction its reserve.
+        if segments - first < 4 * shards + RESERVE or memory_bytes < MIN_MEMORY:
+            need = max(MIN_MEMORY, (4 * shards + RESERVE + first + 1) * segment_bytes)
+            raise StartError(
+                f"--memory: {memory_bytes} bytes are too little for {shards} shards with segments of "
+                f"{segment_bytes} bytes; give at least {need} bytes or fewer shards."
+            )
+        return cls(segments * segment_bytes, segment_bytes, shards, directory_bits, segments, first)
+
+    @property
+    def segment_words(self) -> int:
+        """Words in a segment."""
+        return self.segment_bytes // WORD
+
+    @property
+    def location_bits(self) -> int:
+        """Bits that a location (a word offset) takes in a slot word."""
+        return (self.memory_bytes // WORD - 1).bit_length()
+
+    @property
+    def sequences_at(self) -> int:
+        """Word offset of the shards' sequence words."""
+        return SUPERBLOCK_WORDS
+
+    @property
+    def shards_at(self) -> int:
+        """Word offset of the first shard header."""
+        return self.sequences_at + self.shards
+
+    @property
+    def directory_at(self) -> int:
+        """Word offset of the directory: for each shard 2 ** directory_bits page locations."""
+        return self.shards_at + self.shards * SHARD_WORDS
+
+    @property
+    def table_at(self) -> int:
+        """Word offset of the segment table."""
+        return self.directory_at + (self.shards << self.directory_bits)
+
+
+class Arena:
+    """The mapping and its views.
+
+    Attributes:
+        geometry: its measures.
+        mem: the mapping; slices of it are copies.
+        words: the same memory as 64-bit words.
+        counts: the same memory as bytes, for the access counts.
+    """
+
+    __slots__ = ("counts", "geometry", "mem", "words")
+
+    def __init__(self, geometry: Geometry) -> None:
+        """Map anonymous shared memory and write the superblock.
+
+        Args:
+            geometry: the measures.
+
+        Raises:
+            StartError: if the kernel does not give that much address space.
+        """
+        self.geometry = geometry
+        try:
+            self.mem = mmap.mmap(-1, geometry.memory_bytes, mmap.MAP_SHARED | mmap.MAP_ANONYMOUS)
+        except (OSError, ValueError, OverflowError) as error:
+            raise StartError(f"--memory: {geometry.memory_bytes} bytes cannot be mapped: {error}.") from error
+        self.counts = memoryview(self.mem)
+        self.words = self.counts.cast("Q")
+        words = self.words
+        words[SB_LAYOUT] = LAYOUT_VERSION
+        words[SB_MEMORY] = geometry.memory_bytes
+        words[SB_SEGMENT] = geometry.segment_bytes
+        words[SB_SHARDS] = geometry.shards
+        words[POOL_FRESH] = geometry.first_segment
+        words[SB_MAGIC] = MAGIC
+
+    def close(self) -> None:
+        """Unmap the memory. Every view that was cut from it must be released before."""
+        self.words.release()
+        self.counts.release()
+        self.mem.close()

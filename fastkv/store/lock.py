@@ -1,0 +1,129 @@
+"""Mutexes that survive the death of their owner.
+
+Robust process-shared pthread mutexes in an anonymous mapping of their own, made anew at each start and
+inherited by fork: in a file, a stale or damaged mutex would hang for ever. A lock and unlock cost 0.22 µs
+through ``ctypes.PyDLL`` (which keeps the interpreter lock, and a worker has one thread). Rejected: a
+multiprocessing semaphore (32 ns, but it dies with its owner) and ``fcntl.lockf`` (1.2 µs).
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import mmap
+import os
+import time
+
+from fastkv.errors import StoreBusy
+
+_ROBUST = 1
+_SHARED = 1
+_CLOCK_MONOTONIC = 1
+# A mutex takes 40 bytes with glibc on x86-64, 48 on aarch64; a cache line each avoids false sharing.
+_STRIDE = 64
+_SPINS = 20
+
+_libc = ctypes.PyDLL(None)
+_trylock = _libc.pthread_mutex_trylock
+_unlock = _libc.pthread_mutex_unlock
+_consistent = _libc.pthread_mutex_consistent
+
+
+class _Timespec(ctypes.Structure):
+    _fields_ = (("seconds", ctypes.c_long), ("nanoseconds", ctypes.c_long))
+
+
+def _lock_until(mutex: ctypes.c_void_p, wait_ms: int) -> int:
+    """Wait for a mutex, but not for ever.
+
+    Args:
+        mutex: its address.
+        wait_ms: the longest wait in milliseconds.
+
+    Returns:
+        0 or an errno value.
+    """
+    # glibc before 2.30 and musl lack pthread_mutex_clocklock; timedlock counts on the wall clock.
+    clocklock = getattr(_libc, "pthread_mutex_clocklock", None)
+    clock = time.CLOCK_MONOTONIC if clocklock else time.CLOCK_REALTIME
+    until = time.clock_gettime_ns(clock) + wait_ms * 1_000_000
+    limit = ctypes.byref(_Timespec(until // 1_000_000_000, until % 1_000_000_000))
+    if clocklock:
+        return int(clocklock(mutex, _CLOCK_MONOTONIC, limit))
+    return int(_libc.pthread_mutex_timedlock(mutex, limit))
+
+
+class RobustLock:
+    """One mutex of a LockTable."""
+
+    __slots__ = ("_mutex", "_wait_ms")
+
+    def __init__(self, mutex: ctypes.c_void_p, wait_ms: int) -> None:
+        self._mutex = mutex
+        self._wait_ms = wait_ms
+
+    def acquire(self) -> bool:
+        """Take the lock.
+
+        Returns:
+            True if the owner died with it: the caller repairs what it guards, then calls ``consistent``.
+
+        Raises:
+            StoreBusy: if it was not free within the bound, or can never be had again.
+        """
+        code = _trylock(self._mutex)
+        if not code:
+            return False
+        if code == errno.EBUSY:
+            # A critical section is a few microseconds, unless its owner was scheduled out: let it run.
+            for _ in range(_SPINS):
+                os.sched_yield()
+                code = _trylock(self._mutex)
+                if code != errno.EBUSY:
+                    break
+            else:
+                code = _lock_until(self._mutex, self._wait_ms)
+        if code == errno.EOWNERDEAD:
+            return True
+        if code:
+            raise StoreBusy(f"A lock was not free within {self._wait_ms} ms ({os.strerror(code)}).")
+        return False
+
+    def consistent(self) -> None:
+        """Declare what the lock guards repaired, after ``acquire`` returned True."""
+        _consistent(self._mutex)
+
+    def release(self) -> None:
+        """Give the lock back."""
+        _unlock(self._mutex)
+
+
+class LockTable:
+    """A row of robust mutexes in shared memory.
+
+    Attributes:
+        locks: the mutexes, usable by this process and all that it forks, as long as the table lives.
+    """
+
+    def __init__(self, count: int, wait_ms: int) -> None:
+        """Make the mutexes.
+
+        Args:
+            count: how many.
+            wait_ms: the longest wait for one of them in milliseconds.
+        """
+        self._mem = mmap.mmap(-1, count * _STRIDE, mmap.MAP_SHARED | mmap.MAP_ANONYMOUS)
+        base = ctypes.addressof(ctypes.c_char.from_buffer(self._mem))
+        attributes = ctypes.create_string_buffer(64)
+        _libc.pthread_mutexattr_init(attributes)
+        for call, value in (("pthread_mutexattr_setpshared", _SHARED), ("pthread_mutexattr_setrobust", _ROBUST)):
+            code = getattr(_libc, call)(attributes, value)
+            if code:
+                raise OSError(code, f"{call}: {os.strerror(code)}")
+        self.locks = []
+        for i in range(count):
+            mutex = ctypes.c_void_p(base + i * _STRIDE)
+            code = _libc.pthread_mutex_init(mutex, attributes)
+            if code:
+                raise OSError(code, f"pthread_mutex_init: {os.strerror(code)}")
+            self.locks.append(RobustLock(mutex, wait_ms))

@@ -1,0 +1,136 @@
+"""What an entry looks like in the log: bytes in, bytes out.
+
+    0   key length (16 bits) | flags (16) | value length (32)
+    8   version (64); in a fragment the hash of its owner's key
+    16  deadline in ms (64), only with DEADLINE
+    ..  key, value, checksum (32): low half of xxh3 over all that stands before it
+
+A record is padded to whole words, lies in one segment, and never changes once the index refers to it. A
+value too large for that is cut into FRAGMENT records; its own record is marked LARGE and holds, in the
+place of the value, the value's length and the fragments' locations.
+"""
+
+from __future__ import annotations
+
+from struct import Struct
+from typing import TYPE_CHECKING, Final
+
+from xxhash import xxh3_64_intdigest
+
+from fastkv.store.layout import MAX_SEGMENT, WORD
+
+if TYPE_CHECKING:
+    from mmap import mmap
+
+HEAD: Final = Struct("<HHIQ")
+HEAD_BYTES: Final = HEAD.size
+_DEADLINE: Final = Struct("<Q")
+_CHECKSUM: Final = Struct("<I")
+CHECKSUM_BYTES: Final = _CHECKSUM.size
+
+# The low byte of the flags is the caller's, as with memcached's client flags.
+CALLER_FLAGS: Final = 0xFF
+DEADLINE: Final = 0x100
+LARGE: Final = 0x200
+FRAGMENT: Final = 0x400
+
+unpack_head = HEAD.unpack_from
+unpack_deadline = _DEADLINE.unpack_from
+
+
+def record_words(key_len: int, flags: int, value_len: int) -> int:
+    """The length of a record in words.
+
+    Args:
+        key_len: bytes of the key.
+        flags: its flags.
+        value_len: bytes of the value as it stands in the record.
+
+    Returns:
+        Words, padding included.
+    """
+    return (HEAD_BYTES + (WORD if flags & DEADLINE else 0) + key_len + value_len + CHECKSUM_BYTES + WORD - 1) >> 3
+
+
+def build_record(key: bytes, value: bytes, flags: int, version: int, deadline_ms: int) -> bytes:
+    """The bytes of a record, without padding.
+
+    Args:
+        key: at most 65,535 bytes; empty in a fragment.
+        value: the value, a LARGE record's list or a fragment's piece.
+        flags: the caller's low byte and LARGE or FRAGMENT; DEADLINE is added where there is one.
+        version: 64 bits.
+        deadline_ms: 0 for none.
+
+    Returns:
+        The record.
+    """
+    if deadline_ms:
+        body = HEAD.pack(len(key), flags | DEADLINE, len(value), version) + _DEADLINE.pack(deadline_ms) + key + value
+    else:
+        body = HEAD.pack(len(key), flags, len(value), version) + key + value
+    return body + _CHECKSUM.pack(xxh3_64_intdigest(body) & 0xFFFFFFFF)
+
+
+def parse_record(mem: mmap | bytes, at: int) -> tuple[bytes, bytes, int, int, int]:
+    """Copy a record out of the arena.
+
+    Args:
+        mem: the arena.
+        at: byte offset of the record. Without the shard's lock anything may stand there.
+
+    Returns:
+        Key, value, flags, version and deadline in ms (0 for none).
+
+    Raises:
+        struct.error: if the arena ends before the record's head does.
+        ValueError: if it is longer than any record can be, so that what stands there is none.
+    """
+    key_len, flags, value_len, version = unpack_head(mem, at)
+    if value_len > MAX_SEGMENT:
+        raise ValueError(f"no record at byte {at}")
+    start = at + HEAD_BYTES
+    deadline_ms = 0
+    if flags & DEADLINE:
+        (deadline_ms,) = unpack_deadline(mem, start)
+        start += WORD
+    middle = start + key_len
+    return mem[start:middle], mem[middle : middle + value_len], flags, version, deadline_ms
+
+
+def record_is_whole(raw: bytes) -> bool:
+    """Tell whether a record is what was written.
+
+    Args:
+        raw: its bytes, without padding.
+
+    Returns:
+        True if the checksum fits.
+    """
+    body, checksum = raw[:-CHECKSUM_BYTES], raw[-CHECKSUM_BYTES:]
+    return len(raw) > HEAD_BYTES and _CHECKSUM.pack(xxh3_64_intdigest(body) & 0xFFFFFFFF) == checksum
+
+
+def build_pieces(value_len: int, locations: list[int]) -> bytes:
+    """What a LARGE record holds in the place of its value.
+
+    Args:
+        value_len: length of the whole value in bytes.
+        locations: where its fragments lie, in order.
+
+    Returns:
+        The list as bytes.
+    """
+    return Struct(f"<{len(locations) + 1}Q").pack(value_len, *locations)
+
+
+def parse_pieces(raw: bytes) -> tuple[int, ...]:
+    """Read back what ``build_pieces`` wrote.
+
+    Args:
+        raw: the list as bytes; a torn read may have any length and content.
+
+    Returns:
+        The value's length in bytes, then the locations of its fragments.
+    """
+    return Struct(f"<{len(raw) // WORD}Q").unpack_from(raw)

@@ -1,0 +1,155 @@
+"""After a death: bring a shard back to a state in which every invariant holds.
+
+The owner may have died between any two stores. What it had published is kept, what it had not is dropped,
+and everything that can be derived is derived anew from the two things that cannot: the segment table and
+the slot words. A segment's head is never moved back. The repair may die as well: it can always be begun
+again.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from fastkv.store.layout import (
+    OPEN,
+    OPEN_KEPT,
+    PAGE,
+    PAGE_NEW,
+    SEG_COVERS,
+    SEG_DEAD,
+    SEG_DEADLINE,
+    SEG_GENERATION,
+    SEG_HEAD,
+    SEG_STAMP,
+    SEG_STATE,
+    SH_DEADEST,
+    SH_ENTRIES,
+    SH_NEWEST,
+    SH_OLDEST,
+    SH_OPEN,
+    SH_OPEN_KEPT,
+    SH_PAGES,
+    SH_REPAIRS,
+    SH_VERSION,
+    Arena,
+)
+from fastkv.store.records import parse_record
+
+if TYPE_CHECKING:
+    from fastkv.store.index import Index
+    from fastkv.store.segments import Segments
+    from fastkv.store.shard import Shard
+
+
+class Repair:
+    """Repairs shards of one arena."""
+
+    __slots__ = ("_arena", "_index", "_segments")
+
+    def __init__(self, arena: Arena, segments: Segments, index: Index) -> None:
+        """Bind to an arena.
+
+        Args:
+            arena: the arena.
+            segments: its pool.
+            index: its index.
+        """
+        self._arena = arena
+        self._segments = segments
+        self._index = index
+
+    def shard(self, shard: Shard) -> None:
+        """Repair a shard whose lock the caller has from a dead owner.
+
+        Args:
+            shard: the shard.
+        """
+        with shard.several_steps():
+            log = self._finish_split(shard)
+            self._recount(shard, log)
+            self._rebuild_queue(shard, log)
+            self._arena.words[shard.header + SH_REPAIRS] += 1
+
+    def _finish_split(self, shard: Shard) -> list[int]:
+        """Finish a split whose new page was committed, drop one whose page was not.
+
+        Args:
+            shard: the shard.
+
+        Returns:
+            The shard's segments that are no pages.
+        """
+        words, segments = self._arena.words, self._segments
+        pages, log = [], []
+        for segment, state in list(segments.owned(shard.number)):
+            if state == PAGE:
+                pages.append(segment)
+            elif state == PAGE_NEW:
+                segments.give_back(segment)
+            else:
+                log.append(segment)
+        covered = {words[segments.row(page) + SEG_COVERS] for page in pages}
+        for page in pages:
+            row = segments.row(page)
+            covers = words[row + SEG_COVERS]
+            if covers << 1 | 1 in covered:  # its upper half has moved out, its lower half is still to say so
+                words[row + SEG_COVERS] = covers << 1
+            self._index.map_page(shard.number, page)
+        for page in pages:
+            self._index.blank_foreign_words(page)
+        words[shard.header + SH_PAGES] = len(pages)
+        return log
+
+    def _recount(self, shard: Shard, log: list[int]) -> None:
+        """Count entries and live words by the slot words, and empty slots that refer to nothing.
+
+        Args:
+            shard: the shard.
+            log: its segments that are no pages.
+        """
+        words, segments = self._arena.words, self._segments
+        for segment in log:
+            row = segments.row(segment)
+            words[row + SEG_DEAD] = words[row + SEG_HEAD]
+            words[row + SEG_DEADLINE] = 0
+        own = set(log)
+        entries = newest = 0
+        for page in self._index.pages(shard.number):
+            for slot, word in self._index.slots(page):
+                location = word & self._index.location_mask
+                if not self._refers_to_record(word, own):
+                    words[slot] = 0
+                    continue
+                _, _, _, version, deadline_ms = parse_record(self._arena.mem, location << 3)
+                for at in (location, *shard.pieces(location)):
+                    words[segments.row(segments.segment_of(at)) + SEG_DEAD] -= shard.length(at)
+                if deadline_ms:
+                    segments.note_deadline(location, deadline_ms)
+                entries += 1
+                newest = max(newest, version)
+        words[shard.header + SH_ENTRIES] = entries
+        words[shard.header + SH_VERSION] = max(words[shard.header + SH_VERSION], newest)
+
+    def _refers_to_record(self, word: int, own: set[int]) -> bool:
+        words, segments = self._arena.words, self._segments
+        location = word & self._index.location_mask
+        segment = segments.segment_of(location)
+        if segment not in own:
+            return False
+        row = segments.row(segment)
+        generation = word >> self._arena.geometry.location_bits & segments.generation_mask
+        return generation == words[row + SEG_GENERATION] and location < segments.base(segment) + words[row + SEG_HEAD]
+
+    def _rebuild_queue(self, shard: Shard, log: list[int]) -> None:
+        """Close what was open and queue everything by age; what holds nothing alive becomes free.
+
+        Args:
+            shard: the shard.
+            log: its segments that are no pages.
+        """
+        words, segments = self._arena.words, self._segments
+        for field in (SH_OPEN, SH_OPEN_KEPT, SH_OLDEST, SH_NEWEST, SH_DEADEST):
+            words[shard.header + field] = 0
+        for segment in sorted(log, key=lambda segment: words[segments.row(segment) + SEG_STAMP]):
+            segments.close(shard.header, shard.number, segment)
+        assert all(words[segments.row(s) + SEG_STATE] & 0xFF not in (OPEN, OPEN_KEPT) for s in log)

@@ -1,0 +1,332 @@
+"""The pool of segments and the segment table, which is the only truth about them.
+
+A segment is free, or belongs to one shard as an index page or as a piece of its log. Free lists and queues
+are conveniences that a repair rebuilds from the table. Rows of a shard's segments change under that
+shard's lock, rows of free segments and the pool's words under the pool's lock; the order is shard → pool.
+"""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from fastkv.store.layout import (
+    CLOSED,
+    FREE,
+    POOL_CREDIT,
+    POOL_FREE_COUNT,
+    POOL_FREE_HEAD,
+    POOL_FREE_TAIL,
+    POOL_FRESH,
+    POOL_STAMP,
+    RESERVE,
+    SEG_DEAD,
+    SEG_DEADLINE,
+    SEG_GENERATION,
+    SEG_HEAD,
+    SEG_NEXT,
+    SEG_PREV,
+    SEG_STAMP,
+    SEG_STATE,
+    SEGMENT_ROW,
+    SH_DEADEST,
+    SH_NEWEST,
+    SH_OLDEST,
+    Arena,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from fastkv.store.lock import RobustLock
+
+# Copying by cleaning may not outrun writing: so much credit, in segments, can be saved up.
+_CREDIT_SEGMENTS = 64
+
+
+class Segments:
+    """The pool, and the queues of closed segments that the shards keep."""
+
+    __slots__ = ("_first", "_lock", "_segment_words", "_shift", "_table", "_total", "_words", "generation_mask")
+
+    def __init__(self, arena: Arena, lock: RobustLock) -> None:
+        """Bind to an arena.
+
+        Args:
+            arena: the arena.
+            lock: the pool's lock.
+        """
+        geometry = arena.geometry
+        self._words = arena.words
+        self._lock = lock
+        self._table = geometry.table_at
+        self._segment_words = geometry.segment_words
+        self._shift = geometry.segment_words.bit_length() - 1
+        self._first = geometry.first_segment
+        self._total = geometry.segments
+        self.generation_mask = (1 << (48 - geometry.location_bits)) - 1
+
+    # -- the table ---------------------------------------------------------------------------------
+
+    def row(self, segment: int) -> int:
+        """Word offset of a segment's row in the table."""
+        return self._table + segment * SEGMENT_ROW
+
+    def base(self, segment: int) -> int:
+        """Location of a segment's first word."""
+        return segment << self._shift
+
+    def segment_of(self, location: int) -> int:
+        """The segment that a location lies in."""
+        return location >> self._shift
+
+    def owned(self, shard: int) -> Iterator[tuple[int, int]]:
+        """The segments of a shard, in the order of the table.
+
+        Args:
+            shard: its number.
+
+        Yields:
+            Segment number and state.
+        """
+        for segment in self.used():
+            state = self._words[self.row(segment) + SEG_STATE]
+            if state & 0xFF and state >> 8 == shard:
+                yield segment, state & 0xFF
+
+    def used(self) -> range:
+        """The segments that have ever left the pool."""
+        return range(self._first, min(self._words[POOL_FRESH], self._total))
+
+    # -- the pool ----------------------------------------------------------------------------------
+
+    @contextmanager
+    def _pool(self) -> Iterator[None]:
+        owner_died = self._lock.acquire()
+        try:
+            if owner_died:
+                self.rebuild_free_list()
+                self._lock.consistent()
+            yield
+        finally:
+            self._lock.release()
+
+    def free_count(self) -> int:
+        """How many segments the pool has; exact only under its lock."""
+        return self._words[POOL_FREE_COUNT] + self._total - self._words[POOL_FRESH]
+
+    def room(self, segments: int) -> bool:
+        """Tell whether a writer may take that many segments without making room first."""
+        return self.free_count() >= segments + RESERVE
+
+    def take(self, shard: int, state: int, *, reserve: bool = False) -> int:
+        """Take a segment out of the pool for a shard, whose lock the caller holds.
+
+        Args:
+            shard: the new owner.
+            state: what the segment becomes.
+            reserve: whether the pool's last segments may be taken: for making room only.
+
+        Returns:
+            The segment, 0 if there is none to be had.
+        """
+        words = self._words
+        with self._pool():
+            if self.free_count() <= (0 if reserve else RESERVE):
+                return 0
+            segment = words[POOL_FREE_HEAD]
+            if segment:
+                row = self.row(segment)
+                words[POOL_FREE_HEAD] = words[row + SEG_NEXT]
+                words[POOL_FREE_COUNT] -= 1
+            else:
+                segment = words[POOL_FRESH]
+                row = self.row(segment)
+                words[POOL_FRESH] = segment + 1
+            for field in (SEG_HEAD, SEG_DEAD, SEG_NEXT, SEG_PREV, SEG_DEADLINE):
+                words[row + field] = 0
+            words[POOL_STAMP] += 1
+            words[row + SEG_STAMP] = words[POOL_STAMP]
+            words[row + SEG_STATE] = shard << 8 | state
+        return segment
+
+    def give_back(self, segment: int) -> None:
+        """Return a segment that no slot refers to any more. The caller holds its owner's lock.
+
+        Args:
+            segment: the segment, in no queue.
+        """
+        words = self._words
+        row = self.row(segment)
+        with self._pool():
+            # From here on no slot word that named the old generation can be valid.
+            words[row + SEG_GENERATION] = words[row + SEG_GENERATION] + 1 & self.generation_mask
+            words[row + SEG_STATE] = FREE
+            self._append_free(segment)
+
+    def _append_free(self, segment: int) -> None:
+        words = self._words
+        words[self.row(segment) + SEG_NEXT] = 0
+        if words[POOL_FREE_HEAD]:
+            words[self.row(words[POOL_FREE_TAIL]) + SEG_NEXT] = segment
+        else:
+            words[POOL_FREE_HEAD] = segment
+        words[POOL_FREE_TAIL] = segment
+        words[POOL_FREE_COUNT] += 1
+
+    def rebuild_free_list(self) -> None:
+        """Repair the pool after its lock's owner died: what the table calls free is the free list."""
+        words = self._words
+        words[POOL_FREE_HEAD] = words[POOL_FREE_TAIL] = words[POOL_FREE_COUNT] = 0
+        for segment in self.used():
+            if words[self.row(segment) + SEG_STATE] & 0xFF == FREE:
+                self._append_free(segment)
+
+    def free_list(self) -> Iterator[int]:
+        """The recycled segments in the order in which they will be taken, for check().
+
+        Yields:
+            Segment numbers, at most as many as there are.
+        """
+        segment = self._words[POOL_FREE_HEAD]
+        for _ in range(self._total):
+            if not segment:
+                return
+            yield segment
+            segment = self._words[self.row(segment) + SEG_NEXT]
+
+    # -- credit for cleaning -----------------------------------------------------------------------
+
+    def earn_credit(self, words_written: int) -> None:
+        """Allow as many words to be copied by cleaning as were written, up to a bound.
+
+        Args:
+            words_written: words of a segment that was filled.
+        """
+        limit = _CREDIT_SEGMENTS * self._segment_words
+        self._words[POOL_CREDIT] = min(self._words[POOL_CREDIT] + words_written, limit)
+
+    def spend_credit(self, words_copied: int) -> None:
+        """Take credit for what cleaning is about to copy.
+
+        Args:
+            words_copied: words.
+        """
+        self._words[POOL_CREDIT] = max(self._words[POOL_CREDIT] - words_copied, 0)
+
+    # -- a shard's queue of closed segments, oldest first ---------------------------------------------
+
+    def close(self, header: int, shard: int, segment: int) -> None:
+        """Append a full segment to its shard's queue, or free it if nothing in it is alive.
+
+        Args:
+            header: word offset of the shard's header.
+            shard: its number.
+            segment: a segment that was open and is open no more.
+        """
+        words = self._words
+        row = self.row(segment)
+        words[row + SEG_STATE] = shard << 8 | CLOSED
+        self.enqueue(header, segment)
+        self.earn_credit(words[row + SEG_HEAD])
+        self.free_if_dead(header, segment)
+
+    def enqueue(self, header: int, segment: int) -> None:
+        """Put a closed segment at the young end of its shard's queue."""
+        words = self._words
+        row = self.row(segment)
+        newest = words[header + SH_NEWEST]
+        words[row + SEG_PREV] = newest
+        words[row + SEG_NEXT] = 0
+        if newest:
+            words[self.row(newest) + SEG_NEXT] = segment
+        else:
+            words[header + SH_OLDEST] = segment
+        words[header + SH_NEWEST] = segment
+
+    def dequeue(self, header: int, segment: int) -> None:
+        """Take a closed segment out of its shard's queue, wherever it stands."""
+        words = self._words
+        row = self.row(segment)
+        before, after = words[row + SEG_PREV], words[row + SEG_NEXT]
+        if before:
+            words[self.row(before) + SEG_NEXT] = after
+        else:
+            words[header + SH_OLDEST] = after
+        if after:
+            words[self.row(after) + SEG_PREV] = before
+        else:
+            words[header + SH_NEWEST] = before
+        if words[header + SH_DEADEST] == segment:
+            words[header + SH_DEADEST] = 0
+
+    def queue(self, header: int) -> Iterator[int]:
+        """A shard's closed segments, oldest first, for check().
+
+        Yields:
+            Segment numbers, at most as many as there are.
+        """
+        segment = self._words[header + SH_OLDEST]
+        for _ in range(self._total):
+            if not segment:
+                return
+            yield segment
+            segment = self._words[self.row(segment) + SEG_NEXT]
+
+    # -- what is alive -------------------------------------------------------------------------------
+
+    def live_words(self, segment: int) -> int:
+        """Words of a segment's records that are alive.
+
+        Args:
+            segment: the segment.
+
+        Returns:
+            Words; what a writer has appended but not yet published counts as alive.
+        """
+        row = self.row(segment)
+        return self._words[row + SEG_HEAD] - self._words[row + SEG_DEAD]
+
+    def note_deadline(self, location: int, deadline_ms: int) -> None:
+        """Keep a segment's smallest deadline.
+
+        Args:
+            location: where a record with a deadline lies.
+            deadline_ms: the deadline.
+        """
+        at = self.row(location >> self._shift) + SEG_DEADLINE
+        smallest = self._words[at]
+        self._words[at] = min(smallest, deadline_ms) if smallest else deadline_ms
+
+    def bury(self, header: int, location: int, length: int) -> None:
+        """Count a record as dead; free its segment if it was the last one alive.
+
+        Args:
+            header: word offset of the owner's header.
+            location: where it lies.
+            length: its words.
+        """
+        segment = location >> self._shift
+        row = self._table + segment * SEGMENT_ROW
+        self._words[row + SEG_DEAD] += length
+        if self._words[row + SEG_STATE] & 0xFF == CLOSED:
+            self.free_if_dead(header, segment)
+
+    def free_if_dead(self, header: int, segment: int) -> None:
+        """Free a closed segment in which nothing is alive.
+
+        Otherwise remember it if it has the most dead space of its shard, so that nobody has to search.
+
+        Args:
+            header: word offset of the owner's header.
+            segment: the segment.
+        """
+        words = self._words
+        row = self.row(segment)
+        if words[row + SEG_DEAD] == words[row + SEG_HEAD]:
+            self.dequeue(header, segment)
+            self.give_back(segment)
+            return
+        deadest = words[header + SH_DEADEST]
+        if not deadest or words[row + SEG_DEAD] > words[self.row(deadest) + SEG_DEAD]:
+            words[header + SH_DEADEST] = segment
