@@ -1,0 +1,522 @@
+"""One client's connection: bytes in, replies out, in order.
+
+The way of a GET: ``data_received`` → ``FastParser.parse`` → ``Routes.get`` → ``Store.get`` → ``value_reply`` →
+``transport.write``; and where the same bytes were answered before, memo → one read of the arena → write.
+
+This is the only module that sees both the transport and the store's side. Nothing is raised out of a
+callback; there is no task, future or queue on the way of a request.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import TYPE_CHECKING, Final, cast
+
+from fastkv.errors import StoreBusy, StoreFull, ValueTooLarge
+from fastkv.http.fast import DECLINED, NEED_DATA, FastParser
+from fastkv.http.full import FullParser
+from fastkv.http.request import CLOSE, KEEP_ALIVE, HttpError
+from fastkv.http.responses import CONTINUE, RETRY_AFTER, Preludes, Reply, error_reply, without_body
+from fastkv.memo import Memo
+from fastkv.stats import Column
+from fastkv.store.layout import COUNT_MAX
+
+if TYPE_CHECKING:
+    from fastkv.http.request import Head
+    from fastkv.http.routes import Routes
+    from fastkv.settings import Settings
+    from fastkv.store import Store
+
+_log = logging.getLogger("fastkv")
+
+# What a client still sends after it was refused is read and thrown away for so long, so that it can read the
+# refusal: closing with unread input would reset the connection under it (RFC 9112, 9.6).
+_LINGER_SECONDS: Final = 1.0
+_INTERNAL_ERROR: Final = error_reply(500, "The server made a mistake; it is logged there.")
+
+
+class Service:
+    """What all connections of a worker share.
+
+    Attributes:
+        connections: those that are open.
+    """
+
+    __slots__ = (
+        "_settings",
+        "connections",
+        "counters",
+        "draining",
+        "fast",
+        "memo",
+        "output_limit",
+        "preludes",
+        "routes",
+        "store",
+    )
+
+    def __init__(
+        self, store: Store, settings: Settings, routes: Routes, counters: memoryview[int], preludes: Preludes
+    ) -> None:
+        """Put a worker's parts together.
+
+        Args:
+            store: the store.
+            settings: for limits.
+            routes: the handlers.
+            counters: this worker's row of the board.
+            preludes: kept up to date by the worker.
+        """
+        self.store = store
+        self.routes = routes
+        self.counters = counters
+        self.preludes = preludes
+        self.memo = Memo(settings.memo_bytes)
+        self.fast = FastParser(settings.max_head_bytes, settings.max_body_bytes or 0)
+        self.output_limit = settings.max_output_bytes
+        self.connections: set[Connection] = set()
+        self.draining = False
+        self._settings = settings
+
+    def full_parser(self) -> FullParser:
+        """A parser for what the fast one declines."""
+        return FullParser(self._settings.max_head_bytes, self._settings.max_body_bytes or 0)
+
+    def drain(self, *, close_idle: bool) -> None:
+        """From now on every reply ends its connection.
+
+        Args:
+            close_idle: whether connections that owe no reply are closed at once.
+        """
+        self.draining = self.routes.draining = True
+        for connection in tuple(self.connections):
+            connection.drain(close_idle=close_idle)
+
+
+class Connection(asyncio.Protocol):
+    """A client's connection."""
+
+    __slots__ = (
+        "_at_rest",
+        "_body",
+        "_closing",
+        "_counters",
+        "_counts",
+        "_eof",
+        "_full",
+        "_keep_alive",
+        "_paused",
+        "_pending",
+        "_recall",
+        "_service",
+        "_stalled",
+        "_transport",
+        "_unread",
+        "_words",
+        "_write",
+    )
+
+    def __init__(self, service: Service) -> None:
+        """Make the protocol of a connection to be.
+
+        Args:
+            service: what it shares with the worker's others.
+        """
+        # Process: bound once for the way of a remembered request.
+        self._service = service
+        self._words = service.store.words
+        self._counts = service.store.counts
+        self._counters = service.counters
+        self._recall = service.memo.get
+        self._keep_alive = service.preludes.kinds[KEEP_ALIVE]
+        # Connection.
+        self._transport: asyncio.Transport | None = None
+        self._closing = False  # nothing that arrives is read as a request any more
+        self._eof = False  # the client has said all
+        self._paused = False  # the transport takes no more output
+        self._stalled = False  # there are requests that wait for output to go out
+        self._at_rest = False  # on a message boundary, and nothing is in the way
+        # Request.
+        self._unread = b""  # received, not parsed
+        self._pending: tuple[bytes, Head, int] | None = None  # line, head and length of a body that arrives
+        self._body = bytearray()
+        self._full: FullParser | None = None
+
+    # -- callbacks of the event loop ---------------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Begin."""
+        self._transport = cast("asyncio.Transport", transport)
+        self._write = self._transport.write
+        self._transport.set_write_buffer_limits(self._service.output_limit)
+        self._service.connections.add(self)
+        self._counters[Column.ACCEPTED] += 1
+        self._counters[Column.CONNECTIONS] += 1
+        self._at_rest = not self._service.draining
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """End: let go of everything, so that no cycle is left."""
+        self._service.connections.discard(self)
+        self._counters[Column.CONNECTIONS] -= 1
+        self._at_rest = False
+        self._closing = True
+        self._transport = self._full = self._pending = None
+        self._write = _write_nowhere
+        self._unread = b""
+        self._body = bytearray()
+
+    def data_received(self, data: bytes) -> None:
+        """Answer what the memo knows; leave all else to ``_receive``."""
+        if self._at_rest:
+            remembered = self._recall(data)
+            if remembered is not None:
+                slot, word, count_at, tail = remembered
+                if self._words[slot] == word:
+                    counters = self._counters
+                    counters[_MEMO_HITS] += 1
+                    if self._counts[count_at] < COUNT_MAX:
+                        self._counts[count_at] += 1
+                    self._write(self._keep_alive[200] + tail)
+                    return
+        self._receive(data)
+
+    def eof_received(self) -> bool:
+        """The client will send no more, but may still read what it asked for.
+
+        Returns:
+            True while replies are due.
+        """
+        self._eof = True
+        return self._stalled
+
+    def pause_writing(self) -> None:
+        """The client does not read: leave its requests where they are."""
+        self._counters[Column.OUTPUT_PAUSES] += 1
+        self._paused = True
+        self._stall()
+
+    def resume_writing(self) -> None:
+        """The client has read: go on."""
+        self._paused = False
+        self._go_on()
+
+    def drain(self, *, close_idle: bool) -> None:
+        """The worker is about to end; the next reply is the last.
+
+        Args:
+            close_idle: whether to close now if no reply is due.
+        """
+        idle = self._at_rest
+        self._at_rest = False
+        if idle and close_idle and self._transport is not None:
+            self._closing = True
+            self._transport.close()
+
+    def abort(self) -> None:
+        """Close at once, whatever is due."""
+        self._closing = True
+        if self._transport is not None:
+            self._transport.abort()
+
+    # -- reading -----------------------------------------------------------------------------------------
+
+    def _receive(self, data: bytes) -> None:
+        """Parse and answer all that is complete; whatever goes wrong ends this connection and no other.
+
+        Args:
+            data: what was received.
+        """
+        try:
+            if not self._closing:
+                self._process(data)
+        except Exception:
+            self._counters[Column.INTERNAL_ERRORS] += 1
+            _log.exception("A request failed in a way that nobody foresaw; its connection is closed.")
+            self.abort()
+
+    def _process(self, data: bytes) -> None:
+        if self._stalled:
+            self._unread += data  # one read event at most: reading is paused
+            return
+        out: list[bytes] = []
+        # A request that is alone in its read event is one that the memo may learn.
+        alone = len(data) if self._at_rest else -1
+        if self._full is not None:
+            data = self._read_full(self._full, data, out)
+        elif self._pending is not None:
+            data = self._collect(self._pending, data, out)
+        elif self._unread:
+            data = self._unread + data
+            self._unread = b""
+        due = 0
+        while data and not (self._closing or self._stalled):
+            parsed = self._service.fast.parse(data)
+            if parsed is NEED_DATA:
+                self._unread = data
+                break
+            if parsed is DECLINED:
+                self._full = self._service.full_parser()
+                data = self._read_full(self._full, data, out)
+                continue
+            lines, head, body, used = parsed
+            if body is None:
+                self._pending = lines[0], head, head.content_length
+                data = self._collect(self._pending, data[used:], out)
+                continue
+            if len(lines) > 1:
+                data = self._answer_batch(lines, head, data, used, out)
+                continue
+            self._answer(lines[0], head, body, out)
+            source = self._service.routes.source
+            if source is not None:
+                self._service.routes.source = None
+                if head.memoable and used == alone:
+                    self._service.memo.offer(data, out[-1], source)
+            due += len(out[-1])
+            data = data[used:]
+            if data and due > self._service.output_limit:
+                self._unread = data
+                self._stall()
+        self._flush(out)
+
+    def _collect(self, pending: tuple[bytes, Head, int], data: bytes, out: list[bytes]) -> bytes:
+        """Take what belongs to the body that is due, and answer its request if it is complete.
+
+        Args:
+            pending: line, head and length of the body.
+            data: what was received.
+            out: where the reply goes.
+
+        Returns:
+            What follows the body.
+        """
+        line, head, length = pending
+        missing = length - len(self._body)
+        self._body += data[:missing]
+        if len(self._body) < length:
+            return b""
+        body = bytes(self._body)
+        self._body = bytearray()
+        self._pending = None
+        self._answer(line, head, body, out)
+        return data[missing:]
+
+    def _answer_batch(self, lines: list[bytes], head: Head, data: bytes, used: int, out: list[bytes]) -> bytes:
+        """Answer pipelined requests that share a header section.
+
+        The memo knows requests one by one. Whether it is worth asking, the first of a batch tells: for
+        requests that rarely repeat, asking for each would cost 7%.
+
+        Args:
+            lines: their lines.
+            head: what they share.
+            data: what they were parsed from.
+            used: how much of it they took.
+            out: where replies go.
+
+        Returns:
+            What is left of data: all from the first request on that could not be answered yet.
+        """
+        service = self._service
+        routes = service.routes
+        joint = (used - sum(map(len, lines))) // len(lines)
+        rest = data[len(lines[0]) : len(lines[0]) + joint]
+        recall = self._recall if head.memoable and self._recall(lines[0] + rest) else None
+        due, limit = 0, service.output_limit
+        at = 0
+        for line in lines:
+            at += len(line) + joint
+            remembered = recall(line + rest) if recall else None
+            if remembered is not None and self._words[remembered[0]] == remembered[1]:
+                _, _, count_at, tail = remembered
+                self._counters[_MEMO_HITS] += 1
+                if self._counts[count_at] < COUNT_MAX:
+                    self._counts[count_at] += 1
+                out.append(self._keep_alive[200])
+                out.append(tail)
+            else:
+                self._answer(line, head, b"", out)
+                if routes.source is not None:
+                    if head.memoable and (recall or line is lines[0]):
+                        service.memo.offer(line + rest, out[-1], routes.source)
+                    routes.source = None
+                tail = out[-1]
+                if self._closing:
+                    return b""
+            due += len(tail)
+            if due > limit and at < used:
+                self._unread = data[at:]
+                self._stall()
+                return b""
+        return data[used:]
+
+    def _read_full(self, full: FullParser, data: bytes, out: list[bytes]) -> bytes:
+        """Let the full parser read on, and answer what it completes.
+
+        Args:
+            full: the parser.
+            data: what was received; empty to go on with what it has.
+            out: where replies go.
+
+        Returns:
+            Always nothing: all input is the full parser's until a read begins on a message boundary.
+        """
+        if data:
+            full.feed(data)
+        due = 0
+        while full.messages and not self._closing:
+            line, head, body = full.messages.popleft()
+            self._answer(line, head, body, out)
+            self._service.routes.source = None
+            due += len(out[-1])
+            if due > self._service.output_limit and full.messages:
+                self._stall()
+                return b""
+        if self._closing:
+            return b""
+        if full.error is not None:
+            self._refuse(full.error, out)
+        elif full.take_expecting():
+            out.append(CONTINUE)
+        elif full.at_boundary:
+            self._full = None
+        return b""
+
+    # -- answering ---------------------------------------------------------------------------------------
+
+    def _answer(self, line: bytes, head: Head, body: bytes, out: list[bytes]) -> None:
+        """Answer one request.
+
+        Args:
+            line: method, space and target.
+            head: its header section.
+            body: its body.
+            out: where prelude and tail of the reply go.
+        """
+        route, _, query = line.partition(b"?")
+        routes = self._service.routes
+        handler = routes.handlers.get(route)
+        persistence = head.persistence
+        try:
+            if handler is None:
+                raise routes.no_handler(route)
+            status, tail = handler(query, head, body)
+        except HttpError as error:
+            self._count(error)
+            status, tail = _to_method(line, error_reply(error.status, error.message, error.extra))
+            if error.close:
+                persistence = CLOSE
+        except (StoreBusy, StoreFull, ValueTooLarge) as error:
+            status, tail = _to_method(line, self._store_error(error))
+        except Exception:
+            self._counters[Column.INTERNAL_ERRORS] += 1
+            _log.exception("A handler failed in a way that nobody foresaw; the client was told 500.")
+            status, tail = _to_method(line, _INTERNAL_ERROR)
+            persistence = CLOSE
+        if persistence == CLOSE or self._service.draining:
+            persistence = CLOSE
+            self._closing = True
+        out.append(self._service.preludes.kinds[persistence][status])
+        out.append(tail)
+
+    def _refuse(self, error: HttpError, out: list[bytes]) -> None:
+        """Answer what could not be read as a request, and read no more."""
+        self._count(error)
+        status, tail = error_reply(error.status, error.message, error.extra)
+        out.append(self._service.preludes.kinds[CLOSE][status])
+        out.append(tail)
+        self._closing = True
+
+    def _store_error(self, error: Exception) -> Reply:
+        if isinstance(error, StoreBusy):
+            self._counters[Column.LOCK_TIMEOUTS] += 1
+            return error_reply(503, str(error), RETRY_AFTER)
+        if isinstance(error, StoreFull):
+            self._counters[Column.STORE_FULL] += 1
+            return error_reply(507, str(error))
+        self._counters[Column.VALUE_TOO_LONG] += 1
+        return error_reply(413, str(error))
+
+    def _count(self, error: HttpError) -> None:
+        self._counters[_COLUMN_OF.get(error.status, Column.BAD_REQUESTS)] += 1
+
+    # -- writing -----------------------------------------------------------------------------------------
+
+    def _flush(self, out: list[bytes]) -> None:
+        """Write what is due, in one call, and close if it was the last.
+
+        Args:
+            out: preludes and tails; empty afterwards.
+        """
+        if out:
+            self._write(out[0] + out[1] if len(out) == 2 else b"".join(out))
+            out.clear()
+        if self._closing:
+            self._close()
+        self._at_rest = not (
+            self._unread
+            or self._stalled
+            or self._closing
+            or self._full is not None
+            or self._pending is not None
+            or self._service.draining
+        )
+
+    def _close(self) -> None:
+        """Close after the last reply, in a way that lets the client read it."""
+        transport = self._transport
+        if transport is None or transport.is_closing():
+            return
+        self._unread = b""
+        if self._eof or not transport.can_write_eof():
+            transport.close()
+            return
+        transport.write_eof()
+        if self._stalled:
+            self._stalled = False
+            transport.resume_reading()
+        asyncio.get_running_loop().call_later(_LINGER_SECONDS, transport.close)
+
+    def _stall(self) -> None:
+        """Read and answer no more until output has gone out."""
+        transport = self._transport
+        self._at_rest = False
+        if self._stalled or self._closing or transport is None or transport.is_closing():
+            return
+        self._stalled = True
+        transport.pause_reading()
+        # Everybody else has a turn before this connection goes on.
+        asyncio.get_running_loop().call_soon(self._go_on)
+
+    def _go_on(self) -> None:
+        """Go on with requests that had to wait, if the transport takes output again."""
+        transport = self._transport
+        if self._paused or not self._stalled or transport is None or transport.is_closing():
+            return
+        self._stalled = False
+        data, self._unread = self._unread, b""
+        self._at_rest = False
+        self._receive(data)
+        if self._stalled or self._closing:
+            return
+        transport.resume_reading()
+        if self._eof:
+            transport.close()
+
+
+_MEMO_HITS: Final = int(Column.MEMO_HITS)
+_COLUMN_OF: Final = {
+    413: Column.BODY_TOO_LONG,
+    414: Column.HEAD_TOO_LONG,
+    431: Column.HEAD_TOO_LONG,
+}
+
+
+def _to_method(line: bytes, reply: Reply) -> Reply:
+    """A reply as the method allows it: HEAD has none of its body."""
+    return without_body(reply) if line.startswith(b"HEAD ") else reply
+
+
+def _write_nowhere(data: bytes) -> None:
+    """Stands in for a transport that is gone."""

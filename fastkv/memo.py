@@ -1,0 +1,85 @@
+"""What a worker remembers of requests that it has answered: request bytes → where the answer came from.
+
+Parsing is a pure function of the bytes, and an entry of the store is unchanged exactly while its slot holds
+the word under which it was found. So a remembered reply is right if one 8-byte read of shared memory says
+so, whichever worker wrote last: nothing is invalidated, nothing expires.
+
+A request is kept at its second sight, so that requests which never come back cost two list accesses and no
+memory. The bound is in bytes; entries go one by one, oldest first (clearing 65,536 at once takes 11 ms).
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from fastkv.store import Entry
+
+Remembered = tuple[int, int, int, bytes]
+"""(slot, word, count_at, tail): the reply is 200 and ``tail`` while the arena's ``slot`` holds ``word``; an
+access is counted at ``count_at``."""
+
+_LONGEST_REQUEST: Final = 4 << 10
+_LONGEST_TAIL: Final = 16 << 10
+# What an entry takes besides its bytes: two bytes objects, a tuple, three integers, dict and deque slots.
+_OVERHEAD: Final = 400
+_SIGHTS: Final = 1 << 16
+
+
+class Memo:
+    """Replies by request bytes, bounded in memory.
+
+    Attributes:
+        get: ``get(request) -> Remembered | None``.
+        evictions: how many were forgotten to stay within the bound.
+    """
+
+    __slots__ = ("_bytes", "_entries", "_limit", "_order", "_sights", "evictions", "get")
+
+    def __init__(self, limit_bytes: int) -> None:
+        """Make an empty memo.
+
+        Args:
+            limit_bytes: memory that the entries may take, bookkeeping included; 0 remembers nothing.
+        """
+        self._entries: dict[bytes, Remembered] = {}
+        self.get = self._entries.get
+        # A dict would walk over all that were deleted before its first key; a deque knows the oldest.
+        self._order: deque[bytes] = deque()
+        self._bytes = 0
+        self._limit = limit_bytes
+        self._sights = [0] * _SIGHTS if limit_bytes else []
+        self.evictions = 0
+
+    def offer(self, request: bytes, tail: bytes, entry: Entry) -> None:
+        """Remember a reply if its request was seen before.
+
+        Args:
+            request: all bytes of a request whose head is memoable, and nothing else.
+            tail: the reply without its prelude.
+            entry: what the store found for it.
+        """
+        sights = self._sights
+        mark = hash(request)
+        at = mark & _SIGHTS - 1
+        if not sights or sights[at] != mark:
+            if sights:
+                sights[at] = mark
+            return
+        _, _, _, deadline_ms, slot, word = entry
+        if deadline_ms or len(request) > _LONGEST_REQUEST or len(tail) > _LONGEST_TAIL:
+            return
+        count_at = (slot & -8) << 3 | slot & 7
+        known = self._entries.get(request)
+        if known is None:
+            self._order.append(request)
+            self._bytes += len(request) + _OVERHEAD
+        else:
+            self._bytes -= len(known[3])
+        self._entries[request] = slot, word, count_at, tail
+        self._bytes += len(tail)
+        while self._bytes > self._limit:
+            oldest = self._order.popleft()
+            self._bytes -= len(oldest) + len(self._entries.pop(oldest)[3]) + _OVERHEAD
+            self.evictions += 1

@@ -1,0 +1,88 @@
+"""What the processes share besides the arena: a row of words for each worker, and how it is told.
+
+A row has one writer, its worker, and outlives it: counters go on where a dead worker left them. The rows lie
+in a mapping of their own, because they are about this run and the arena may one day outlive it.
+"""
+
+from __future__ import annotations
+
+import mmap
+from enum import IntEnum, auto
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from fastkv.store import Store
+
+ROW_WORDS: Final = 64
+
+
+class Column(IntEnum):
+    """The words of a row. Those from HITS on are counters; their names in ``/stats`` are in lower case."""
+
+    PID = 0
+    STATE = auto()
+    HEARTBEAT = auto()
+    CONNECTIONS = auto()
+    HITS = auto()
+    MISSES = auto()
+    PUTS = auto()
+    DELETES = auto()
+    MEMO_HITS = auto()
+    MEMO_EVICTIONS = auto()
+    ACCEPTED = auto()
+    BAD_REQUESTS = auto()
+    HEAD_TOO_LONG = auto()
+    BODY_TOO_LONG = auto()
+    KEY_TOO_LONG = auto()
+    VALUE_TOO_LONG = auto()
+    OUTPUT_PAUSES = auto()
+    LOCK_TIMEOUTS = auto()
+    STORE_FULL = auto()
+    INTERNAL_ERRORS = auto()
+
+
+class State(IntEnum):
+    """What a worker is doing."""
+
+    NONE = 0
+    STARTING = 1
+    READY = 2
+    DRAINING = 3
+
+
+COUNTERS: Final = tuple(column for column in Column if column >= Column.HITS)
+
+
+class Board:
+    """The rows of all workers.
+
+    Attributes:
+        rows: one view of 64 words for each.
+    """
+
+    def __init__(self, rows: int) -> None:
+        """Map shared memory, zeroed.
+
+        Args:
+            rows: how many workers may be alive at the same time.
+        """
+        self._mem = mmap.mmap(-1, rows * ROW_WORDS * 8, mmap.MAP_SHARED | mmap.MAP_ANONYMOUS)
+        words = memoryview(self._mem).cast("Q")
+        self.rows = [words[i * ROW_WORDS : (i + 1) * ROW_WORDS] for i in range(rows)]
+
+    def summary(self, store: Store) -> dict[str, int]:
+        """What ``GET /stats`` tells.
+
+        Args:
+            store: the store.
+
+        Returns:
+            Sums over all workers that ever were and over all shards, and what is there now.
+        """
+        alive = [row for row in self.rows if row[Column.STATE]]
+        told = {"workers": len(alive), "connections": sum(row[Column.CONNECTIONS] for row in alive)}
+        told.update(store.stats())
+        for column in COUNTERS:
+            told[column.name.lower()] = sum(row[column] for row in self.rows)
+        told["hits"] += told["memo_hits"]
+        return told

@@ -1,0 +1,363 @@
+"""The supervisor: makes what the workers share, starts them, and looks after them.
+
+It serves nothing, takes no shard's lock and runs no event loop: one thread that waits for signals. Workers
+are its direct and only children and die with it. It holds every listening socket, so that connections wait
+while a worker is being replaced, and are not refused.
+"""
+
+from __future__ import annotations
+
+import gc
+import logging
+import os
+import resource
+import signal
+import sys
+import time
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final
+
+from fastkv import machine, worker
+from fastkv.errors import StartError
+from fastkv.listeners import Listeners
+from fastkv.options import format_size
+from fastkv.stats import Board, Column, State
+from fastkv.store import Store
+
+if TYPE_CHECKING:
+    from fastkv.settings import Settings
+
+_log = logging.getLogger("fastkv")
+
+_SIGNALS: Final = frozenset((signal.SIGCHLD, signal.SIGTERM, signal.SIGINT, signal.SIGHUP))
+_START_SECONDS: Final = 30.0
+_POLL_SECONDS: Final = 0.01
+_WATCH_SECONDS: Final = 0.5
+# A worker that ends sooner than this after its start keeps dying rather than being killed now and then.
+_QUICK_DEATH_SECONDS: Final = 1.0
+_FREE_RESTARTS: Final = 5
+_BACK_OFF_SECONDS: Final = (0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 5.0)
+# What a worker may take over its drain time before it is killed.
+_GRACE_SECONDS: Final = 2.0
+
+
+@dataclass(slots=True)
+class Process:
+    """A worker process.
+
+    Attributes:
+        pid: its process id.
+        row: its row on the board.
+        started: when, on the monotonic clock.
+    """
+
+    pid: int
+    row: memoryview[int]
+    started: float
+
+
+@dataclass(slots=True)
+class Slot:
+    """A worker's place: its number and sockets stay, processes come and go.
+
+    Attributes:
+        number: from 0.
+        process: who serves now, None while nobody does.
+        successor: who will, once it is ready (SIGHUP).
+        quick_deaths: how many processes in a row ended right after their start.
+        not_before: when the next start is due, on the monotonic clock.
+    """
+
+    number: int
+    process: Process | None = None
+    successor: Process | None = None
+    quick_deaths: int = 0
+    not_before: float = 0.0
+
+
+@dataclass(slots=True)
+class Supervisor:
+    """Looks after the workers of one server.
+
+    Attributes:
+        settings: the settings.
+        store: the shared store.
+        board: the workers' rows; twice as many as workers, for a reload has both generations alive.
+        listeners: the sockets.
+    """
+
+    settings: Settings
+    store: Store
+    board: Board
+    listeners: Listeners
+    slots: list[Slot] = field(default_factory=list)
+    retired: dict[int, Process] = field(default_factory=dict)
+    _to_reload: list[Slot] = field(default_factory=list)
+
+    def run(self) -> int:
+        """Serve until SIGTERM or SIGINT.
+
+        Returns:
+            The exit code: 0.
+
+        Raises:
+            StartError: if the workers do not come up.
+        """
+        self.slots = [Slot(number) for number in range(self.settings.workers)]
+        try:
+            self._start_all()
+            self._announce()
+            while True:
+                arrived = self._next_signal()
+                if arrived in (signal.SIGTERM, signal.SIGINT):
+                    _log.info("%s: no new connections; requests under way are finished.", signal.Signals(arrived).name)
+                    break
+                if arrived == signal.SIGHUP:
+                    _log.info("SIGHUP: the workers are replaced one by one.")
+                    self._to_reload = list(self.slots)
+                self._reap()
+                self._kill_stuck()
+                self._restart_due()
+                self._reload_next()
+        finally:
+            self.listeners.close()
+            self._stop_all()
+        _log.info("Stopped.")
+        return 0
+
+    # -- starting ----------------------------------------------------------------------------------------
+
+    def _start_all(self) -> None:
+        for slot in self.slots:
+            slot.process = self._fork(slot)
+        deadline = time.monotonic() + _START_SECONDS
+        while not all(slot.process and slot.process.row[Column.STATE] == State.READY for slot in self.slots):
+            arrived = signal.sigtimedwait(_SIGNALS, _POLL_SECONDS)
+            if arrived and arrived.si_signo in (signal.SIGTERM, signal.SIGINT):
+                raise StartError("Stopped before the workers were ready.")
+            self._reap()
+            if any(slot.process is None for slot in self.slots) or time.monotonic() > deadline:
+                raise StartError("A worker did not start; what it logged stands above.")
+
+    def _announce(self) -> None:
+        """The one line on stdout that says where and what is served."""
+        geometry = self.store.geometry
+        workers = len(self.slots)
+        sys.stdout.write(
+            f"fastkv serves {', '.join(self.listeners.addresses)} with {workers} worker{'s' if workers > 1 else ''}, "
+            f"{geometry.shards} shard{'s' if geometry.shards > 1 else ''}, {format_size(geometry.memory_bytes)} of memory\n"
+        )
+        sys.stdout.flush()
+
+    def _fork(self, slot: Slot) -> Process:
+        """Start a process for a slot.
+
+        Args:
+            slot: the slot.
+
+        Returns:
+            The process; it says on its row when it is ready.
+        """
+        row = next(row for row in self.board.rows if row[Column.STATE] == State.NONE)
+        row[Column.STATE] = State.STARTING
+        row[Column.CONNECTIONS] = 0
+        row[Column.HEARTBEAT] = time.monotonic_ns() // 1_000_000
+        parent = os.getpid()
+        pid = os.fork()
+        if pid:
+            return Process(pid, row, time.monotonic())
+        code = 1
+        try:
+            sockets = self.listeners.keep_only(slot.number)
+            code = worker.serve(self.store, self.settings, self.board, row, sockets, parent)
+        except BaseException:
+            _log.exception("Worker %d could not go on.", slot.number)
+        finally:
+            # Not sys.exit: what the supervisor has on its stack is not this process's to clean up.
+            logging.shutdown()
+            os._exit(code)
+
+    # -- looking after them ------------------------------------------------------------------------------
+
+    def _next_signal(self) -> int:
+        """Wait for the next signal, or until there is something to look after.
+
+        Returns:
+            Its number, 0 for none.
+        """
+        waiting = self._to_reload or any(slot.process is None or slot.successor for slot in self.slots)
+        arrived = signal.sigtimedwait(_SIGNALS, _POLL_SECONDS if waiting else _WATCH_SECONDS)
+        return arrived.si_signo if arrived else 0
+
+    def _reap(self) -> None:
+        """Take note of every process that has ended."""
+        while True:
+            try:
+                pid, status = os.waitpid(-1, os.WNOHANG)
+            except ChildProcessError:
+                return
+            if not pid:
+                return
+            self._ended(pid, status)
+
+    def _ended(self, pid: int, status: int) -> None:
+        retired = self.retired.pop(pid, None)
+        if retired is not None:
+            _log.info("The retired worker with pid %d has ended (%s).", pid, _cause(status))
+            _clear(retired)
+        for slot in self.slots:
+            if slot.successor and slot.successor.pid == pid:
+                _log.error("The successor of worker %d, pid %d, ended: %s.", slot.number, pid, _cause(status))
+                _clear(slot.successor)
+                slot.successor = None
+            if slot.process and slot.process.pid == pid:
+                self._lost(slot, slot.process, status)
+
+    def _lost(self, slot: Slot, process: Process, status: int) -> None:
+        """Decide when a worker that ended is replaced."""
+        _clear(process)
+        slot.process = None
+        now = time.monotonic()
+        quick = now - process.started < _QUICK_DEATH_SECONDS
+        slot.quick_deaths = slot.quick_deaths + 1 if quick else 0
+        over = slot.quick_deaths - _FREE_RESTARTS
+        wait = _BACK_OFF_SECONDS[min(over, len(_BACK_OFF_SECONDS)) - 1] if over > 0 else 0.0
+        slot.not_before = now + wait
+        _log.error(
+            "Worker %d, pid %d, ended: %s; it is replaced %s.",
+            slot.number,
+            process.pid,
+            _cause(status),
+            f"in {wait} s, because it keeps ending right after its start" if wait else "now",
+        )
+
+    def _restart_due(self) -> None:
+        now = time.monotonic()
+        for slot in self.slots:
+            if slot.process is None and slot.not_before <= now:
+                if slot.successor is not None:
+                    slot.process, slot.successor = slot.successor, None
+                else:
+                    slot.process = self._fork(slot)
+
+    def _kill_stuck(self) -> None:
+        """Kill whoever has given no sign of life for too long; it is then replaced like any other."""
+        limit_ms = time.monotonic_ns() // 1_000_000 - int(self.settings.stuck_seconds * 1000)
+        everybody = [p for slot in self.slots for p in (slot.process, slot.successor) if p]
+        for process in (*everybody, *self.retired.values()):
+            if process.row[Column.HEARTBEAT] < limit_ms:
+                _log.error("The worker with pid %d gives no sign of life; it is killed.", process.pid)
+                _kill(process.pid, signal.SIGKILL)
+                process.row[Column.HEARTBEAT] = time.monotonic_ns() // 1_000_000
+
+    def _reload_next(self) -> None:
+        """Take a reload one step further: the successor accepts from the same sockets before the old one stops."""
+        if not self._to_reload:
+            return
+        slot = self._to_reload[0]
+        if slot.process is None:
+            self._to_reload.pop(0)  # it is about to be a new one anyway
+        elif slot.successor is None:
+            if any(row[Column.STATE] == State.NONE for row in self.board.rows):
+                slot.successor = self._fork(slot)
+        elif slot.successor.row[Column.STATE] == State.READY:
+            old, slot.process, slot.successor = slot.process, slot.successor, None
+            self.retired[old.pid] = old
+            _kill(old.pid, signal.SIGHUP)
+            self._to_reload.pop(0)
+            if not self._to_reload:
+                _log.info("All workers are replaced.")
+
+    # -- stopping ----------------------------------------------------------------------------------------
+
+    def _stop_all(self) -> None:
+        """End every process: SIGTERM, and SIGKILL for whoever takes longer than the drain time."""
+        alive = {p.pid for slot in self.slots for p in (slot.process, slot.successor) if p} | set(self.retired)
+        for pid in alive:
+            _kill(pid, signal.SIGTERM)
+        deadline = time.monotonic() + self.settings.drain_seconds + _GRACE_SECONDS
+        while alive:
+            pid, _ = os.waitpid(-1, os.WNOHANG)
+            if pid:
+                alive.discard(pid)
+            elif time.monotonic() > deadline:
+                _log.error("%d workers did not end in time; they are killed.", len(alive))
+                for pid in alive:
+                    _kill(pid, signal.SIGKILL)
+                deadline = float("inf")
+            else:
+                signal.sigtimedwait({signal.SIGCHLD}, _POLL_SECONDS)
+
+
+def _clear(process: Process) -> None:
+    process.row[Column.PID] = 0
+    process.row[Column.STATE] = State.NONE
+
+
+def _kill(pid: int, number: int) -> None:
+    try:
+        os.kill(pid, number)
+    except ProcessLookupError:
+        return
+
+
+def _cause(status: int) -> str:
+    if os.WIFSIGNALED(status):
+        return f"killed by {signal.Signals(os.WTERMSIG(status)).name}"
+    return f"exit code {os.waitstatus_to_exitcode(status)}"
+
+
+def raise_open_files() -> None:
+    """Raise the limit of open files as far as the hard limit allows: each connection takes one."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == hard:
+        return
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    except (OSError, ValueError) as error:
+        _log.warning("The limit of open files stays at %d: %s.", soft, error)
+    else:
+        _log.info("The limit of open files is raised from %d to %d.", soft, hard)
+
+
+def run(settings: Settings) -> int:
+    """Serve, from limits to exit.
+
+    Args:
+        settings: the settings.
+
+    Returns:
+        The exit code: 0 after SIGTERM or SIGINT.
+
+    Raises:
+        StartError: if an address, the memory or a worker is not to be had.
+    """
+    logging.basicConfig(
+        level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr
+    )
+    signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+    if settings.tune:
+        raise_open_files()
+    usable = machine.usable_memory_bytes()
+    if settings.memory_bytes > usable:
+        raise StartError(
+            f"--memory: {format_size(settings.memory_bytes)} is more than the {format_size(usable)} that this "
+            "process may use."
+        )
+    store = Store(
+        settings.memory_bytes,
+        shards=settings.shards,
+        segment_bytes=settings.segment_bytes,
+        first_version=time.time_ns() // 1000,
+        lock_wait_ms=settings.lock_wait_ms,
+    )
+    if settings.max_value_bytes > store.max_value_bytes:
+        raise StartError(
+            f"--max-value-bytes: a store of {format_size(store.geometry.memory_bytes)} with segments of "
+            f"{format_size(store.geometry.segment_bytes)} takes values of at most {format_size(store.max_value_bytes)}."
+        )
+    board = Board(2 * settings.workers + 1)
+    listeners = Listeners(settings)
+    gc.collect()
+    gc.freeze()
+    return Supervisor(settings, store, board, listeners).run()

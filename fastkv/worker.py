@@ -1,0 +1,170 @@
+"""A worker process: one event loop that accepts and serves, from fork to exit."""
+
+from __future__ import annotations
+
+import asyncio
+import ctypes
+import gc
+import logging
+import os
+import signal
+import time
+from typing import TYPE_CHECKING, Final
+
+import uvloop
+
+from fastkv.connection import Connection, Service
+from fastkv.http.responses import Preludes
+from fastkv.http.routes import Routes
+from fastkv.stats import Board, Column, State
+
+if TYPE_CHECKING:
+    import socket
+
+    from fastkv.settings import Settings
+    from fastkv.store import Store
+
+_log = logging.getLogger("fastkv")
+
+_PR_SET_PDEATHSIG: Final = 1
+_TICK_SECONDS: Final = 0.25
+# Young objects are looked at once a second, those that lived on once a minute: nothing on the way of a
+# request makes cycles, so there is little to find, and what start-up built is frozen.
+_TICKS_TO_YOUNG: Final = 4
+_TICKS_TO_OLD: Final = 240
+
+
+def clock_ms() -> int:
+    """Milliseconds since boot, suspend included: what deadlines count on."""
+    return time.clock_gettime_ns(time.CLOCK_BOOTTIME) // 1_000_000
+
+
+def die_with_parent(parent: int) -> None:
+    """Have the kernel kill this process when its parent ends, however it ends.
+
+    Args:
+        parent: process id of the parent; if it is gone already this process ends here.
+    """
+    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    if os.getppid() != parent:  # it died before the kernel was told
+        os._exit(1)
+
+
+class Worker:
+    """Serves the connections of one process."""
+
+    def __init__(
+        self, store: Store, settings: Settings, board: Board, row: memoryview[int], sockets: list[socket.socket]
+    ) -> None:
+        """Put a worker together.
+
+        Args:
+            store: the store.
+            settings: the settings.
+            board: all workers' rows.
+            row: its own.
+            sockets: where it accepts.
+        """
+        self._settings = settings
+        self._row = row
+        self._sockets = sockets
+        self._preludes = Preludes(int(time.time()))
+        routes = Routes(store, settings, board, row, clock_ms)
+        self._service = Service(store, settings, routes, row, self._preludes)
+        self._servers: list[asyncio.AbstractServer] = []
+        self._over: asyncio.Event = asyncio.Event()
+        self._ticks = 0
+
+    def run(self) -> None:
+        """Serve until told to end."""
+        gc.disable()
+        uvloop.run(self._main())
+
+    async def _main(self) -> None:
+        loop = asyncio.get_running_loop()
+        loop.add_signal_handler(signal.SIGTERM, self._stop)
+        loop.add_signal_handler(signal.SIGHUP, self._retire)
+        for listener in self._sockets:
+            make = loop.create_unix_server if listener.family.name == "AF_UNIX" else loop.create_server
+            server = await make(lambda: Connection(self._service), sock=listener, backlog=self._settings.backlog)
+            self._servers.append(server)
+        self._tick(loop)
+        self._row[Column.STATE] = State.READY
+        await self._over.wait()
+
+    def _tick(self, loop: asyncio.AbstractEventLoop) -> None:
+        """A sign of life, the date, and the housekeeping that must not be done while a request waits."""
+        self._row[Column.HEARTBEAT] = time.monotonic_ns() // 1_000_000
+        self._row[Column.MEMO_EVICTIONS] += self._service.memo.evictions
+        self._service.memo.evictions = 0
+        self._preludes.set_date(int(time.time()))
+        self._ticks += 1
+        if self._ticks % _TICKS_TO_OLD == 0:
+            gc.collect(1)
+        elif self._ticks % _TICKS_TO_YOUNG == 0:
+            gc.collect(0)
+        if self._service.draining and not self._service.connections:
+            self._over.set()
+        loop.call_later(_TICK_SECONDS, self._tick, loop)
+
+    def _stop(self) -> None:
+        """SIGTERM: finish what is under way, then end."""
+        self._drain(close_idle=True)
+
+    def _retire(self) -> None:
+        """SIGHUP: a successor accepts already; end as clients come to the end of what they do."""
+        self._drain(close_idle=False)
+
+    def _drain(self, *, close_idle: bool) -> None:
+        self._row[Column.STATE] = State.DRAINING
+        for server in self._servers:
+            server.close()
+        self._servers.clear()
+        first = not self._service.draining
+        self._service.drain(close_idle=close_idle)
+        loop = asyncio.get_running_loop()
+        if first:
+            loop.call_later(self._settings.drain_seconds, self._end)
+        loop.create_task(self._end_when_empty())
+
+    async def _end_when_empty(self) -> None:
+        """End as soon as the last connection is gone; look every few milliseconds, for the drain is short."""
+        while self._service.connections:
+            await asyncio.sleep(0.01)
+        self._over.set()
+
+    def _end(self) -> None:
+        """The time to drain is over: close what is left."""
+        for connection in tuple(self._service.connections):
+            connection.abort()
+        self._over.set()
+
+
+def serve(
+    store: Store,
+    settings: Settings,
+    board: Board,
+    row: memoryview[int],
+    sockets: list[socket.socket],
+    parent: int,
+) -> int:
+    """What a worker process does after the fork.
+
+    Args:
+        store: the store.
+        settings: the settings.
+        board: all workers' rows.
+        row: its own.
+        sockets: where it accepts.
+        parent: process id of the supervisor.
+
+    Returns:
+        The exit code.
+    """
+    die_with_parent(parent)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal's Ctrl-C is the supervisor's to handle
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
+    row[Column.PID] = os.getpid()
+    row[Column.HEARTBEAT] = time.monotonic_ns() // 1_000_000
+    Worker(store, settings, board, row, sockets).run()
+    return 0
