@@ -1,7 +1,8 @@
 """One client's connection: bytes in, replies out, in order.
 
-The way of a GET: ``data_received`` → ``FastParser.parse`` → ``Routes.get`` → ``Store.get`` → ``value_reply`` →
-``transport.write``; and where the same bytes were answered before, memo → one read of the arena → write.
+The way of a GET: ``data_received`` → ``FastParser.parse`` → ``Routes.get`` → ``Store.get`` →
+``value_reply`` → ``transport.write``; and where the same bytes were answered before, memo → one read of the
+arena → write.
 
 This is the only module that sees both the transport and the store's side. Nothing is raised out of a
 callback; there is no task, future or queue on the way of a request.
@@ -23,6 +24,8 @@ from fastkv.stats import Column
 from fastkv.store.layout import COUNT_MAX
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from fastkv.http.request import Head
     from fastkv.http.routes import Routes
     from fastkv.settings import Settings
@@ -41,12 +44,14 @@ class Service:
 
     Attributes:
         connections: those that are open.
+        drained: set when the last of them ends after ``drain``.
     """
 
     __slots__ = (
         "_settings",
         "connections",
         "counters",
+        "drained",
         "draining",
         "fast",
         "memo",
@@ -72,11 +77,12 @@ class Service:
         self.routes = routes
         self.counters = counters
         self.preludes = preludes
-        self.memo = Memo(settings.memo_bytes)
+        self.memo = Memo(settings.memo_bytes, preludes.kinds[KEEP_ALIVE])
         self.fast = FastParser(settings.max_head_bytes, settings.max_body_bytes or 0)
         self.output_limit = settings.max_output_bytes
         self.connections: set[Connection] = set()
         self.draining = False
+        self.drained = asyncio.Event()
         self._settings = settings
 
     def full_parser(self) -> FullParser:
@@ -92,6 +98,18 @@ class Service:
         self.draining = self.routes.draining = True
         for connection in tuple(self.connections):
             connection.drain(close_idle=close_idle)
+        self.forget(None)
+
+    def forget(self, connection: Connection | None) -> None:
+        """Take note that a connection has ended.
+
+        Args:
+            connection: the connection, or None to look only whether it was the last.
+        """
+        if connection is not None:
+            self.connections.discard(connection)
+        if self.draining and not self.connections:
+            self.drained.set()
 
 
 class Connection(asyncio.Protocol):
@@ -105,10 +123,14 @@ class Connection(asyncio.Protocol):
         "_counts",
         "_eof",
         "_full",
+        "_handlers",
         "_keep_alive",
+        "_offer",
+        "_parse",
         "_paused",
         "_pending",
         "_recall",
+        "_routes",
         "_service",
         "_stalled",
         "_transport",
@@ -129,6 +151,10 @@ class Connection(asyncio.Protocol):
         self._counts = service.store.counts
         self._counters = service.counters
         self._recall = service.memo.get
+        self._offer = service.memo.offer
+        self._parse = service.fast.parse
+        self._routes = service.routes
+        self._handlers = service.routes.handlers
         self._keep_alive = service.preludes.kinds[KEEP_ALIVE]
         # Connection.
         self._transport: asyncio.Transport | None = None
@@ -148,7 +174,7 @@ class Connection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Begin."""
         self._transport = cast("asyncio.Transport", transport)
-        self._write = self._transport.write
+        self._write: Callable[[bytes], None] = self._transport.write
         self._transport.set_write_buffer_limits(self._service.output_limit)
         self._service.connections.add(self)
         self._counters[Column.ACCEPTED] += 1
@@ -157,7 +183,7 @@ class Connection(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """End: let go of everything, so that no cycle is left."""
-        self._service.connections.discard(self)
+        self._service.forget(self)
         self._counters[Column.CONNECTIONS] -= 1
         self._at_rest = False
         self._closing = True
@@ -167,17 +193,29 @@ class Connection(asyncio.Protocol):
         self._body = bytearray()
 
     def data_received(self, data: bytes) -> None:
-        """Answer what the memo knows; leave all else to ``_receive``."""
+        """Answer one whole request, remembered or parsed; leave all else to ``_receive``."""
         if self._at_rest:
             remembered = self._recall(data)
             if remembered is not None:
                 slot, word, count_at, tail = remembered
                 if self._words[slot] == word:
-                    counters = self._counters
-                    counters[_MEMO_HITS] += 1
+                    self._counters[_MEMO_HITS] += 1
                     if self._counts[count_at] < COUNT_MAX:
                         self._counts[count_at] += 1
                     self._write(self._keep_alive[200] + tail)
+                    return
+            parsed = self._parse(data)
+            if parsed.__class__ is tuple:
+                lines, head, body, used = parsed
+                if used == len(data) and len(lines) == 1 and body is not None:
+                    reply = self._answer(lines[0], head, body)
+                    self._write(reply)
+                    if self._routes.source is not None:
+                        if head.memoable:
+                            self._offer(data, reply, self._routes.source)
+                        self._routes.source = None
+                    if self._closing:
+                        self._close()
                     return
         self._receive(data)
 
@@ -230,7 +268,7 @@ class Connection(asyncio.Protocol):
         try:
             if not self._closing:
                 self._process(data)
-        except Exception:
+        except Exception:  # noqa: BLE001 - one connection's mistake must not reach the others
             self._counters[Column.INTERNAL_ERRORS] += 1
             _log.exception("A request failed in a way that nobody foresaw; its connection is closed.")
             self.abort()
@@ -240,8 +278,6 @@ class Connection(asyncio.Protocol):
             self._unread += data  # one read event at most: reading is paused
             return
         out: list[bytes] = []
-        # A request that is alone in its read event is one that the memo may learn.
-        alone = len(data) if self._at_rest else -1
         if self._full is not None:
             data = self._read_full(self._full, data, out)
         elif self._pending is not None:
@@ -251,7 +287,7 @@ class Connection(asyncio.Protocol):
             self._unread = b""
         due = 0
         while data and not (self._closing or self._stalled):
-            parsed = self._service.fast.parse(data)
+            parsed = self._parse(data)
             if parsed is NEED_DATA:
                 self._unread = data
                 break
@@ -263,21 +299,16 @@ class Connection(asyncio.Protocol):
             if body is None:
                 self._pending = lines[0], head, head.content_length
                 data = self._collect(self._pending, data[used:], out)
-                continue
-            if len(lines) > 1:
+            elif len(lines) > 1:
                 data = self._answer_batch(lines, head, data, used, out)
-                continue
-            self._answer(lines[0], head, body, out)
-            source = self._service.routes.source
-            if source is not None:
-                self._service.routes.source = None
-                if head.memoable and used == alone:
-                    self._service.memo.offer(data, out[-1], source)
-            due += len(out[-1])
-            data = data[used:]
-            if data and due > self._service.output_limit:
-                self._unread = data
-                self._stall()
+            else:
+                out.append(self._answer(lines[0], head, body))
+                due += len(out[-1])
+                data = data[used:]
+                if data and due > self._service.output_limit:
+                    self._unread = data
+                    self._stall()
+        self._routes.source = None
         self._flush(out)
 
     def _collect(self, pending: tuple[bytes, Head, int], data: bytes, out: list[bytes]) -> bytes:
@@ -299,10 +330,12 @@ class Connection(asyncio.Protocol):
         body = bytes(self._body)
         self._body = bytearray()
         self._pending = None
-        self._answer(line, head, body, out)
+        out.append(self._answer(line, head, body))
         return data[missing:]
 
-    def _answer_batch(self, lines: list[bytes], head: Head, data: bytes, used: int, out: list[bytes]) -> bytes:
+    def _answer_batch(
+        self, lines: list[bytes], head: Head, data: bytes, used: int, out: list[bytes]
+    ) -> bytes:
         """Answer pipelined requests that share a header section.
 
         The memo knows requests one by one. Whether it is worth asking, the first of a batch tells: for
@@ -318,34 +351,39 @@ class Connection(asyncio.Protocol):
         Returns:
             What is left of data: all from the first request on that could not be answered yet.
         """
-        service = self._service
-        routes = service.routes
+        routes = self._routes
         joint = (used - sum(map(len, lines))) // len(lines)
         rest = data[len(lines[0]) : len(lines[0]) + joint]
-        recall = self._recall if head.memoable and self._recall(lines[0] + rest) else None
-        due, limit = 0, service.output_limit
-        at = 0
+        known = head.memoable and self._recall(lines[0] + rest) is not None
+        if head.memoable and not known and not self._service.draining:
+            replies = routes.get_batch(lines, self._keep_alive)
+            if replies is not None:
+                if routes.source is not None:
+                    self._offer(lines[0] + rest, replies[0] + replies[1], routes.source)
+                    routes.source = None
+                out += replies
+                return data[used:]
+        due, at = 0, 0
         for line in lines:
             at += len(line) + joint
-            remembered = recall(line + rest) if recall else None
+            remembered = self._recall(line + rest) if known else None
             if remembered is not None and self._words[remembered[0]] == remembered[1]:
                 _, _, count_at, tail = remembered
                 self._counters[_MEMO_HITS] += 1
                 if self._counts[count_at] < COUNT_MAX:
                     self._counts[count_at] += 1
-                out.append(self._keep_alive[200])
-                out.append(tail)
+                reply = self._keep_alive[200] + tail
             else:
-                self._answer(line, head, b"", out)
+                reply = self._answer(line, head, b"")
                 if routes.source is not None:
-                    if head.memoable and (recall or line is lines[0]):
-                        service.memo.offer(line + rest, out[-1], routes.source)
+                    if known:
+                        self._offer(line + rest, reply, routes.source)
                     routes.source = None
-                tail = out[-1]
-                if self._closing:
-                    return b""
-            due += len(tail)
-            if due > limit and at < used:
+            out.append(reply)
+            due += len(reply)
+            if self._closing:
+                return b""
+            if due > self._service.output_limit and at < used:
                 self._unread = data[at:]
                 self._stall()
                 return b""
@@ -367,8 +405,7 @@ class Connection(asyncio.Protocol):
         due = 0
         while full.messages and not self._closing:
             line, head, body = full.messages.popleft()
-            self._answer(line, head, body, out)
-            self._service.routes.source = None
+            out.append(self._answer(line, head, body))
             due += len(out[-1])
             if due > self._service.output_limit and full.messages:
                 self._stall()
@@ -376,7 +413,8 @@ class Connection(asyncio.Protocol):
         if self._closing:
             return b""
         if full.error is not None:
-            self._refuse(full.error, out)
+            out.append(self._error(full.error))
+            self._closing = True
         elif full.take_expecting():
             out.append(CONTINUE)
         elif full.at_boundary:
@@ -385,61 +423,66 @@ class Connection(asyncio.Protocol):
 
     # -- answering ---------------------------------------------------------------------------------------
 
-    def _answer(self, line: bytes, head: Head, body: bytes, out: list[bytes]) -> None:
+    def _answer(self, line: bytes, head: Head, body: bytes) -> bytes:
         """Answer one request.
 
         Args:
             line: method, space and target.
             head: its header section.
             body: its body.
-            out: where prelude and tail of the reply go.
+
+        Returns:
+            The reply.
         """
         route, _, query = line.partition(b"?")
-        routes = self._service.routes
-        handler = routes.handlers.get(route)
-        persistence = head.persistence
         try:
+            handler = self._handlers.get(route)
             if handler is None:
-                raise routes.no_handler(route)
+                raise self._routes.no_handler(route)
             status, tail = handler(query, head, body)
-        except HttpError as error:
-            self._count(error)
-            status, tail = _to_method(line, error_reply(error.status, error.message, error.extra))
-            if error.close:
-                persistence = CLOSE
-        except (StoreBusy, StoreFull, ValueTooLarge) as error:
-            status, tail = _to_method(line, self._store_error(error))
-        except Exception:
-            self._counters[Column.INTERNAL_ERRORS] += 1
-            _log.exception("A handler failed in a way that nobody foresaw; the client was told 500.")
-            status, tail = _to_method(line, _INTERNAL_ERROR)
-            persistence = CLOSE
-        if persistence == CLOSE or self._service.draining:
-            persistence = CLOSE
+        except Exception as error:  # noqa: BLE001 - whatever it is, the client gets a reply
+            status, tail = self._failure(error)
+            if line.startswith(b"HEAD "):
+                status, tail = without_body((status, tail))
+        if head.persistence == KEEP_ALIVE and not self._service.draining and not self._closing:
+            return self._keep_alive[status] + tail
+        persistence = CLOSE if self._service.draining or self._closing else head.persistence
+        if persistence == CLOSE:
             self._closing = True
-        out.append(self._service.preludes.kinds[persistence][status])
-        out.append(tail)
+        return self._service.preludes.kinds[persistence][status] + tail
 
-    def _refuse(self, error: HttpError, out: list[bytes]) -> None:
-        """Answer what could not be read as a request, and read no more."""
-        self._count(error)
-        status, tail = error_reply(error.status, error.message, error.extra)
-        out.append(self._service.preludes.kinds[CLOSE][status])
-        out.append(tail)
-        self._closing = True
+    def _failure(self, error: Exception) -> Reply:
+        """What to answer where a handler raised.
 
-    def _store_error(self, error: Exception) -> Reply:
+        Args:
+            error: an HttpError, an error of the store, or one that nobody foresaw.
+
+        Returns:
+            The reply; the connection is marked for closing if it cannot be trusted any more.
+        """
+        counters = self._counters
+        if isinstance(error, HttpError):
+            counters[_COLUMN_OF.get(error.status, Column.BAD_REQUESTS)] += 1
+            self._closing = self._closing or error.close
+            return error_reply(error.status, error.message, error.extra)
         if isinstance(error, StoreBusy):
-            self._counters[Column.LOCK_TIMEOUTS] += 1
+            counters[Column.LOCK_TIMEOUTS] += 1
             return error_reply(503, str(error), RETRY_AFTER)
         if isinstance(error, StoreFull):
-            self._counters[Column.STORE_FULL] += 1
+            counters[Column.STORE_FULL] += 1
             return error_reply(507, str(error))
-        self._counters[Column.VALUE_TOO_LONG] += 1
-        return error_reply(413, str(error))
+        if isinstance(error, ValueTooLarge):
+            counters[Column.VALUE_TOO_LONG] += 1
+            return error_reply(413, str(error))
+        counters[Column.INTERNAL_ERRORS] += 1
+        _log.error("A handler failed in a way that nobody foresaw; the client was told 500.", exc_info=error)
+        self._closing = True
+        return _INTERNAL_ERROR
 
-    def _count(self, error: HttpError) -> None:
-        self._counters[_COLUMN_OF.get(error.status, Column.BAD_REQUESTS)] += 1
+    def _error(self, error: HttpError) -> bytes:
+        """The reply to what could not be read as a request; the last one."""
+        status, tail = self._failure(error)
+        return self._service.preludes.kinds[CLOSE][status] + tail
 
     # -- writing -----------------------------------------------------------------------------------------
 
@@ -447,11 +490,10 @@ class Connection(asyncio.Protocol):
         """Write what is due, in one call, and close if it was the last.
 
         Args:
-            out: preludes and tails; empty afterwards.
+            out: replies.
         """
         if out:
-            self._write(out[0] + out[1] if len(out) == 2 else b"".join(out))
-            out.clear()
+            self._write(b"".join(out))
         if self._closing:
             self._close()
         self._at_rest = not (
@@ -511,11 +553,6 @@ _COLUMN_OF: Final = {
     414: Column.HEAD_TOO_LONG,
     431: Column.HEAD_TOO_LONG,
 }
-
-
-def _to_method(line: bytes, reply: Reply) -> Reply:
-    """A reply as the method allows it: HEAD has none of its body."""
-    return without_body(reply) if line.startswith(b"HEAD ") else reply
 
 
 def _write_nowhere(data: bytes) -> None:

@@ -82,7 +82,9 @@ class Listeners:
                     listener.listen(backlog)
             except OSError as error:
                 raise StartError(_why_not(host, port, error)) from None
-            self.addresses.append(f"http://[{address[0]}]:{port}" if ":" in str(address[0]) else f"http://{address[0]}:{port}")
+            self.addresses.append(
+                f"http://[{address[0]}]:{port}" if ":" in str(address[0]) else f"http://{address[0]}:{port}"
+            )
         return port
 
     def _listen_unix(self, path: Path, backlog: int) -> None:
@@ -94,7 +96,9 @@ class Listeners:
             self._unix = path
             listener.listen(backlog)
         except OSError as error:
-            raise StartError(f"--unix: no socket can be made at '{path}' ({error.strerror or error}).") from None
+            raise StartError(
+                f"--unix: no socket can be made at '{path}' ({error.strerror or error})."
+            ) from None
         listener.setblocking(False)
         for sockets in self.by_worker:
             sockets.append(listener)
@@ -131,7 +135,9 @@ def _bound(family: int, address: tuple[object, ...], *, reuse_port: bool) -> soc
         if reuse_port:
             made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         if family == socket.AF_INET6:
-            made.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)  # so that 0.0.0.0 can be given as well
+            made.setsockopt(
+                socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1
+            )  # so that 0.0.0.0 can be given as well
         made.setblocking(False)
         made.bind(address)
     except BaseException:

@@ -14,6 +14,8 @@ from collections import deque
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from fastkv.store import Entry
 
 Remembered = tuple[int, int, int, bytes]
@@ -21,7 +23,7 @@ Remembered = tuple[int, int, int, bytes]
 access is counted at ``count_at``."""
 
 _LONGEST_REQUEST: Final = 4 << 10
-_LONGEST_TAIL: Final = 16 << 10
+_LONGEST_REPLY: Final = 16 << 10
 # What an entry takes besides its bytes: two bytes objects, a tuple, three integers, dict and deque slots.
 _OVERHEAD: Final = 400
 _SIGHTS: Final = 1 << 16
@@ -35,13 +37,14 @@ class Memo:
         evictions: how many were forgotten to stay within the bound.
     """
 
-    __slots__ = ("_bytes", "_entries", "_limit", "_order", "_sights", "evictions", "get")
+    __slots__ = ("_bytes", "_entries", "_limit", "_order", "_preludes", "_sights", "evictions", "get")
 
-    def __init__(self, limit_bytes: int) -> None:
+    def __init__(self, limit_bytes: int, preludes: Mapping[int, bytes]) -> None:
         """Make an empty memo.
 
         Args:
             limit_bytes: memory that the entries may take, bookkeeping included; 0 remembers nothing.
+            preludes: by status, what the replies begin with this second and the next one not.
         """
         self._entries: dict[bytes, Remembered] = {}
         self.get = self._entries.get
@@ -49,35 +52,35 @@ class Memo:
         self._order: deque[bytes] = deque()
         self._bytes = 0
         self._limit = limit_bytes
-        self._sights = [0] * _SIGHTS if limit_bytes else []
+        self._preludes = preludes
+        self._sights = [0] * _SIGHTS
         self.evictions = 0
 
-    def offer(self, request: bytes, tail: bytes, entry: Entry) -> None:
+    def offer(self, request: bytes, reply: bytes, entry: Entry) -> None:
         """Remember a reply if its request was seen before.
 
         Args:
             request: all bytes of a request whose head is memoable, and nothing else.
-            tail: the reply without its prelude.
-            entry: what the store found for it.
+            reply: a 200, made from the entry and nothing else.
+            entry: what the store found for the request.
         """
-        sights = self._sights
         mark = hash(request)
-        at = mark & _SIGHTS - 1
-        if not sights or sights[at] != mark:
-            if sights:
-                sights[at] = mark
+        if self._sights[mark & _SIGHTS - 1] != mark:
+            self._sights[mark & _SIGHTS - 1] = mark
             return
         _, _, _, deadline_ms, slot, word = entry
-        if deadline_ms or len(request) > _LONGEST_REQUEST or len(tail) > _LONGEST_TAIL:
+        if deadline_ms or len(request) > _LONGEST_REQUEST or len(reply) > _LONGEST_REPLY:
             return
-        count_at = (slot & -8) << 3 | slot & 7
         known = self._entries.get(request)
-        if known is None:
+        if known is not None:
+            self._bytes -= len(known[3])
+        elif self._limit:
             self._order.append(request)
             self._bytes += len(request) + _OVERHEAD
         else:
-            self._bytes -= len(known[3])
-        self._entries[request] = slot, word, count_at, tail
+            return
+        tail = reply[len(self._preludes[200]) :]
+        self._entries[request] = slot, word, (slot & -8) << 3 | slot & 7, tail
         self._bytes += len(tail)
         while self._bytes > self._limit:
             oldest = self._order.popleft()

@@ -6,6 +6,7 @@ the three say. Leaves: a frozen `Settings` within its bounds. Raises: `SettingsE
 """
 
 import difflib
+import logging
 import tomllib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, fields
@@ -27,6 +28,8 @@ from fastkv.options import (
     format_size,
     quote,
 )
+
+_log = logging.getLogger("fastkv")
 
 CONFIG_FLAG = "--config"
 CONFIG_VARIABLE = "FASTKV_CONFIG"
@@ -74,7 +77,7 @@ class Settings:
         auto="chosen to suit the memory",
     )
     segment_bytes: int | None = _option(
-        Size(4 * _KB, _MB, power_of_two=True),
+        Size(4 * _KB, 256 * _KB, power_of_two=True),
         "Unit in which memory is handed to shards and evicted.",
         auto="chosen to suit the memory",
     )
@@ -217,8 +220,10 @@ def _from_environment(env: Mapping[str, str]) -> Iterator[tuple[Option, str, str
         name = variable.removeprefix("FASTKV_").lower()
         option = _BY_NAME.get(name)
         if option is None or option.variable != variable:
+            # No error: whoever starts the server may have variables of such names for purposes of their own.
             nearest = _nearest(name)
-            raise _unknown(where, nearest.variable if nearest else None)
+            _log.warning("%s It is ignored.", _unknown(where, nearest.variable if nearest else None))
+            continue
         yield option, env[variable], where
 
 

@@ -110,7 +110,10 @@ class Supervisor:
             while True:
                 arrived = self._next_signal()
                 if arrived in (signal.SIGTERM, signal.SIGINT):
-                    _log.info("%s: no new connections; requests under way are finished.", signal.Signals(arrived).name)
+                    _log.info(
+                        "%s: no new connections; requests under way are finished.",
+                        signal.Signals(arrived).name,
+                    )
                     break
                 if arrived == signal.SIGHUP:
                     _log.info("SIGHUP: the workers are replaced one by one.")
@@ -142,11 +145,10 @@ class Supervisor:
     def _announce(self) -> None:
         """The one line on stdout that says where and what is served."""
         geometry = self.store.geometry
-        workers = len(self.slots)
-        sys.stdout.write(
-            f"fastkv serves {', '.join(self.listeners.addresses)} with {workers} worker{'s' if workers > 1 else ''}, "
-            f"{geometry.shards} shard{'s' if geometry.shards > 1 else ''}, {format_size(geometry.memory_bytes)} of memory\n"
-        )
+        where = ", ".join(self.listeners.addresses)
+        parts = (_count(len(self.slots), "worker"), _count(geometry.shards, "shard"))
+        memory = format_size(geometry.memory_bytes)
+        sys.stdout.write(f"fastkv serves {where} with {', '.join(parts)}, {memory} of memory\n")
         sys.stdout.flush()
 
     def _fork(self, slot: Slot) -> Process:
@@ -170,7 +172,7 @@ class Supervisor:
         try:
             sockets = self.listeners.keep_only(slot.number)
             code = worker.serve(self.store, self.settings, self.board, row, sockets, parent)
-        except BaseException:
+        except BaseException:  # noqa: BLE001 - nothing may unwind into the supervisor's stack
             _log.exception("Worker %d could not go on.", slot.number)
         finally:
             # Not sys.exit: what the supervisor has on its stack is not this process's to clean up.
@@ -251,7 +253,7 @@ class Supervisor:
                 process.row[Column.HEARTBEAT] = time.monotonic_ns() // 1_000_000
 
     def _reload_next(self) -> None:
-        """Take a reload one step further: the successor accepts from the same sockets before the old one stops."""
+        """Reload one worker further: a successor accepts from the same sockets before the old one stops."""
         if not self._to_reload:
             return
         slot = self._to_reload[0]
@@ -272,7 +274,9 @@ class Supervisor:
 
     def _stop_all(self) -> None:
         """End every process: SIGTERM, and SIGKILL for whoever takes longer than the drain time."""
-        alive = {p.pid for slot in self.slots for p in (slot.process, slot.successor) if p} | set(self.retired)
+        alive = {p.pid for slot in self.slots for p in (slot.process, slot.successor) if p} | set(
+            self.retired
+        )
         for pid in alive:
             _kill(pid, signal.SIGTERM)
         deadline = time.monotonic() + self.settings.drain_seconds + _GRACE_SECONDS
@@ -287,6 +291,10 @@ class Supervisor:
                 deadline = float("inf")
             else:
                 signal.sigtimedwait({signal.SIGCHLD}, _POLL_SECONDS)
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}{'s' if number != 1 else ''}"
 
 
 def _clear(process: Process) -> None:
@@ -341,8 +349,8 @@ def run(settings: Settings) -> int:
     usable = machine.usable_memory_bytes()
     if settings.memory_bytes > usable:
         raise StartError(
-            f"--memory: {format_size(settings.memory_bytes)} is more than the {format_size(usable)} that this "
-            "process may use."
+            f"--memory: {format_size(settings.memory_bytes)} is more than the {format_size(usable)} "
+            "that this process may use."
         )
     store = Store(
         settings.memory_bytes,
@@ -354,7 +362,8 @@ def run(settings: Settings) -> int:
     if settings.max_value_bytes > store.max_value_bytes:
         raise StartError(
             f"--max-value-bytes: a store of {format_size(store.geometry.memory_bytes)} with segments of "
-            f"{format_size(store.geometry.segment_bytes)} takes values of at most {format_size(store.max_value_bytes)}."
+            f"{format_size(store.geometry.segment_bytes)} takes values of at most "
+            f"{format_size(store.max_value_bytes)}."
         )
     board = Board(2 * settings.workers + 1)
     listeners = Listeners(settings)

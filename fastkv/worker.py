@@ -54,7 +54,12 @@ class Worker:
     """Serves the connections of one process."""
 
     def __init__(
-        self, store: Store, settings: Settings, board: Board, row: memoryview[int], sockets: list[socket.socket]
+        self,
+        store: Store,
+        settings: Settings,
+        board: Board,
+        row: memoryview[int],
+        sockets: list[socket.socket],
     ) -> None:
         """Put a worker together.
 
@@ -72,7 +77,6 @@ class Worker:
         routes = Routes(store, settings, board, row, clock_ms)
         self._service = Service(store, settings, routes, row, self._preludes)
         self._servers: list[asyncio.AbstractServer] = []
-        self._over: asyncio.Event = asyncio.Event()
         self._ticks = 0
 
     def run(self) -> None:
@@ -86,11 +90,13 @@ class Worker:
         loop.add_signal_handler(signal.SIGHUP, self._retire)
         for listener in self._sockets:
             make = loop.create_unix_server if listener.family.name == "AF_UNIX" else loop.create_server
-            server = await make(lambda: Connection(self._service), sock=listener, backlog=self._settings.backlog)
+            server = await make(
+                lambda: Connection(self._service), sock=listener, backlog=self._settings.backlog
+            )
             self._servers.append(server)
         self._tick(loop)
         self._row[Column.STATE] = State.READY
-        await self._over.wait()
+        await self._service.drained.wait()
 
     def _tick(self, loop: asyncio.AbstractEventLoop) -> None:
         """A sign of life, the date, and the housekeeping that must not be done while a request waits."""
@@ -103,8 +109,6 @@ class Worker:
             gc.collect(1)
         elif self._ticks % _TICKS_TO_YOUNG == 0:
             gc.collect(0)
-        if self._service.draining and not self._service.connections:
-            self._over.set()
         loop.call_later(_TICK_SECONDS, self._tick, loop)
 
     def _stop(self) -> None:
@@ -120,24 +124,15 @@ class Worker:
         for server in self._servers:
             server.close()
         self._servers.clear()
-        first = not self._service.draining
+        if not self._service.draining:
+            asyncio.get_running_loop().call_later(self._settings.drain_seconds, self._end)
         self._service.drain(close_idle=close_idle)
-        loop = asyncio.get_running_loop()
-        if first:
-            loop.call_later(self._settings.drain_seconds, self._end)
-        loop.create_task(self._end_when_empty())
-
-    async def _end_when_empty(self) -> None:
-        """End as soon as the last connection is gone; look every few milliseconds, for the drain is short."""
-        while self._service.connections:
-            await asyncio.sleep(0.01)
-        self._over.set()
 
     def _end(self) -> None:
         """The time to drain is over: close what is left."""
         for connection in tuple(self._service.connections):
             connection.abort()
-        self._over.set()
+        self._service.drained.set()
 
 
 def serve(

@@ -20,7 +20,6 @@ from fastkv.store.layout import (
     SEG_COVERS,
     SEG_GENERATION,
     SEG_HEAD,
-    SEG_STAMP,
     SEG_STATE,
     SH_ENTRIES,
     SH_OPEN,
@@ -42,7 +41,9 @@ if TYPE_CHECKING:
 class Check:
     """Looks for what must not be. The caller holds the lock of every shard."""
 
-    def __init__(self, arena: Arena, shards: list[Shard], segments: Segments, index: Index, seed: int) -> None:
+    def __init__(
+        self, arena: Arena, shards: list[Shard], segments: Segments, index: Index, seed: int
+    ) -> None:
         """Bind to a store.
 
         Args:
@@ -85,7 +86,7 @@ class Check:
         listed = list(self._segments.free_list())
         free = [segment for segment in self._segments.used() if self._state(segment) == FREE]
         if sorted(listed) != free:
-            yield f"the free list has {len(listed)} segments, the table has {len(free)} free ones, not the same"
+            yield f"the free list has {len(listed)} segments, the table {len(free)} free ones, not the same"
         if self._words[POOL_FREE_COUNT] != len(free):
             yield f"the pool counts {self._words[POOL_FREE_COUNT]} free segments of {len(free)}"
         shards = len(self._shards)
@@ -102,7 +103,9 @@ class Check:
         if self._words[self._arena.geometry.sequences_at + shard.number] & 1:
             yield f"{name}: the sequence is odd though nobody is at work"
         pages = [segment for segment, state in self._segments.owned(shard.number) if state == PAGE]
-        if sorted(self._index.pages(shard.number)) != pages or self._words[shard.header + SH_PAGES] != len(pages):
+        if sorted(self._index.pages(shard.number)) != pages or self._words[shard.header + SH_PAGES] != len(
+            pages
+        ):
             yield f"{name}: the directory does not name the shard's {len(pages)} pages, each once"
         bits = self._index.directory_bits
         start = shard.number << bits
@@ -120,8 +123,9 @@ class Check:
         if sorted(queue) != [segment for segment, state in owned.items() if state == CLOSED]:
             yield f"{name}: the queue does not hold the shard's closed segments, each once"
         for field, state in ((SH_OPEN, OPEN), (SH_OPEN_KEPT, OPEN_KEPT)):
-            named = self._words[shard.header + field]
-            if [segment for segment, found in owned.items() if found == state] != ([named] if named else []):
+            opened = self._words[shard.header + field]
+            named = [self._segments.segment_of(opened & self._index.location_mask)] if opened else []
+            if [segment for segment, found in owned.items() if found == state] != named:
                 yield f"{name}: its open segment is not the one that the table calls open"
         for segment in queue:
             if not self._segments.live_words(segment):
@@ -150,7 +154,7 @@ class Check:
                 for at in (location, *shard.pieces(location)):
                     live[self._segments.segment_of(at)] += shard.length(at)
         if self._words[shard.header + SH_ENTRIES] != len(keys):
-            yield f"{name}: {self._words[shard.header + SH_ENTRIES]} entries are counted, {len(keys)} are there"
+            yield f"{name}: {self._words[shard.header + SH_ENTRIES]} entries are counted of {len(keys)}"
         if len(versions) != len(keys) or max(versions, default=0) > self._words[shard.header + SH_VERSION]:
             yield f"{name}: versions repeat or run ahead of the shard's counter"
         for segment, words in live.items():
@@ -165,9 +169,10 @@ class Check:
         row = self._segments.row(segment)
         if owned.get(segment) not in (OPEN, OPEN_KEPT, CLOSED):
             return f"refers to segment {segment}, which is not in the shard's log"
-        if word >> self._arena.geometry.location_bits & self._segments.generation_mask != self._words[
-            row + SEG_GENERATION
-        ]:
+        if (
+            word >> self._arena.geometry.location_bits & self._segments.generation_mask
+            != self._words[row + SEG_GENERATION]
+        ):
             return f"has an old generation of segment {segment}"
         if location + shard.length(location) > self._segments.base(segment) + self._words[row + SEG_HEAD]:
             return "refers to a record past the segment's head"

@@ -180,11 +180,9 @@ class Eviction:
         """A small arena can be full of open segments: close them all, so that there is something to evict."""
         for shard in self._shards:
             with self._guard(shard):
-                for field in (SH_OPEN, SH_OPEN_KEPT):
-                    segment = self._words[shard.header + field]
-                    if segment:
-                        self._words[shard.header + field] = 0
-                        self._segments.close(shard.header, shard.number, segment)
+                for field in (shard.header + SH_OPEN, shard.header + SH_OPEN_KEPT):
+                    if self._words[field]:
+                        shard.close_open(field)
 
     # -- reading a segment -------------------------------------------------------------------------------
 
@@ -207,14 +205,20 @@ class Eviction:
         location = self._segments.base(segment)
         end = location + words[row + SEG_HEAD]
         stamp = words[row + SEG_STAMP]
-        while location < end and words[row + SEG_STAMP] == stamp and words[row + SEG_DEAD] < words[row + SEG_HEAD]:
+        while (
+            location < end
+            and words[row + SEG_STAMP] == stamp
+            and words[row + SEG_DEAD] < words[row + SEG_HEAD]
+        ):
             key_len, flags, value_len, version = unpack_head(mem, location << 3)
             length = record_words(key_len, flags, value_len)
             if flags & FRAGMENT:
                 slot, word = self._owner_of(shard, version, location)
             else:
                 start = (location << 3) + (24 if flags & DEADLINE else 16)
-                slot, word = self._slot_at(xxh3_64_intdigest(mem[start : start + key_len], self._seed), location)
+                slot, word = self._slot_at(
+                    xxh3_64_intdigest(mem[start : start + key_len], self._seed), location
+                )
             if slot:
                 yield slot, word, location, flags
             location += length

@@ -10,8 +10,9 @@ overflow at a load of 0.71 to 0.79 (1,024 buckets, simulated), so pages are betw
 Rejected: one choice of eight slots (overflows at 0.15), linear probing (tombstones, or moves that need
 hash bits for which a slot word has no room), a sparse table (0.5 µs a read in cache misses).
 
-Bits of a key's hash, from the low end: tag 16 | shard | … ; 32-43 first bucket; 44-46 home slot; 48-59
-second bucket. Readers hold no lock: whatever they follow may be stale, so each location is bounded by the
+Bits of a key's hash: the low 30 are tag (16) and shard; of the high 30, 0-2 say the home slot, 3-14 the first
+bucket and 18-29 the second. (Each half fits one digit of a Python integer, on which arithmetic takes half the
+time.) Readers hold no lock: whatever they follow may be stale, so each location is bounded by the
 mapping, and the caller validates what it found.
 """
 
@@ -41,9 +42,9 @@ if TYPE_CHECKING:
 
     from fastkv.store.segments import Segments
 
-FIRST_BUCKET_SHIFT = 32 - 3  # a bucket's number times BUCKET_WORDS, in one shift and one mask
-SECOND_BUCKET_SHIFT = 48 - 3
-HOME_SHIFT = 44
+HIGH_SHIFT = 34
+# A bucket's number times BUCKET_WORDS is its offset: shifted so that a mask gives it.
+SECOND_BUCKET_SHIFT = 15
 
 
 class Index:
@@ -96,10 +97,8 @@ class Index:
             Word offsets; they may be equal.
         """
         page = self.directory[self.entry_of(key_hash)]
-        return (
-            page + (key_hash >> FIRST_BUCKET_SHIFT & self.bucket_mask),
-            page + (key_hash >> SECOND_BUCKET_SHIFT & self.bucket_mask),
-        )
+        high = key_hash >> HIGH_SHIFT
+        return page + (high & self.bucket_mask), page + (high >> SECOND_BUCKET_SHIFT & self.bucket_mask)
 
     def entry_of(self, key_hash: int) -> int:
         """The directory entry of a key: its shard, then the leading bits of its tag."""
@@ -124,7 +123,7 @@ class Index:
             end = at + BUCKET_BYTES - 8
             at = find(tag, at, end)
             while at >= 0:
-                if at & 7 == 6:
+                if at & 7 == 6 and words[at >> 3]:  # a tag of zeros is found in empty slots, too
                     yield at >> 3, words[at >> 3]
                 at = find(tag, at + 1, end)
 
@@ -142,12 +141,26 @@ class Index:
         Raises:
             struct.error: without the lock only, if what it followed was overwritten meanwhile.
         """
-        # ``candidates`` written out: as a generator it costs 0.4 µs more.
-        mem, find, words = self._mem, self._find, self._words
-        tag = (key_hash & TAG_MASK).to_bytes(2, "little")
+        mem, words = self._mem, self._words
+        high = key_hash >> HIGH_SHIFT
         page = self.directory[(key_hash & self._entry_mask) >> self._entry_shift]
-        for shift in (FIRST_BUCKET_SHIFT, SECOND_BUCKET_SHIFT):
-            at = (page + (key_hash >> shift & self.bucket_mask) << 3) + 8
+        # The home slot first, six of ten keys stand there; ``candidates`` would find it, 0.5 µs later.
+        slot = page + (high & self.bucket_mask) + (high & 7 or 7)
+        word = words[slot]
+        if word >> TAG_SHIFT == key_hash & TAG_MASK:
+            at = (word & self.location_mask) << 3
+            key_len, flags, _, _ = unpack_head(mem, at)
+            at += HEAD_BYTES + 8 if flags & DEADLINE else HEAD_BYTES
+            if key_len == len(key) and mem[at : at + key_len] == key:
+                return slot, word
+        # ``candidates`` written out, 0.4 µs less.
+        find = self._find
+        tag = (key_hash & TAG_MASK).to_bytes(2, "little")
+        for bucket in (
+            page + (high & self.bucket_mask),
+            page + (high >> SECOND_BUCKET_SHIFT & self.bucket_mask),
+        ):
+            at = (bucket << 3) + 8
             end = at + BUCKET_BYTES - 8
             at = find(tag, at, end)
             while at >= 0:
@@ -185,7 +198,7 @@ class Index:
                 return second + 1 + in_second.index(0)
         if not empty:
             return 0
-        home = first + (key_hash >> HOME_SHIFT & 7 or 7)
+        home = first + (key_hash >> HIGH_SHIFT & 7 or 7)
         return first + 1 + in_first.index(0) if words[home] else home
 
     def count_at(self, slot: int) -> int:
@@ -318,18 +331,3 @@ class Index:
         start = shard << self.directory_bits
         bases = self.directory[start : start + (1 << self.directory_bits)].tolist()
         return [self._segments.segment_of(base) for base in dict.fromkeys(bases) if base]
-
-
-def word_of(tag: int, generation: int, location: int, location_bits: int) -> int:
-    """Build a slot word.
-
-    Args:
-        tag: low 16 bits of the key's hash.
-        generation: the segment's.
-        location: word offset of the record.
-        location_bits: the arena's.
-
-    Returns:
-        The word.
-    """
-    return tag << TAG_SHIFT | generation << location_bits | location

@@ -40,8 +40,8 @@ SUPERBLOCK_WORDS = 64
     SH_VERSION,  # version of the newest write
     SH_ENTRIES,  # published entries
     SH_PAGES,  # index pages
-    SH_OPEN,  # segment that takes new records, 0 for none
-    SH_OPEN_KEPT,  # segment that takes relocated records, 0 for none
+    SH_OPEN,  # where the segment that takes new records begins, as a slot word without tag; 0 for none
+    SH_OPEN_KEPT,  # the same for relocated records
     SH_OLDEST,  # head of the queue of closed segments, 0 for none
     SH_NEWEST,  # its tail
     SH_DEADEST,  # a closed segment with much dead space, 0 for none known
@@ -57,7 +57,7 @@ SHARD_WORDS = 16
     SEG_STATE,  # owner shard << 8 | state
     SEG_GENERATION,  # counts the segment's reuses
     SEG_HEAD,  # words written: where the next record goes
-    SEG_DEAD,  # words of them that the index refers to no more; the others are alive, or are just being written
+    SEG_DEAD,  # words of them that no slot refers to any more; the others are alive or being written
     SEG_NEXT,  # queue or free list
     SEG_PREV,  # queue; index page: the tags it covers, a 1 and then the bits that they begin with
     SEG_STAMP,  # order of allocation over all shards
@@ -138,7 +138,9 @@ class Geometry:
         pages = memory_bytes // _SMALLEST_ENTRY / (page_slots / 2)
         # Twice what even the smallest entries need, because pages do not split in step.
         directory_bits = min(TAG_BITS, max(1, int(2 * pages / shards).bit_length()))
-        tables = SUPERBLOCK_WORDS + shards * (1 + SHARD_WORDS + (1 << directory_bits)) + segments * SEGMENT_ROW
+        tables = (
+            SUPERBLOCK_WORDS + shards * (1 + SHARD_WORDS + (1 << directory_bits)) + segments * SEGMENT_ROW
+        )
         first = -(-tables * WORD // segment_bytes)
         # Each shard needs a page and two open segments, and eviction its reserve.
         if segments - first < 4 * shards + RESERVE or memory_bytes < MIN_MEMORY:

@@ -3,7 +3,7 @@
     0   key length (16 bits) | flags (16) | value length (32)
     8   version (64); in a fragment the hash of its owner's key
     16  deadline in ms (64), only with DEADLINE
-    ..  key, value, checksum (32): low half of xxh3 over all that stands before it
+    ..  key, value, checksum: xxh32 over all that stands before it
 
 A record is padded to whole words, lies in one segment, and never changes once the index refers to it. A
 value too large for that is cut into FRAGMENT records; its own record is marked LARGE and holds, in the
@@ -15,7 +15,7 @@ from __future__ import annotations
 from struct import Struct
 from typing import TYPE_CHECKING, Final
 
-from xxhash import xxh3_64_intdigest
+from xxhash import xxh32_digest
 
 from fastkv.store.layout import MAX_SEGMENT, WORD
 
@@ -25,8 +25,7 @@ if TYPE_CHECKING:
 HEAD: Final = Struct("<HHIQ")
 HEAD_BYTES: Final = HEAD.size
 _DEADLINE: Final = Struct("<Q")
-_CHECKSUM: Final = Struct("<I")
-CHECKSUM_BYTES: Final = _CHECKSUM.size
+CHECKSUM_BYTES: Final = 4
 
 # The low byte of the flags is the caller's, as with memcached's client flags.
 CALLER_FLAGS: Final = 0xFF
@@ -35,6 +34,7 @@ LARGE: Final = 0x200
 FRAGMENT: Final = 0x400
 
 unpack_head = HEAD.unpack_from
+pack_head = HEAD.pack
 unpack_deadline = _DEADLINE.unpack_from
 
 
@@ -49,7 +49,9 @@ def record_words(key_len: int, flags: int, value_len: int) -> int:
     Returns:
         Words, padding included.
     """
-    return (HEAD_BYTES + (WORD if flags & DEADLINE else 0) + key_len + value_len + CHECKSUM_BYTES + WORD - 1) >> 3
+    return (
+        HEAD_BYTES + (WORD if flags & DEADLINE else 0) + key_len + value_len + CHECKSUM_BYTES + WORD - 1
+    ) >> 3
 
 
 def build_record(key: bytes, value: bytes, flags: int, version: int, deadline_ms: int) -> bytes:
@@ -66,10 +68,15 @@ def build_record(key: bytes, value: bytes, flags: int, version: int, deadline_ms
         The record.
     """
     if deadline_ms:
-        body = HEAD.pack(len(key), flags | DEADLINE, len(value), version) + _DEADLINE.pack(deadline_ms) + key + value
+        body = (
+            HEAD.pack(len(key), flags | DEADLINE, len(value), version)
+            + _DEADLINE.pack(deadline_ms)
+            + key
+            + value
+        )
     else:
         body = HEAD.pack(len(key), flags, len(value), version) + key + value
-    return body + _CHECKSUM.pack(xxh3_64_intdigest(body) & 0xFFFFFFFF)
+    return body + xxh32_digest(body)
 
 
 def parse_record(mem: mmap | bytes, at: int) -> tuple[bytes, bytes, int, int, int]:
@@ -107,8 +114,7 @@ def record_is_whole(raw: bytes) -> bool:
     Returns:
         True if the checksum fits.
     """
-    body, checksum = raw[:-CHECKSUM_BYTES], raw[-CHECKSUM_BYTES:]
-    return len(raw) > HEAD_BYTES and _CHECKSUM.pack(xxh3_64_intdigest(body) & 0xFFFFFFFF) == checksum
+    return len(raw) > HEAD_BYTES and xxh32_digest(raw[:-CHECKSUM_BYTES]) == raw[-CHECKSUM_BYTES:]
 
 
 def build_pieces(value_len: int, locations: list[int]) -> bytes:

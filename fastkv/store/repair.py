@@ -138,7 +138,10 @@ class Repair:
             return False
         row = segments.row(segment)
         generation = word >> self._arena.geometry.location_bits & segments.generation_mask
-        return generation == words[row + SEG_GENERATION] and location < segments.base(segment) + words[row + SEG_HEAD]
+        return (
+            generation == words[row + SEG_GENERATION]
+            and location < segments.base(segment) + words[row + SEG_HEAD]
+        )
 
     def _rebuild_queue(self, shard: Shard, log: list[int]) -> None:
         """Close what was open and queue everything by age; what holds nothing alive becomes free.

@@ -47,7 +47,16 @@ _CREDIT_SEGMENTS = 64
 class Segments:
     """The pool, and the queues of closed segments that the shards keep."""
 
-    __slots__ = ("_first", "_lock", "_segment_words", "_shift", "_table", "_total", "_words", "generation_mask")
+    __slots__ = (
+        "_first",
+        "_lock",
+        "_segment_words",
+        "_shift",
+        "_table",
+        "_total",
+        "_words",
+        "generation_mask",
+    )
 
     def __init__(self, arena: Arena, lock: RobustLock) -> None:
         """Bind to an arena.

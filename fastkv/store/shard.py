@@ -10,13 +10,17 @@ from __future__ import annotations
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from fastkv.store.index import word_of
+from xxhash import xxh32_digest
+
 from fastkv.store.layout import (
     BUCKET_WORDS,
+    CLOSED,
     OPEN,
     OPEN_KEPT,
+    SEG_DEAD,
     SEG_GENERATION,
     SEG_HEAD,
+    SEGMENT_ROW,
     SH_ENTRIES,
     SH_EVICTED,
     SH_OPEN,
@@ -29,6 +33,7 @@ from fastkv.store.layout import (
     Arena,
 )
 from fastkv.store.records import (
+    CALLER_FLAGS,
     CHECKSUM_BYTES,
     DEADLINE,
     FRAGMENT,
@@ -36,6 +41,7 @@ from fastkv.store.records import (
     LARGE,
     build_pieces,
     build_record,
+    pack_head,
     parse_pieces,
     parse_record,
     record_words,
@@ -56,23 +62,29 @@ class Shard:
     Attributes:
         number: from 0.
         header: word offset of its header.
-        lock: its lock.
+        lock: its lock; ``acquire`` and ``release`` are the lock's.
         inline_bytes: longest key and value together that are not cut into fragments; so closing a segment
             wastes an eighth of it at the most, a sixteenth on average.
     """
 
     __slots__ = (
         "_index",
+        "_locate",
         "_location_bits",
+        "_location_mask",
         "_mem",
+        "_segment_shift",
         "_segment_words",
         "_segments",
         "_sequence",
+        "_table",
         "_words",
+        "acquire",
         "header",
         "inline_bytes",
         "lock",
         "number",
+        "release",
     )
 
     def __init__(self, number: int, arena: Arena, lock: RobustLock, segments: Segments, index: Index) -> None:
@@ -96,7 +108,13 @@ class Shard:
         self._segments = segments
         self._index = index
         self._segment_words = geometry.segment_words
+        self._segment_shift = geometry.segment_words.bit_length() - 1
         self._location_bits = geometry.location_bits
+        self._location_mask = index.location_mask
+        self._table = geometry.table_at
+        self._locate = index.locate
+        self.acquire = lock.acquire
+        self.release = lock.release
 
     # -- the log ---------------------------------------------------------------------------------------
 
@@ -129,30 +147,45 @@ class Shard:
                 leaves segments without a live record, which are free at once.
 
         Returns:
-            Its location, 0 if the pool has no segment.
+            Its slot word without the tag, 0 if the pool has no segment.
         """
         words = self._words
         field = self.header + (SH_OPEN_KEPT if kept else SH_OPEN)
-        segment = words[field]
-        row = self._segments.row(segment)
-        head = words[row + SEG_HEAD] if segment else self._segment_words
+        opened = words[field]
+        row = self._row_of(opened)
+        head = words[row + SEG_HEAD] if opened else self._segment_words
         if head + length > self._segment_words:
-            if segment:
-                words[field] = 0
-                self._segments.close(self.header, self.number, segment)
+            if opened:
+                self.close_open(field)
             segment = self._segments.take(self.number, OPEN_KEPT if kept else OPEN, reserve=kept)
             if not segment:
                 return 0
-            words[field] = segment
             row = self._segments.row(segment)
+            opened = words[row + SEG_GENERATION] << self._location_bits | self._segments.base(segment)
+            words[field] = opened
             head = 0
-        location = self._segments.base(segment) + head
+        location = (opened & self._location_mask) + head
         at = location << 3
         self._mem[at : at + len(record)] = record
         words[row + SEG_HEAD] = head + length
         if deadline_ms:
             self._segments.note_deadline(location, deadline_ms)
-        return location
+        # A slot word without its tag, as ``opened``: generation and location.
+        return opened + head
+
+    def _row_of(self, place: int) -> int:
+        """The row of the segment in which a slot word's record lies."""
+        return self._segments.row(self._segments.segment_of(place & self._location_mask))
+
+    def close_open(self, field: int) -> None:
+        """Close an open segment.
+
+        Args:
+            field: word of the header that holds it, ``SH_OPEN`` or ``SH_OPEN_KEPT`` past the header's start.
+        """
+        segment = self._segments.segment_of(self._words[field] & self._location_mask)
+        self._words[field] = 0
+        self._segments.close(self.header, self.number, segment)
 
     def _append_pieces(self, key_hash: int, value: bytes, *, kept: bool = False) -> list[int]:
         """Write a value as fragments, into what is left of the open segment and then into new ones.
@@ -169,23 +202,19 @@ class Shard:
         locations: list[int] = []
         start = 0
         while start < len(value):
-            segment = words[self.header + (SH_OPEN_KEPT if kept else SH_OPEN)]
-            room = self._segment_words - words[self._segments.row(segment) + SEG_HEAD] if segment else 0
+            opened = words[self.header + (SH_OPEN_KEPT if kept else SH_OPEN)]
+            room = self._segment_words - words[self._row_of(opened) + SEG_HEAD] if opened else 0
             if room < self.inline_bytes >> 3:
                 room = self._segment_words
             piece = value[start : start + (room << 3) - HEAD_BYTES - CHECKSUM_BYTES]
             record = build_record(b"", piece, FRAGMENT, key_hash, 0)
-            location = self._append(record, record_words(0, FRAGMENT, len(piece)), kept=kept)
-            if not location:
+            place = self._append(record, record_words(0, FRAGMENT, len(piece)), kept=kept)
+            if not place:
                 self._bury_pieces(locations)
                 return []
-            locations.append(location)
+            locations.append(place & self._location_mask)
             start += len(piece)
         return locations
-
-    def _word(self, tag: int, location: int) -> int:
-        row = self._segments.row(self._segments.segment_of(location))
-        return word_of(tag, self._words[row + SEG_GENERATION], location, self._location_bits)
 
     def length(self, location: int) -> int:
         """The words that a record takes, its fragments not counted.
@@ -226,12 +255,63 @@ class Shard:
         Returns:
             The entry's version; 0 if room must be made first, and then nothing has changed.
         """
-        words = self._words
-        slot, old = self._index.locate(key_hash, key)
+        slot, old = self._locate(key_hash, key)
         if not slot:
             slot = self._vacancy(key_hash)
             if not slot:
                 return 0
+        words = self._words
+        header = self.header
+        opened = words[header + SH_OPEN]
+        if deadline_ms or len(key) + len(value) > self.inline_bytes or not opened:
+            return self._insert(slot, old, key_hash, key, value, flags, deadline_ms)
+        # From here on ``_insert``, ``_append`` and ``_bury`` written out for the ordinary case: 1.4 µs less.
+        version = words[header + SH_VERSION] + 1
+        body = pack_head(len(key), flags, len(value), version) + key + value
+        record = body + xxh32_digest(body)
+        length = len(record) + 7 >> 3
+        base = opened & self._location_mask
+        head_at = self._table + (base >> self._segment_shift) * SEGMENT_ROW + SEG_HEAD
+        head = words[head_at]
+        if head + length > self._segment_words:
+            return self._insert(slot, old, key_hash, key, value, flags, 0)
+        at = base + head << 3
+        self._mem[at : at + len(record)] = record
+        words[head_at] = head + length
+        words[header + SH_VERSION] = version
+        words[slot] = (key_hash & TAG_MASK) << TAG_SHIFT | opened + head
+        if not old:
+            words[header + SH_ENTRIES] += 1
+            return version
+        location = old & self._location_mask
+        key_len, flags, value_len, _ = unpack_head(self._mem, location << 3)
+        if flags > CALLER_FLAGS:
+            self._bury(old)
+            return version
+        row = self._table + (location >> self._segment_shift) * SEGMENT_ROW
+        words[row + SEG_DEAD] += HEAD_BYTES + key_len + value_len + CHECKSUM_BYTES + 7 >> 3
+        if words[row] & 0xFF == CLOSED:
+            self._segments.free_if_dead(header, location >> self._segment_shift)
+        return version
+
+    def _insert(
+        self, slot: int, old: int, key_hash: int, key: bytes, value: bytes, flags: int, deadline_ms: int
+    ) -> int:
+        """Write a record and make it the entry of a slot; the whole of what ``put`` does.
+
+        Args:
+            slot: the slot.
+            old: the word that stands there, 0 if it is empty.
+            key_hash: the key's hash.
+            key: the key.
+            value: the value.
+            flags: the caller's.
+            deadline_ms: 0 for none.
+
+        Returns:
+            As for ``put``.
+        """
+        words = self._words
         pieces: list[int] = []
         if len(key) + len(value) > self.inline_bytes:
             pieces = self._append_pieces(key_hash, value)
@@ -241,13 +321,13 @@ class Shard:
             value = build_pieces(len(value), pieces)
         version = words[self.header + SH_VERSION] + 1
         record = build_record(key, value, flags, version, deadline_ms)
-        location = self._append(record, len(record) + 7 >> 3, deadline_ms)
-        if not location:
+        place = self._append(record, len(record) + 7 >> 3, deadline_ms)
+        if not place:
             self._bury_pieces(pieces)
             return 0
         # Before the entry is seen: a version that a client was shown is never given again.
         words[self.header + SH_VERSION] = version
-        words[slot] = self._word(key_hash & TAG_MASK, location)
+        words[slot] = (key_hash & TAG_MASK) << TAG_SHIFT | place
         if old:
             self._bury(old)
         else:
@@ -275,7 +355,7 @@ class Shard:
 
     def _bury(self, word: int) -> None:
         """Discount a record that no slot refers to any more, and its fragments."""
-        location = word & self._index.location_mask
+        location = word & self._location_mask
         key_len, flags, value_len, _ = unpack_head(self._mem, location << 3)
         if flags & LARGE:
             self._bury_pieces(self.pieces(location))
@@ -306,14 +386,14 @@ class Shard:
         Returns:
             False if there was no segment for it.
         """
-        old = word & self._index.location_mask
+        old = word & self._location_mask
         length = self.length(old)
         _, flags, _, _ = unpack_head(self._mem, old << 3)
         deadline_ms = self._words[old + 2] if flags & DEADLINE else 0
         new = self._append(self._mem[old << 3 : old + length << 3], length, deadline_ms, kept=True)
         if not new:
             return False
-        self._words[slot] = self._word(word >> TAG_SHIFT, new)
+        self._words[slot] = word >> TAG_SHIFT << TAG_SHIFT | new
         self._segments.bury(self.header, old, length)
         self._words[self.header + SH_RELOCATED] += 1
         return True
@@ -332,17 +412,21 @@ class Shard:
         _, value, _, key_hash, _ = parse_record(self._mem, piece << 3)
         # It may have to be cut again to fill the open segment.
         moved = self._append_pieces(key_hash, value, kept=True)
-        old = word & self._index.location_mask
+        old = word & self._location_mask
         key, value, flags, version, deadline_ms = parse_record(self._mem, old << 3)
         whole, *pieces = parse_pieces(value)
         at = pieces.index(piece)
         value = build_pieces(whole, pieces[:at] + moved + pieces[at + 1 :])
         length = record_words(len(key), flags, len(value))
         record = build_record(key, value, flags & ~DEADLINE, version, deadline_ms)
-        if not moved or length > self._segment_words or not (new := self._append(record, length, deadline_ms, kept=True)):
+        if (
+            not moved
+            or length > self._segment_words
+            or not (new := self._append(record, length, deadline_ms, kept=True))
+        ):
             self._bury_pieces(moved)
             return False
-        self._words[slot] = self._word(word >> TAG_SHIFT, new)
+        self._words[slot] = word >> TAG_SHIFT << TAG_SHIFT | new
         self._bury_pieces((piece, old))
         self._words[self.header + SH_RELOCATED] += 1
         return True
