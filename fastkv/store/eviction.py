@@ -127,7 +127,7 @@ class Eviction:
             if not segment:
                 return True  # somebody was faster
             # Whatever happens, do not choose it again before more of it has died.
-            words[shard.header + SH_DEADEST] = 0
+            self._segments.forget_deadest(shard.header)
             self._segments.spend_credit(self._segments.live_words(segment))
             for slot, word, location, flags in self._live_records(shard, segment):
                 if not self._relocate(shard, slot, word, location, flags):

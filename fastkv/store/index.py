@@ -127,7 +127,7 @@ class Index:
                     yield at >> 3, words[at >> 3]
                 at = find(tag, at + 1, end)
 
-    def locate(self, key_hash: int, key: bytes) -> tuple[int, int]:
+    def locate(self, key_hash: int, key: bytes) -> tuple[int, int, int, int]:
         """Find a key.
 
         Args:
@@ -135,8 +135,8 @@ class Index:
             key: the key.
 
         Returns:
-            Its slot and word, or (0, 0). Without the shard's lock both may be out of date, and a key that
-            a split is moving may be missed.
+            Its slot and word, its record's flags and value length, or four zeros. Without the shard's lock
+            they may be out of date, and a key that a split is moving may be missed.
 
         Raises:
             struct.error: without the lock only, if what it followed was overwritten meanwhile.
@@ -149,10 +149,10 @@ class Index:
         word = words[slot]
         if word >> TAG_SHIFT == key_hash & TAG_MASK:
             at = (word & self.location_mask) << 3
-            key_len, flags, _, _ = unpack_head(mem, at)
+            key_len, flags, value_len, _ = unpack_head(mem, at)
             at += HEAD_BYTES + 8 if flags & DEADLINE else HEAD_BYTES
             if key_len == len(key) and mem[at : at + key_len] == key:
-                return slot, word
+                return slot, word, flags, value_len
         # ``candidates`` written out, 0.4 µs less.
         find = self._find
         tag = (key_hash & TAG_MASK).to_bytes(2, "little")
@@ -167,12 +167,12 @@ class Index:
                 if at & 7 == 6:
                     word = words[at >> 3]
                     key_at = (word & self.location_mask) << 3
-                    key_len, flags, _, _ = unpack_head(mem, key_at)
+                    key_len, flags, value_len, _ = unpack_head(mem, key_at)
                     key_at += HEAD_BYTES + 8 if flags & DEADLINE else HEAD_BYTES
                     if key_len == len(key) and mem[key_at : key_at + key_len] == key:
-                        return at >> 3, word
+                        return at >> 3, word, flags, value_len
                 at = find(tag, at + 1, end)
-        return 0, 0
+        return 0, 0, 0, 0
 
     # -- changing, under the shard's lock ---------------------------------------------------------------
 

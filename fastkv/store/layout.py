@@ -45,11 +45,12 @@ SUPERBLOCK_WORDS = 64
     SH_OLDEST,  # head of the queue of closed segments, 0 for none
     SH_NEWEST,  # its tail
     SH_DEADEST,  # a closed segment with much dead space, 0 for none known
+    SH_MOST_DEAD,  # how many dead words it had when it became that
     SH_EVICTED,  # entries evicted to make room
     SH_EXPIRED,  # entries dropped because their deadline had passed
     SH_RELOCATED,  # records copied by cleaning or for a second chance
     SH_REPAIRS,  # repairs after an owner's death
-) = range(12)
+) = range(13)
 SHARD_WORDS = 16
 
 # Segment table row.

@@ -24,6 +24,7 @@ from fastkv.store.layout import (
     SEG_STATE,
     SH_DEADEST,
     SH_ENTRIES,
+    SH_MOST_DEAD,
     SH_NEWEST,
     SH_OLDEST,
     SH_OPEN,
@@ -151,7 +152,7 @@ class Repair:
             log: its segments that are no pages.
         """
         words, segments = self._arena.words, self._segments
-        for field in (SH_OPEN, SH_OPEN_KEPT, SH_OLDEST, SH_NEWEST, SH_DEADEST):
+        for field in (SH_OPEN, SH_OPEN_KEPT, SH_OLDEST, SH_NEWEST, SH_DEADEST, SH_MOST_DEAD):
             words[shard.header + field] = 0
         for segment in sorted(log, key=lambda segment: words[segments.row(segment) + SEG_STAMP]):
             segments.close(shard.header, shard.number, segment)

@@ -30,6 +30,7 @@ from fastkv.store.layout import (
     SEG_STATE,
     SEGMENT_ROW,
     SH_DEADEST,
+    SH_MOST_DEAD,
     SH_NEWEST,
     SH_OLDEST,
     Arena,
@@ -267,7 +268,7 @@ class Segments:
         else:
             words[header + SH_NEWEST] = before
         if words[header + SH_DEADEST] == segment:
-            words[header + SH_DEADEST] = 0
+            self.forget_deadest(header)
 
     def queue(self, header: int) -> Iterator[int]:
         """A shard's closed segments, oldest first, for check().
@@ -336,6 +337,10 @@ class Segments:
             self.dequeue(header, segment)
             self.give_back(segment)
             return
-        deadest = words[header + SH_DEADEST]
-        if not deadest or words[row + SEG_DEAD] > words[self.row(deadest) + SEG_DEAD]:
+        if words[row + SEG_DEAD] > words[header + SH_MOST_DEAD]:
             words[header + SH_DEADEST] = segment
+            words[header + SH_MOST_DEAD] = words[row + SEG_DEAD]
+
+    def forget_deadest(self, header: int) -> None:
+        """Choose a shard's deadest segment anew, among those in which something dies from now on."""
+        self._words[header + SH_DEADEST] = self._words[header + SH_MOST_DEAD] = 0

@@ -262,7 +262,7 @@ class Store:
         return entry
 
     def _read(self, key_hash: int, key: bytes) -> Entry | None:
-        slot, word = self._index.locate(key_hash, key)
+        slot, word, _, _ = self._index.locate(key_hash, key)
         if not slot:
             return None
         _, value, flags, version, deadline_ms = parse_record(self._mem, (word & self._location_mask) << 3)
@@ -353,7 +353,7 @@ class Store:
         key_hash = xxh3_64_intdigest(key, self._seed)
         shard = self._shards[(key_hash & self._low_mask) >> TAG_BITS]
         with self._holding(shard):
-            slot, word = self._index.locate(key_hash, key)
+            slot, word, _, _ = self._index.locate(key_hash, key)
             if not slot:
                 return False
             *_, deadline_ms = parse_record(self._mem, (word & self._location_mask) << 3)
