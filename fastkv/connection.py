@@ -89,16 +89,24 @@ class Service:
         """A parser for what the fast one declines."""
         return FullParser(self._settings.max_head_bytes, self._settings.max_body_bytes or 0)
 
-    def drain(self, *, close_idle: bool) -> None:
-        """From now on every reply ends its connection.
+    def drain(self) -> None:
+        """From now on every reply ends its connection."""
+        self.draining = self.routes.draining = True
+        for connection in self.connections:
+            connection.leave_rest()
+        self.forget(None)
+
+    def close_all(self, *, idle_only: bool) -> None:
+        """Close connections.
 
         Args:
-            close_idle: whether connections that owe no reply are closed at once.
+            idle_only: whether those that owe a reply are spared.
         """
-        self.draining = self.routes.draining = True
         for connection in tuple(self.connections):
-            connection.drain(close_idle=close_idle)
-        self.forget(None)
+            if connection.idle:
+                connection.close()
+            elif not idle_only:
+                connection.abort()
 
     def forget(self, connection: Connection | None) -> None:
         """Take note that a connection has ended.
@@ -239,16 +247,21 @@ class Connection(asyncio.Protocol):
         self._paused = False
         self._go_on()
 
-    def drain(self, *, close_idle: bool) -> None:
-        """The worker is about to end; the next reply is the last.
+    # -- called by the worker ----------------------------------------------------------------------------
 
-        Args:
-            close_idle: whether to close now if no reply is due.
-        """
-        idle = self._at_rest
+    @property
+    def idle(self) -> bool:
+        """Whether no request has begun and no reply is due."""
+        return not (self._unread or self._stalled or self._pending is not None or self._full is not None)
+
+    def leave_rest(self) -> None:
+        """Look at what every request says of its connection; the memo does not."""
         self._at_rest = False
-        if idle and close_idle and self._transport is not None:
-            self._closing = True
+
+    def close(self) -> None:
+        """Close after what is due has gone out."""
+        self._closing = True
+        if self._transport is not None:
             self._transport.close()
 
     def abort(self) -> None:
@@ -359,7 +372,7 @@ class Connection(asyncio.Protocol):
             replies = routes.get_batch(lines, self._keep_alive)
             if replies is not None:
                 if routes.source is not None:
-                    self._offer(lines[0] + rest, replies[0] + replies[1], routes.source)
+                    self._offer(lines[0] + rest, replies[0], routes.source)
                     routes.source = None
                 out += replies
                 return data[used:]
@@ -496,14 +509,7 @@ class Connection(asyncio.Protocol):
             self._write(b"".join(out))
         if self._closing:
             self._close()
-        self._at_rest = not (
-            self._unread
-            or self._stalled
-            or self._closing
-            or self._full is not None
-            or self._pending is not None
-            or self._service.draining
-        )
+        self._at_rest = self.idle and not (self._closing or self._service.draining)
 
     def _close(self) -> None:
         """Close after the last reply, in a way that lets the client read it."""

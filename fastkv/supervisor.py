@@ -33,6 +33,7 @@ _SIGNALS: Final = frozenset((signal.SIGCHLD, signal.SIGTERM, signal.SIGINT, sign
 _START_SECONDS: Final = 30.0
 _POLL_SECONDS: Final = 0.01
 _WATCH_SECONDS: Final = 0.5
+_LATE_SECONDS: Final = 2 * _WATCH_SECONDS
 # A worker that ends sooner than this after its start keeps dying rather than being killed now and then.
 _QUICK_DEATH_SECONDS: Final = 1.0
 _FREE_RESTARTS: Final = 5
@@ -93,6 +94,7 @@ class Supervisor:
     slots: list[Slot] = field(default_factory=list)
     retired: dict[int, Process] = field(default_factory=dict)
     _to_reload: list[Slot] = field(default_factory=list)
+    _last_watch: float = 0.0
 
     def run(self) -> int:
         """Serve until SIGTERM or SIGINT.
@@ -244,7 +246,11 @@ class Supervisor:
 
     def _kill_stuck(self) -> None:
         """Kill whoever has given no sign of life for too long; it is then replaced like any other."""
-        limit_ms = time.monotonic_ns() // 1_000_000 - int(self.settings.stuck_seconds * 1000)
+        now = time.monotonic()
+        late, self._last_watch = now - self._last_watch > _LATE_SECONDS, now
+        if late:
+            return  # the whole machine stood still, and the workers had no chance either
+        limit_ms = int((now - self.settings.stuck_seconds) * 1000)
         everybody = [p for slot in self.slots for p in (slot.process, slot.successor) if p]
         for process in (*everybody, *self.retired.values()):
             if process.row[Column.HEARTBEAT] < limit_ms:

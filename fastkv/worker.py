@@ -28,6 +28,7 @@ _log = logging.getLogger("fastkv")
 
 _PR_SET_PDEATHSIG: Final = 1
 _TICK_SECONDS: Final = 0.25
+_LAST_READ_SECONDS: Final = 0.05
 # Young objects are looked at once a second, those that lived on once a minute: nothing on the way of a
 # request makes cycles, so there is little to find, and what start-up built is frozen.
 _TICKS_TO_YOUNG: Final = 4
@@ -113,25 +114,29 @@ class Worker:
 
     def _stop(self) -> None:
         """SIGTERM: finish what is under way, then end."""
-        self._drain(close_idle=True)
+        self._drain()
+        # What clients had sent before this moment is read and answered first.
+        asyncio.get_running_loop().call_later(_LAST_READ_SECONDS, self._close_idle)
 
     def _retire(self) -> None:
         """SIGHUP: a successor accepts already; end as clients come to the end of what they do."""
-        self._drain(close_idle=False)
+        self._drain()
 
-    def _drain(self, *, close_idle: bool) -> None:
+    def _drain(self) -> None:
         self._row[Column.STATE] = State.DRAINING
         for server in self._servers:
             server.close()
         self._servers.clear()
         if not self._service.draining:
             asyncio.get_running_loop().call_later(self._settings.drain_seconds, self._end)
-        self._service.drain(close_idle=close_idle)
+        self._service.drain()
+
+    def _close_idle(self) -> None:
+        self._service.close_all(idle_only=True)
 
     def _end(self) -> None:
         """The time to drain is over: close what is left."""
-        for connection in tuple(self._service.connections):
-            connection.abort()
+        self._service.close_all(idle_only=False)
         self._service.drained.set()
 
 

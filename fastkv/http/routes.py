@@ -45,9 +45,8 @@ PLAIN: Final = 1
 # Three hundred years: beyond it a deadline in ms would not fit the arithmetic of every client.
 _LONGEST_TTL_SECONDS: Final = 10_000_000_000
 
-# A batch is answered in one piece: this is at most 2 MiB of values.
-_BATCH_LINES: Final = 128
-_BATCH_VALUE_BYTES: Final = 16 << 10
+# A batch is answered in one piece; with more lines output is bounded reply by reply.
+_BATCH_LINES: Final = 64
 
 # As plain integers, because looking up an enum's member takes as long as counting.
 _HITS: Final = int(Column.HITS)
@@ -140,32 +139,24 @@ class Routes:
             preludes: what a reply begins with, by status.
 
         Returns:
-            The replies in order, prelude and tail of each; ``source`` is that of the first. None if ``get``
-            has to answer one by one.
+            The replies in order; ``source`` is that of the first. None if ``get`` has to answer one by one.
         """
-        if len(lines) > _BATCH_LINES:
-            return None
-        keys = plain_keys(lines)
+        keys = plain_keys(lines) if len(lines) <= _BATCH_LINES else None
         if keys is None or len(max(keys, key=len)) > self._max_key:
             return None
-        get, clock, found = self._store.get, self._clock, preludes[200]
-        out: list[bytes] = []
-        hits = 0
-        for key in keys:
-            entry = get(key, clock)
-            if entry is None:
-                out += (preludes[404], KEY_NOT_FOUND[1])
-                continue
-            value = entry[0]
-            if len(value) > _BATCH_VALUE_BYTES:
-                return None
-            out += (found, value_reply(key, value, True, entry[1] == PLAIN))
-            if not out[2:]:
-                self.source = entry
-            hits += 1
-        self._counters[_HITS] += hits
-        self._counters[_MISSES] += len(lines) - hits
-        return out
+        entries = self._store.get_small(keys, self._clock)
+        if entries is None:
+            return None
+        found, missing = preludes[200], preludes[404] + KEY_NOT_FOUND[1]
+        replies = [
+            found + value_reply(key, entry[0], True, entry[1] == PLAIN) if entry else missing
+            for key, entry in zip(keys, entries, strict=True)
+        ]
+        misses = entries.count(None)
+        self._counters[_MISSES] += misses
+        self._counters[_HITS] += len(keys) - misses
+        self.source = entries[0]
+        return replies
 
     def put(self, query: bytes, head: Head, body: bytes) -> Reply:
         """``PUT /put`` or ``POST /put`` with ``{"key": …, "value": …, "ttl": …}``."""
@@ -173,16 +164,12 @@ class Routes:
             raise HttpError(411, "The length of the body is required.")
         try:
             item = orjson.loads(body)
-        except orjson.JSONDecodeError:
-            raise HttpError(400, "The body is not valid JSON.") from None
-        if type(item) is not dict:
-            raise HttpError(400, "The body must be a JSON object.")
-        text, value_text = item.get("key"), item.get("value")
-        if type(text) is not str or not text:
-            raise HttpError(400, "The body must have a key: a string that is not empty.")
-        if type(value_text) is not str:
-            raise HttpError(400, "The body must have a value: a string.")
-        key, value = text.encode(), value_text.encode()
+            text, value_text = item["key"], item["value"]
+            key, value = text.encode(), value_text.encode()
+        except (orjson.JSONDecodeError, LookupError, TypeError, AttributeError):
+            raise _what_is_wrong_with(body) from None
+        if not key:
+            raise _what_is_wrong_with(body)
         if len(key) > self._max_key:
             raise self._key_too_long(key)
         if len(value) > self._max_value:
@@ -258,6 +245,20 @@ class Routes:
                 400, f"The ttl must be a number of seconds above 0, at most {_LONGEST_TTL_SECONDS}."
             )
         return self._clock() + math.ceil(float(ttl) * 1000)
+
+
+def _what_is_wrong_with(body: bytes) -> HttpError:
+    """Why a PUT's body was not understood: the first thing that is wrong, as a sentence."""
+    try:
+        item = orjson.loads(body)
+    except orjson.JSONDecodeError:
+        return HttpError(400, "The body is not valid JSON.")
+    if not isinstance(item, dict):
+        return HttpError(400, "The body must be a JSON object.")
+    key = item.get("key")
+    if not isinstance(key, str) or not key:
+        return HttpError(400, "The body must have a key: a string that is not empty.")
+    return HttpError(400, "The body must have a value: a string.")
 
 
 def _headless(handler: Handler) -> Handler:

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 from fastkv.errors import StoreBusy
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
 _ROBUST = 1
 _SHARED = 1
@@ -63,14 +63,16 @@ class RobustLock:
     """One mutex of a LockTable.
 
     Attributes:
-        release: gives the lock back; bound to the call itself, because it is on the way of every write.
+        attempt: takes the lock if nobody has it and returns 0, else an errno value for ``wait``.
+        release: gives the lock back. Both are the C calls themselves, being on the way of every write.
     """
 
-    __slots__ = ("_mutex", "_wait_ms", "release")
+    __slots__ = ("_mutex", "_wait_ms", "attempt", "release")
 
     def __init__(self, mutex: ctypes.c_void_p, wait_ms: int) -> None:
         self._mutex = mutex
         self._wait_ms = wait_ms
+        self.attempt: Callable[[], int] = partial(_trylock, mutex)
         self.release: Callable[[], None] = partial(_unlock, mutex)
 
     def acquire(self) -> bool:
@@ -82,9 +84,21 @@ class RobustLock:
         Raises:
             StoreBusy: if it was not free within the bound, or can never be had again.
         """
-        code = _trylock(self._mutex)
-        if not code:
-            return False
+        code = self.attempt()
+        return self.wait(code) if code else False
+
+    def wait(self, code: int) -> bool:
+        """Go on where ``attempt`` failed.
+
+        Args:
+            code: what it returned.
+
+        Returns:
+            As for ``acquire``.
+
+        Raises:
+            StoreBusy: as for ``acquire``.
+        """
         if code == errno.EBUSY:
             # A critical section is a few microseconds, unless its owner was scheduled out: let it run.
             for _ in range(_SPINS):
@@ -112,14 +126,13 @@ class LockTable:
         locks: the mutexes, usable by this process and all that it forks, as long as the table lives.
     """
 
-    def __init__(self, count: int, wait_ms: int) -> None:
+    def __init__(self, waits_ms: Sequence[int]) -> None:
         """Make the mutexes.
 
         Args:
-            count: how many.
-            wait_ms: the longest wait for one of them in milliseconds.
+            waits_ms: for each the longest wait for it in milliseconds.
         """
-        self._mem = mmap.mmap(-1, count * _STRIDE, mmap.MAP_SHARED | mmap.MAP_ANONYMOUS)
+        self._mem = mmap.mmap(-1, len(waits_ms) * _STRIDE, mmap.MAP_SHARED | mmap.MAP_ANONYMOUS)
         base = ctypes.addressof(ctypes.c_char.from_buffer(self._mem))
         attributes = ctypes.create_string_buffer(64)
         _libc.pthread_mutexattr_init(attributes)
@@ -131,7 +144,7 @@ class LockTable:
             if code:
                 raise OSError(code, f"{call}: {os.strerror(code)}")
         self.locks = []
-        for i in range(count):
+        for i, wait_ms in enumerate(waits_ms):
             mutex = ctypes.c_void_p(base + i * _STRIDE)
             code = _libc.pthread_mutex_init(mutex, attributes)
             if code:

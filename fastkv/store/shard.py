@@ -64,7 +64,7 @@ class Shard:
     Attributes:
         number: from 0.
         header: word offset of its header.
-        lock: its lock; ``acquire`` and ``release`` are the lock's.
+        lock: its lock.
     """
 
     __slots__ = (
@@ -85,11 +85,9 @@ class Shard:
         "_table",
         "_version_at",
         "_words",
-        "acquire",
         "header",
         "lock",
         "number",
-        "release",
     )
 
     def __init__(self, number: int, arena: Arena, lock: RobustLock, segments: Segments, index: Index) -> None:
@@ -123,8 +121,6 @@ class Shard:
         self._open_at = self.header + SH_OPEN
         self._version_at = self.header + SH_VERSION
         self._opened = self._open_base = self._open_head_at = 0
-        self.acquire = lock.acquire
-        self.release = lock.release
 
     # -- the log ---------------------------------------------------------------------------------------
 

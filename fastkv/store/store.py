@@ -57,6 +57,9 @@ Entry = tuple[bytes, int, int, int, int, int]
 word under which the entry was found: while that slot holds that word, the entry is unchanged."""
 
 _LOCK_WAIT_MS: Final = 1000
+# The pool's lock is taken inside of critical sections, which had better wait for a stopped owner to be killed
+# than fail and be repaired.
+_POOL_WAIT_MS: Final = 60_000
 # A writer whose room was taken by others again and again gives up; each try frees at least a segment.
 _TRIES: Final = 64
 _EX_SOFTWARE: Final = 70
@@ -127,7 +130,8 @@ class Store:
         self._mem = arena.mem
         self._seed = int.from_bytes(os.urandom(8), "little") if seed is None else seed
         self.words[SB_SEED] = self._seed
-        self._lock_table = LockTable(2 + geometry.shards, lock_wait_ms)
+        waits_ms = [_POOL_WAIT_MS, *[lock_wait_ms] * (1 + geometry.shards)]
+        self._lock_table = LockTable(waits_ms)
         pool_lock, self._eviction_lock, *shard_locks = self._lock_table.locks
         self._segments = Segments(arena, pool_lock)
         index = self._index = Index(arena, self._segments)
@@ -296,6 +300,61 @@ class Store:
         if self.counts[count_at] < COUNT_MAX:
             self.counts[count_at] += 1
 
+    def get_small(self, keys: list[bytes], clock: Callable[[], int]) -> list[Entry | None] | None:
+        """``get`` for several keys with small values; 0.2 µs less for each.
+
+        Args:
+            keys: the keys.
+            clock: milliseconds now.
+
+        Returns:
+            An entry or None for each, in order, as ``get`` would have found it; None instead of the list if
+            a value is longer than an eighth of a segment: then the caller had better go one by one.
+
+        Raises:
+            StoreBusy: if a lock was needed and not free within the bound.
+        """
+        # What follows is ``get``, with what it needs in local names.
+        words, mem, counts, directory = self.words, self._mem, self.counts, self._directory
+        seed, low_mask, bucket_mask, location_mask = (
+            self._seed,
+            self._low_mask,
+            self._bucket_mask,
+            self._location_mask,
+        )
+        directory_shift, inline_bytes, sequences = self._directory_shift, self._inline_bytes, self._sequences
+        entries: list[Entry | None] = []
+        for key in keys:
+            key_hash = xxh3_64_intdigest(key, seed)
+            low = key_hash & low_mask
+            high = key_hash >> HIGH_SHIFT
+            bucket = directory[low >> directory_shift] + (high & bucket_mask)
+            slot = bucket + (high & 7 or 7)
+            word = words[slot]
+            if word >> TAG_SHIFT != low & TAG_MASK:
+                slot = self._elsewhere(low, high, bucket)
+                word = words[slot] if slot else 0
+            at = (word & location_mask) << 3
+            try:
+                key_len, flags, value_len, version = unpack_head(mem, at)
+            except struct.error:
+                flags = CALLER_FLAGS + 1
+            at += HEAD_BYTES
+            middle = at + key_len
+            if flags <= CALLER_FLAGS and value_len <= inline_bytes and word and mem[at:middle] == key:
+                value = mem[middle : middle + value_len]
+                if words[slot] == word and not sequences[low >> TAG_BITS] & 1:
+                    count_at = (slot & -8) << 3 | slot & 7
+                    if counts[count_at] < COUNT_MAX:
+                        counts[count_at] += 1
+                    entries.append((value, flags, version, 0, slot, word))
+                    continue
+            entry = self.find(key_hash, key, clock)
+            if entry and len(entry[0]) > inline_bytes:
+                return None
+            entries.append(entry)
+        return entries
+
     # -- writing ---------------------------------------------------------------------------------------
 
     def put(
@@ -322,19 +381,36 @@ class Store:
         shard = self._shards[(key_hash & self._low_mask) >> TAG_BITS]
         if len(value) > self._inline_bytes and len(value) > self.max_value_bytes:
             raise ValueTooLarge(f"The value has {len(value)} bytes; the store takes {self.max_value_bytes}.")
+        # ``_holding`` written out: as a context manager it costs 1 µs more.
+        lock = shard.lock
+        code = lock.attempt()
+        if code and lock.wait(code):
+            self._after_death(shard)
+        try:
+            version = shard.put(key_hash, key, value, flags, deadline_ms)
+        except BaseException:
+            self._after_failure(shard)
+            raise
+        lock.release()
+        return version or self._put_with_room(shard, key_hash, key, value, clock, flags, deadline_ms)
+
+    def _put_with_room(
+        self,
+        shard: Shard,
+        key_hash: int,
+        key: bytes,
+        value: bytes,
+        clock: Callable[[], int],
+        flags: int,
+        deadline_ms: int,
+    ) -> int:
+        """Make room and put, until nobody else has taken the room that was made."""
         for _ in range(_TRIES):
-            # ``_holding`` written out: as a context manager it costs 1 µs more.
-            if shard.acquire():
-                self._after_death(shard)
-            try:
+            self._make_room(shard.segments_for(len(key), len(value)), clock)
+            with self._holding(shard):
                 version = shard.put(key_hash, key, value, flags, deadline_ms)
-            except BaseException:
-                self._after_failure(shard)
-                raise
-            shard.release()
             if version:
                 return version
-            self._make_room(shard.segments_for(len(key), len(value)), clock)
         raise StoreBusy("Other writers took the room that was made; try again.")
 
     def delete(self, key: bytes, clock: Callable[[], int]) -> bool:
@@ -393,14 +469,14 @@ class Store:
     @contextmanager
     def _holding(self, shard: Shard) -> Iterator[None]:
         """Hold a shard's lock; repair the shard if its last owner died, or if the block fails."""
-        if shard.acquire():
+        if shard.lock.acquire():
             self._after_death(shard)
         try:
             yield
         except BaseException:
             self._after_failure(shard)
             raise
-        shard.release()
+        shard.lock.release()
 
     def _after_death(self, shard: Shard) -> None:
         """Repair a shard whose owner died, then call its lock consistent."""
@@ -410,7 +486,7 @@ class Store:
     def _after_failure(self, shard: Shard) -> None:
         """Repair a shard in which an error left something half done, then let go of it."""
         self._repair_or_die(shard)
-        shard.release()
+        shard.lock.release()
 
     def _repair_or_die(self, shard: Shard) -> None:
         """Never unlock a shard that cannot be repaired: the process ends, and the next owner tries again."""

@@ -1,0 +1,49 @@
+"""What the documents say is what the program does: no route, counter or option without a line in them."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from fastkv.http.routes import Routes
+from fastkv.settings import OPTIONS, Settings
+from fastkv.stats import Board
+from fastkv.store import Store
+
+ROOT = Path(__file__).parent.parent
+PROTOCOL = (ROOT / "docs/protocol.md").read_text()
+
+
+@pytest.fixture(scope="module")
+def routes() -> Routes:
+    settings = Settings(workers=1, memory_bytes=4 << 20)
+    board = Board(1)
+    return Routes(Store(settings.memory_bytes), settings, board, board.rows[0], lambda: 0)
+
+
+def test_every_route_is_in_the_protocol(routes: Routes) -> None:
+    missing = [
+        route.decode() for route in routes.handlers if not re.search(rf"\b{route.decode()}\b", PROTOCOL)
+    ]
+    assert missing == []
+
+
+def test_every_statistic_is_in_the_protocol_and_no_other() -> None:
+    table = PROTOCOL.split("## Statistics")[1].split("## ")[0]
+    told = {
+        name
+        for row in table.splitlines()
+        if row.startswith("| `")
+        for name in re.findall(r"`(\w+)`", row.split("|")[1])
+    }
+    assert told == set(Board(1).summary(Store(1 << 20)))
+
+
+def test_every_option_that_the_documents_name_exists() -> None:
+    names = {option.name for option in OPTIONS}
+    flags = {option.flag.removeprefix("--") for option in OPTIONS} | {"config", "help", "version", "no-tune"}
+    for path in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))):
+        text = path.read_text()
+        assert set(re.findall(r"`((?:max|lock|drain|stuck|memo)_\w+(?:bytes|ms|seconds))`", text)) <= names, path
+        serve = re.findall(r"fastkv serve ([^`\n]*)", text)
+        assert set(re.findall(r"--([a-z-]+)", " ".join(serve))) <= flags, path
