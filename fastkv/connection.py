@@ -14,7 +14,7 @@ import asyncio
 import logging
 from typing import TYPE_CHECKING, Final, cast
 
-from fastkv.errors import StoreBusy, StoreFull, ValueTooLarge
+from fastkv.errors import KeyTooLong, StoreBusy, StoreFull, ValueTooLong
 from fastkv.http.fast import DECLINED, NEED_DATA, FastParser
 from fastkv.http.full import FullParser
 from fastkv.http.request import CLOSE, KEEP_ALIVE, HttpError
@@ -91,7 +91,7 @@ class Service:
 
     def drain(self) -> None:
         """From now on every reply ends its connection."""
-        self.draining = self.routes.draining = True
+        self.draining = True
         for connection in self.connections:
             connection.leave_rest()
         self.forget(None)
@@ -312,13 +312,17 @@ class Connection(asyncio.Protocol):
             if body is None:
                 self._pending = lines[0], head, head.content_length
                 data = self._collect(self._pending, data[used:], out)
-            elif len(lines) > 1:
+                continue
+            answered = len(out)
+            self._routes.source = None  # whatever was answered before, it is not the batch's
+            if len(lines) > 1:
                 data = self._answer_batch(lines, head, data, used, out)
             else:
                 out.append(self._answer(lines[0], head, body))
-                due += len(out[-1])
                 data = data[used:]
-                if data and due > self._service.output_limit:
+            if data:
+                due += sum(map(len, out[answered:]))
+                if due > self._service.output_limit:
                     self._unread = data
                     self._stall()
         self._routes.source = None
@@ -367,8 +371,9 @@ class Connection(asyncio.Protocol):
         routes = self._routes
         joint = (used - sum(map(len, lines))) // len(lines)
         rest = data[len(lines[0]) : len(lines[0]) + joint]
-        known = head.memoable and self._recall(lines[0] + rest) is not None
-        if head.memoable and not known and not self._service.draining:
+        memoable = head.memoable and not self._service.draining
+        known = memoable and self._recall(lines[0] + rest) is not None
+        if memoable and not known:
             replies = routes.get_batch(lines, self._keep_alive)
             if replies is not None:
                 if routes.source is not None:
@@ -484,9 +489,12 @@ class Connection(asyncio.Protocol):
         if isinstance(error, StoreFull):
             counters[Column.STORE_FULL] += 1
             return error_reply(507, str(error))
-        if isinstance(error, ValueTooLarge):
+        if isinstance(error, ValueTooLong):
             counters[Column.VALUE_TOO_LONG] += 1
             return error_reply(413, str(error))
+        if isinstance(error, KeyTooLong):
+            counters[Column.KEY_TOO_LONG] += 1
+            return error_reply(400, str(error))
         counters[Column.INTERNAL_ERRORS] += 1
         _log.error("A handler failed in a way that nobody foresaw; the client was told 500.", exc_info=error)
         self._closing = True
@@ -513,6 +521,7 @@ class Connection(asyncio.Protocol):
 
     def _close(self) -> None:
         """Close after the last reply, in a way that lets the client read it."""
+        self._at_rest = False
         transport = self._transport
         if transport is None or transport.is_closing():
             return

@@ -39,5 +39,9 @@ class StoreFull(StoreError):
     """No room could be made, even by evicting."""
 
 
-class ValueTooLarge(StoreError):
-    """The value is longer than the store can ever hold."""
+class KeyTooLong(StoreError):
+    """The key is longer than it may be."""
+
+
+class ValueTooLong(StoreError):
+    """The value is longer than it may be, or than the store can ever hold."""

@@ -42,6 +42,7 @@ class Listeners:
         self.by_worker: list[list[socket.socket]] = [[] for _ in range(settings.workers)]
         self.addresses: list[str] = []
         self._held: list[socket.socket] = []
+        self._bound: set[tuple[object, ...]] = set()
         self._unix: Path | None = None
         try:
             port = settings.port
@@ -70,12 +71,15 @@ class Listeners:
             raise StartError(f"--host: '{host}' is no address of this machine ({error}).") from None
         for family, _, _, _, address in dict.fromkeys(found):
             where = (address[0], port, *address[2:])
+            if where in self._bound:
+                continue  # two names of one address
             try:
                 # With SO_REUSEPORT alone a second server would quietly share the port: the first bind asks
                 # for the port without it. Held but not listening, it is in nobody's way.
                 probe = _bound(family, where, reuse_port=False)
                 self._held.append(probe)
                 port = probe.getsockname()[1]
+                self._bound.add((address[0], port, *address[2:]))
                 for sockets in self.by_worker:
                     listener = _bound(family, (address[0], port, *address[2:]), reuse_port=True)
                     sockets.append(listener)

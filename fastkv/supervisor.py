@@ -247,13 +247,14 @@ class Supervisor:
     def _kill_stuck(self) -> None:
         """Kill whoever has given no sign of life for too long; it is then replaced like any other."""
         now = time.monotonic()
+        # If this process is late itself, the whole machine stood still, and the workers had no chance.
         late, self._last_watch = now - self._last_watch > _LATE_SECONDS, now
-        if late:
-            return  # the whole machine stood still, and the workers had no chance either
         limit_ms = int((now - self.settings.stuck_seconds) * 1000)
         everybody = [p for slot in self.slots for p in (slot.process, slot.successor) if p]
         for process in (*everybody, *self.retired.values()):
-            if process.row[Column.HEARTBEAT] < limit_ms:
+            if late:
+                process.row[Column.HEARTBEAT] = int(now * 1000)
+            elif process.row[Column.HEARTBEAT] < limit_ms:
                 _log.error("The worker with pid %d gives no sign of life; it is killed.", process.pid)
                 _kill(process.pid, signal.SIGKILL)
                 process.row[Column.HEARTBEAT] = time.monotonic_ns() // 1_000_000
@@ -266,7 +267,9 @@ class Supervisor:
         if slot.process is None:
             self._to_reload.pop(0)  # it is about to be a new one anyway
         elif slot.successor is None:
-            if any(row[Column.STATE] == State.NONE for row in self.board.rows):
+            # A retired worker may take its time; who has none at all comes first.
+            free = sum(row[Column.STATE] == State.NONE for row in self.board.rows)
+            if free > sum(other.process is None for other in self.slots):
                 slot.successor = self._fork(slot)
         elif slot.successor.row[Column.STATE] == State.READY:
             old, slot.process, slot.successor = slot.process, slot.successor, None
@@ -321,17 +324,18 @@ def _cause(status: int) -> str:
     return f"exit code {os.waitstatus_to_exitcode(status)}"
 
 
-def raise_open_files() -> None:
-    """Raise the limit of open files as far as the hard limit allows: each connection takes one."""
+def raise_open_files() -> str:
+    """Raise the limit of open files as far as the hard limit allows: each connection takes one.
+
+    Returns:
+        What was done, as a sentence.
+    """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft == hard:
-        return
     try:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     except (OSError, ValueError) as error:
-        _log.warning("The limit of open files stays at %d: %s.", soft, error)
-    else:
-        _log.info("The limit of open files is raised from %d to %d.", soft, hard)
+        return f"The limit of open files stays at {soft}: {error}."
+    return f"The limit of open files was {soft} and is {hard}."
 
 
 def run(settings: Settings) -> int:
@@ -350,8 +354,7 @@ def run(settings: Settings) -> int:
         level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr
     )
     signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
-    if settings.tune:
-        raise_open_files()
+    limits = raise_open_files() if settings.tune else "The limit of open files is left as it is (--no-tune)."
     usable = machine.usable_memory_bytes()
     if settings.memory_bytes > usable:
         raise StartError(
@@ -373,6 +376,7 @@ def run(settings: Settings) -> int:
         )
     board = Board(2 * settings.workers + 1)
     listeners = Listeners(settings)
+    _log.info(limits)
     gc.collect()
     gc.freeze()
     return Supervisor(settings, store, board, listeners).run()

@@ -114,6 +114,7 @@ class Worker:
 
     def _stop(self) -> None:
         """SIGTERM: finish what is under way, then end."""
+        self._service.routes.draining = True
         self._drain()
         # What clients had sent before this moment is read and answered first.
         asyncio.get_running_loop().call_later(_LAST_READ_SECONDS, self._close_idle)

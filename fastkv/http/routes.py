@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 import orjson
 
 from fastkv import __version__
+from fastkv.errors import KeyTooLong, StoreBusy, ValueTooLong
 from fastkv.http.request import HttpError
 from fastkv.http.responses import (
     DELETE_OK,
@@ -144,7 +145,10 @@ class Routes:
         keys = plain_keys(lines) if len(lines) <= _BATCH_LINES else None
         if keys is None or len(max(keys, key=len)) > self._max_key:
             return None
-        entries = self._store.get_small(keys, self._clock)
+        try:
+            entries = self._store.get_small(keys, self._clock)
+        except StoreBusy:
+            return None
         if entries is None:
             return None
         found, missing = preludes[200], preludes[404] + KEY_NOT_FOUND[1]
@@ -173,8 +177,7 @@ class Routes:
         if len(key) > self._max_key:
             raise self._key_too_long(key)
         if len(value) > self._max_value:
-            self._counters[Column.VALUE_TOO_LONG] += 1
-            raise HttpError(413, f"The value has {len(value)} bytes; at most {self._max_value} are allowed.")
+            raise ValueTooLong(f"The value has {len(value)} bytes; at most {self._max_value} are allowed.")
         deadline_ms = self._deadline_ms(item["ttl"]) if "ttl" in item else 0
         # Without a backslash in the JSON text every string in it is plain.
         plain = b"\\" not in body or is_plain(value_text, value)
@@ -224,9 +227,8 @@ class Routes:
             405, f"This route takes {methods.decode()} only.", extra=b"Allow: " + methods + b"\r\n"
         )
 
-    def _key_too_long(self, key: bytes) -> HttpError:
-        self._counters[Column.KEY_TOO_LONG] += 1
-        return HttpError(400, f"The key has {len(key)} bytes; at most {self._max_key} are allowed.")
+    def _key_too_long(self, key: bytes) -> KeyTooLong:
+        return KeyTooLong(f"The key has {len(key)} bytes; at most {self._max_key} are allowed.")
 
     def _deadline_ms(self, ttl: Any) -> int:
         """When an entry is gone.

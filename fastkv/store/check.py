@@ -68,7 +68,8 @@ class Check:
             A sentence for each violated invariant, none if all is well.
         """
         found = list(self._superblock())
-        found += self._pool()
+        with self._segments.locked():
+            found += self._pool()
         for shard in self._shards:
             found += self._directory(shard)
             found += self._queue(shard)

@@ -116,7 +116,7 @@ class Eviction:
         """Copy the live records out of the deadest segment.
 
         Returns:
-            False if no segment is worth it.
+            False if no segment is worth it, or nobody could be moved.
         """
         words = self._words
         shard = self._deadest()
@@ -126,12 +126,10 @@ class Eviction:
             segment = words[shard.header + SH_DEADEST]
             if not segment:
                 return True  # somebody was faster
-            # Whatever happens, do not choose it again before more of it has died.
-            self._segments.forget_deadest(shard.header)
             self._segments.spend_credit(self._segments.live_words(segment))
             for slot, word, location, flags in self._live_records(shard, segment):
                 if not self._relocate(shard, slot, word, location, flags):
-                    break
+                    return False
         return True
 
     def _evict(self, clock: Callable[[], int], mercy: bool) -> None:

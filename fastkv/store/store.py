@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final
 
 from xxhash import xxh3_64_intdigest
 
-from fastkv.errors import StoreBusy, StoreFull, ValueTooLarge
+from fastkv.errors import StoreBusy, StoreFull, ValueTooLong
 from fastkv.store.check import Check
 from fastkv.store.eviction import Eviction
 from fastkv.store.index import HIGH_SHIFT, SECOND_BUCKET_SHIFT, Index
@@ -338,6 +338,7 @@ class Store:
             try:
                 key_len, flags, value_len, version = unpack_head(mem, at)
             except struct.error:
+                key_len = value_len = version = 0
                 flags = CALLER_FLAGS + 1
             at += HEAD_BYTES
             middle = at + key_len
@@ -373,14 +374,14 @@ class Store:
             The entry's version, larger than each that the key had before.
 
         Raises:
-            ValueTooLarge: if no arena of this size takes such a value.
+            ValueTooLong: if no arena of this size takes such a value.
             StoreFull: if no room could be made.
             StoreBusy: if a lock was not free within the bound.
         """
         key_hash = xxh3_64_intdigest(key, self._seed)
         shard = self._shards[(key_hash & self._low_mask) >> TAG_BITS]
         if len(value) > self._inline_bytes and len(value) > self.max_value_bytes:
-            raise ValueTooLarge(f"The value has {len(value)} bytes; the store takes {self.max_value_bytes}.")
+            raise ValueTooLong(f"The value has {len(value)} bytes; the store takes {self.max_value_bytes}.")
         # ``_holding`` written out: as a context manager it costs 1 µs more.
         lock = shard.lock
         code = lock.attempt()
