@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from fastkv.store.layout import (
     CLOSED,
     FREE,
+    OPEN,
     POOL_CREDIT,
     POOL_FREE_COUNT,
     POOL_FREE_HEAD,
@@ -237,9 +238,11 @@ class Segments:
         """
         words = self._words
         row = self.row(segment)
+        if words[row + SEG_STATE] & 0xFF == OPEN:
+            # Only for what clients wrote: if copying earned credit as well, cleaning could feed on itself.
+            self.earn_credit(words[row + SEG_HEAD])
         words[row + SEG_STATE] = shard << 8 | CLOSED
         self.enqueue(header, segment)
-        self.earn_credit(words[row + SEG_HEAD])
         self.free_if_dead(header, segment)
 
     def enqueue(self, header: int, segment: int) -> None:
