@@ -26,7 +26,7 @@ _LONGEST_REQUEST: Final = 4 << 10
 _LONGEST_REPLY: Final = 16 << 10
 # What an entry takes besides its bytes: two bytes objects, a tuple, three integers, dict and deque slots.
 _OVERHEAD: Final = 400
-_SIGHTS: Final = 1 << 16
+_SIGHTS: Final = 1 << 13
 
 
 class Memo:

@@ -1,9 +1,9 @@
 """The store: get, put and delete over all shards, from any process that shares the arena.
 
-Reading takes no lock: slot word → copy of the record → key equal → word unchanged → sequence unchanged.
-A word names a segment's generation, so an unchanged word means an unchanged record; an unchanged, even
-sequence means that nothing of several steps (growth, repair) ran meanwhile. A reader that finds either
-otherwise goes to the lock.
+Reading takes no lock: slot word → copy of the record → key equal → word unchanged. A word names a
+segment's generation, so an unchanged word means an unchanged record: a hit needs no more. A miss does: an
+unchanged, even sequence means that nothing of several steps (growth, repair) moved the key meanwhile. A
+reader that finds either otherwise goes to the lock.
 """
 
 from __future__ import annotations
@@ -204,8 +204,7 @@ class Store:
         # Flags above the caller's say that there is a deadline, or that the value lies elsewhere.
         if flags <= CALLER_FLAGS and value_len <= self._inline_bytes and mem[at:middle] == key:
             value = mem[middle : middle + value_len]
-            # An even sequence after the copy is enough: nothing of what was read is half of a transaction.
-            if words[slot] == word and not self._sequences[low >> TAG_BITS] & 1:
+            if words[slot] == word:
                 count_at = (slot & -8) << 3 | slot & 7
                 counts = self.counts
                 if counts[count_at] < COUNT_MAX:
@@ -322,7 +321,7 @@ class Store:
             self._bucket_mask,
             self._location_mask,
         )
-        directory_shift, inline_bytes, sequences = self._directory_shift, self._inline_bytes, self._sequences
+        directory_shift, inline_bytes = self._directory_shift, self._inline_bytes
         entries: list[Entry | None] = []
         for key in keys:
             key_hash = xxh3_64_intdigest(key, seed)
@@ -344,7 +343,7 @@ class Store:
             middle = at + key_len
             if flags <= CALLER_FLAGS and value_len <= inline_bytes and word and mem[at:middle] == key:
                 value = mem[middle : middle + value_len]
-                if words[slot] == word and not sequences[low >> TAG_BITS] & 1:
+                if words[slot] == word:
                     count_at = (slot & -8) << 3 | slot & 7
                     if counts[count_at] < COUNT_MAX:
                         counts[count_at] += 1

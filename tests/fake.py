@@ -1,0 +1,269 @@
+"""A worker without sockets and processes: the connection on a transport that a test looks into."""
+
+import asyncio
+import functools
+import re
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import contextmanager
+from typing import Any, ParamSpec
+
+from fastkv.connection import Connection, Service
+from fastkv.http.responses import Preludes
+from fastkv.http.routes import Routes
+from fastkv.settings import Settings
+from fastkv.stats import Board, Column, State
+from fastkv.store import Store
+
+P = ParamSpec("P")
+
+MAX_KEY_BYTES = 64
+MAX_VALUE_BYTES = 4096
+MAX_BODY_BYTES = 6 * (MAX_KEY_BYTES + MAX_VALUE_BYTES) + 1024
+MAX_OUTPUT_BYTES = 64 << 10
+
+_DATE = re.compile(rb"Date: [^\r]*\r\n")
+
+
+class FakeTransport(asyncio.Transport):
+    """Takes what is written; a slow one keeps it until it is told that the client has read.
+
+    Attributes:
+        sent: All that was written.
+        writes: How often.
+        reading: Whether the connection wants to be told what arrives.
+        ended: Whether the server has said that it will send no more.
+        closed: Whether it was closed.
+        aborted: Whether it was closed without sending what was buffered.
+        slow: Whether the client reads only where `client_reads` is called.
+    """
+
+    def __init__(self, protocol: asyncio.Protocol) -> None:
+        super().__init__()
+        self.sent = bytearray()
+        self.writes = 0
+        self.reading = True
+        self.ended = self.closed = self.aborted = self.slow = False
+        self._protocol = protocol
+        self._high = 64 << 10
+        self._buffered = 0
+        self._full = False
+
+    def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
+        self._high = high or 0
+
+    def write(self, data: "bytes | bytearray | memoryview[Any]") -> None:
+        assert not self.ended
+        assert not self.closed
+        self.writes += 1
+        self.sent += data
+        if self.slow:
+            self._buffered += len(data)
+            if self._buffered > self._high and not self._full:
+                self._full = True
+                self._protocol.pause_writing()
+
+    def client_reads(self) -> None:
+        """The client reads all that is buffered."""
+        self._buffered = 0
+        if self._full:
+            self._full = False
+            self._protocol.resume_writing()
+
+    def pause_reading(self) -> None:
+        self.reading = False
+
+    def resume_reading(self) -> None:
+        assert not self.closed
+        self.reading = True
+
+    def can_write_eof(self) -> bool:
+        return True
+
+    def write_eof(self) -> None:
+        assert not self.ended
+        self.ended = True
+
+    def is_closing(self) -> bool:
+        return self.closed
+
+    def close(self) -> None:
+        if not self.closed:
+            self.closed = True
+            asyncio.get_running_loop().call_soon(self._protocol.connection_lost, None)
+
+    def abort(self) -> None:
+        self.aborted = True
+        self.close()
+
+
+class Client:
+    """What a client does to a connection, and what it gets.
+
+    Attributes:
+        connection: The connection.
+        transport: Its transport.
+    """
+
+    def __init__(self, service: Service) -> None:
+        self.connection = Connection(service)
+        self.transport = FakeTransport(self.connection)
+        self.connection.connection_made(self.transport)
+        self._taken = 0
+
+    def send(self, *pieces: bytes) -> None:
+        """Let pieces arrive, each in a read event, as far as the server reads."""
+        for piece in pieces:
+            if not self.transport.closed:
+                assert self.transport.reading
+                self.connection.data_received(piece)
+
+    async def send_patiently(self, *pieces: bytes) -> None:
+        """Let pieces arrive as soon as the server reads again; the client reads what it gets."""
+        for piece in pieces:
+            for _ in range(1000):
+                if self.transport.reading:
+                    break
+                self.transport.client_reads()
+                await asyncio.sleep(0)
+            self.send(piece)
+
+    def finish(self) -> None:
+        """The client has said all."""
+        if not self.transport.closed and not self.connection.eof_received():
+            self.transport.close()
+
+    def is_read(self) -> bool:
+        """Whether the server takes what this client sends."""
+        return self.transport.reading
+
+    def is_closed(self) -> bool:
+        """Whether the server has closed."""
+        return self.transport.closed
+
+    def take(self) -> bytes:
+        """What was sent since the last time, without Date."""
+        new = bytes(self.transport.sent[self._taken :])
+        self._taken += len(new)
+        return _DATE.sub(b"", new)
+
+    def ask(self, request: bytes) -> bytes:
+        """Send a request in one piece; the reply without Date."""
+        self.send(request)
+        return self.take()
+
+
+class Worker:
+    """The parts of a worker process.
+
+    Attributes:
+        now_ms: The time.
+        store: The store.
+        counters: Its row of the board.
+        routes: The handlers.
+        service: What its connections share.
+    """
+
+    def __init__(self, store: Store | None = None, **settings: Any) -> None:
+        chosen = Settings(
+            workers=1,
+            memory_bytes=1 << 20,
+            max_key_bytes=MAX_KEY_BYTES,
+            max_value_bytes=MAX_VALUE_BYTES,
+            max_output_bytes=MAX_OUTPUT_BYTES,
+            **settings,
+        )
+        self.now_ms = 1_000_000
+        self.store = store or Store(1 << 20)
+        board = Board(1)
+        self.counters = board.rows[0]
+        self.counters[Column.STATE] = State.READY
+        self.routes = Routes(self.store, chosen, board, self.counters, lambda: self.now_ms)
+        self.service = Service(self.store, chosen, self.routes, self.counters, Preludes(0))
+
+    def client(self) -> Client:
+        """A new connection."""
+        return Client(self.service)
+
+    def verify(self) -> None:
+        """What holds after every test: nothing unforeseen has happened, and the store is whole."""
+        assert self.counters[Column.INTERNAL_ERRORS] == 0
+        assert self.store.check() == []
+
+
+@contextmanager
+def running_loop() -> Iterator[None]:
+    """Let code that is no coroutine find a running loop, which runs nothing."""
+    loop = asyncio.new_event_loop()
+    asyncio.events._set_running_loop(loop)
+    try:
+        yield
+    finally:
+        asyncio.events._set_running_loop(None)
+        loop.close()
+
+
+def in_loop(scenario: Callable[P, Coroutine[Any, Any, None]]) -> Callable[P, None]:
+    """Make a plain test of a coroutine."""
+
+    @functools.wraps(scenario)
+    def run(*args: P.args, **kwargs: P.kwargs) -> None:
+        asyncio.run(scenario(*args, **kwargs))
+
+    return run
+
+
+def get(key: str, extra: bytes = b"") -> bytes:
+    """A GET; the key as it stands in the query."""
+    return b"GET /get?key=%b HTTP/1.1\r\nHost: a\r\n%b\r\n" % (key.encode(), extra)
+
+
+def put(body: bytes, extra: bytes = b"", method: bytes = b"POST") -> bytes:
+    """A PUT or POST of a JSON text."""
+    return b"%b /put HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n%b\r\n%b" % (method, len(body), extra, body)
+
+
+def put_pair(key: str, value: str) -> bytes:
+    """A PUT of plain strings."""
+    return put(f'{{"key":"{key}","value":"{value}"}}'.encode())
+
+
+def delete(key: str) -> bytes:
+    """A DELETE; the key as it stands in the query."""
+    return b"DELETE /delete?key=%b HTTP/1.1\r\nHost: a\r\n\r\n" % key.encode()
+
+
+def reply(line: str, body: bytes, fields: bytes = b"", connection: bytes = b"") -> bytes:
+    """A reply without Date, byte for byte.
+
+    Args:
+        line: Code and phrase.
+        body: The body.
+        fields: Lines behind Content-Length.
+        connection: Lines before Content-Type.
+    """
+    return b"HTTP/1.1 %b\r\n%bContent-Type: application/json\r\nContent-Length: %d\r\n%b\r\n%b" % (
+        line.encode(),
+        connection,
+        len(body),
+        fields,
+        body,
+    )
+
+
+def hit(key: str, value: str, connection: bytes = b"") -> bytes:
+    """The reply to a GET of plain strings."""
+    body = f'{{"status":"OK","key":"{key}","value":"{value}"}}'.encode()
+    return reply("200 OK", body, connection=connection)
+
+
+def error(line: str, message: str, fields: bytes = b"", connection: bytes = b"") -> bytes:
+    """An error."""
+    body = f'{{"status":"ERROR","message":"{message}"}}'.encode()
+    return reply(line, body, fields, connection)
+
+
+CLOSE = b"Connection: close\r\n"
+STORED = reply("200 OK", b'{"status":"OK","message":"Key inserted/updated successfully."}')
+DELETED = reply("200 OK", b'{"status":"OK","message":"Key deleted successfully."}')
+NOT_FOUND = error("404 Not Found", "Key not found.")
+HEALTHY = reply("200 OK", b'{"status":"healthy"}')

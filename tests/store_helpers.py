@@ -1,0 +1,233 @@
+"""What the store's tests share: clocks, small stores, processes that die where they are told to."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import sys
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import fastkv.store
+from fastkv.store import Store
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from types import FrameType
+
+KIB = 1 << 10
+MIB = 1 << 20
+SEED = 7
+NOW_MS = 1_000_000
+
+_STORE_DIRECTORY = Path(fastkv.store.__file__).parent
+
+
+def clock() -> int:
+    """A clock that stands still."""
+    return NOW_MS
+
+
+class HandClock:
+    """A clock that a test moves.
+
+    Attributes:
+        now_ms: what it shows.
+    """
+
+    def __init__(self, now_ms: int = NOW_MS) -> None:
+        self.now_ms = now_ms
+
+    def __call__(self) -> int:
+        return self.now_ms
+
+
+@contextmanager
+def open_store(
+    memory_bytes: int = MIB,
+    *,
+    shards: int | None = 1,
+    segment_bytes: int | None = 4 * KIB,
+    lock_wait_ms: int = 1000,
+) -> Iterator[Store]:
+    """A store with a known seed; once the test is through, every invariant must hold.
+
+    Args:
+        memory_bytes: the budget.
+        shards: power of two, None for the store's own choice.
+        segment_bytes: power of two, None for the store's own choice.
+        lock_wait_ms: the longest wait for a lock.
+
+    Yields:
+        The store.
+    """
+    store = Store(
+        memory_bytes, shards=shards, segment_bytes=segment_bytes, seed=SEED, lock_wait_ms=lock_wait_ms
+    )
+    try:
+        yield store
+        assert store.check() == []
+    finally:
+        store.close()
+
+
+def payload(tag: object, size: int) -> bytes:
+    """A value that tells whose it is.
+
+    Args:
+        tag: what it is made from.
+        size: its bytes.
+
+    Returns:
+        The same bytes for the same arguments.
+    """
+    return random.Random(f"{tag}/{size}").randbytes(size)
+
+
+def fill_until_evicted(store: Store, name: str, value: Callable[[int], bytes]) -> dict[bytes, bytes]:
+    """Put entries until the first eviction.
+
+    Args:
+        store: where to.
+        name: what the keys begin with.
+        value: the value of the i-th entry.
+
+    Returns:
+        What was put before the eviction; all of it but what that evicted is there.
+    """
+    model: dict[bytes, bytes] = {}
+    evictions = store.stats()["evictions"]
+    while store.stats()["evictions"] == evictions:
+        key = f"{name}{len(model)}".encode()
+        model[key] = value(len(model))
+        store.put(key, model[key], clock)
+    return model
+
+
+def value_of(store: Store, key: bytes, now: Callable[[], int] = clock) -> bytes | None:
+    """An entry's value, None if there is none."""
+    entry = store.get(key, now)
+    return None if entry is None else entry[0]
+
+
+# -- opcodes: a fault point between any two of them, without a hook in what is tested ---------------------
+
+
+def at_opcode(
+    number: int, act: Callable[[], object], operation: Callable[[], object], modules: str = "*"
+) -> int:
+    """Run an operation, and do something else in the middle of it.
+
+    Args:
+        number: before which of the opcodes that run in the store's modules, from 1; 0 for none.
+        act: what is done there, once.
+        operation: the operation.
+        modules: names of those of the store's modules whose opcodes count, "*" for all.
+
+    Returns:
+        How many opcodes the operation took.
+    """
+    count = 0
+
+    def on_event(frame: FrameType, event: str, arg: object) -> object:
+        nonlocal count
+        if event == "opcode":
+            count += 1
+            if count == number:
+                act()
+        return on_event
+
+    def on_call(frame: FrameType, event: str, arg: object) -> object:
+        file = Path(frame.f_code.co_filename)
+        if file.parent != _STORE_DIRECTORY or (modules != "*" and file.stem not in modules.split()):
+            return None
+        frame.f_trace_opcodes = True
+        return on_event
+
+    before = sys.gettrace()
+    sys.settrace(on_call)  # type: ignore[arg-type]
+    try:
+        operation()
+    finally:
+        sys.settrace(before)
+    return count
+
+
+def die() -> None:
+    """End this process as an operator's kill -9 does."""
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+# -- processes ---------------------------------------------------------------------------------------------
+
+
+def start(work: Callable[[], object]) -> int:
+    """Fork a process that does some work and ends.
+
+    Args:
+        work: what it does.
+
+    Returns:
+        Its pid; it exits with 0 when the work is done, with 1 after an exception.
+    """
+    pid = os.fork()
+    if pid:
+        return pid
+    code = 1
+    try:
+        work()
+        code = 0
+    except BaseException as error:  # noqa: BLE001 - nothing of the test runner may run in here
+        os.write(2, f"{type(error).__name__}: {error}\n".encode())
+    finally:
+        os._exit(code)
+
+
+def end_of(pid: int) -> int:
+    """Wait for a process.
+
+    Args:
+        pid: one that ``start`` gave.
+
+    Returns:
+        Its exit code, or the negative number of the signal that killed it.
+    """
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
+def dies_at(number: int, operation: Callable[[], object], modules: str = "*") -> bool:
+    """Let another process be killed in the middle of an operation.
+
+    Args:
+        number: before which opcode.
+        operation: the operation.
+        modules: as for ``at_opcode``.
+
+    Returns:
+        True if it died there, False if the operation has fewer opcodes and was completed.
+
+    Raises:
+        AssertionError: if it ended otherwise.
+    """
+    code = end_of(start(lambda: at_opcode(number, die, operation, modules)))
+    assert code in (0, -signal.SIGKILL), f"the process ended with {code} at opcode {number}"
+    return code != 0
+
+
+def snapshot(store: Store) -> Callable[[], None]:
+    """Remember an arena, so that many operations can start from the same state.
+
+    Args:
+        store: the store; nobody holds one of its locks, which are not part of the arena.
+
+    Returns:
+        What brings the arena back.
+    """
+    saved = bytes(store.counts)
+
+    def restore() -> None:
+        store.counts[:] = saved
+
+    return restore

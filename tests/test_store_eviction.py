@@ -1,0 +1,173 @@
+"""Making room: only when there is none, without growing, never because one key is written a lot."""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+from store_helpers import KIB, MIB, HandClock, clock, open_store, payload, value_of
+
+from fastkv.store.layout import WORD
+from fastkv.store.records import record_words
+
+
+@pytest.mark.parametrize("size", [120, 4 * KIB, 64 * KIB, MIB])
+def test_nothing_is_evicted_while_there_is_room(size: int) -> None:
+    memory_bytes = 256 * MIB if size >= 4 * KIB else 64 * MIB
+    with open_store(memory_bytes, shards=None, segment_bytes=None) as store:
+        value = bytes(size)
+        step = 512 if size < 4 * KIB else 1
+        count = -step
+        while store.stats()["evictions"] == 0:
+            count += step
+            for i in range(count, count + step):
+                store.put(b"key%013d" % i, value, clock)
+        # All that was put, and the index that leads to it, filled the arena.
+        filled = count * WORD * record_words(16, 0, size)
+        filled += store.stats()["index_pages"] * store.geometry.segment_bytes
+        assert 0.9 <= filled / memory_bytes <= 1
+
+
+def resident_bytes() -> int:
+    """The memory that this process has, shared memory that it has touched included."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * 4 * KIB
+
+
+@pytest.mark.parametrize(("memory_bytes", "shards"), [(4 * MIB, 1), (16 * MIB, None)])
+def test_ten_times_the_budget_stays_within_it(memory_bytes: int, shards: int | None) -> None:
+    sizes = [0, 10, 100, 1000, 5000, 70_000, 300_000]
+    values = [payload("value", size) for size in sizes]
+    with open_store(memory_bytes, shards=shards, segment_bytes=None) as store:
+        before = resident_bytes()
+        written = 0
+        for i in itertools.count():
+            value = values[i % len(values)]
+            assert store.put(b"key%d" % i, value, clock)
+            assert value_of(store, b"key%d" % i) == value
+            written += len(value)
+            if i % 500 == 0:
+                assert store.check() == []
+            if written > 10 * memory_bytes:
+                break
+        assert len(store.counts) == memory_bytes
+        assert store.stats()["bytes"] <= memory_bytes
+        assert store.stats()["evictions"] > 0
+        assert resident_bytes() - before < memory_bytes + 8 * MIB
+
+
+class Hot(NamedTuple):
+    """Keys that are overwritten all the time beside others that are not.
+
+    Attributes:
+        shards: of the store.
+        size: of every value.
+        keys: how many keys are hot.
+        rounds: how often each is overwritten.
+        segments_left: how many segments are free when it begins.
+    """
+
+    shards: int
+    size: int
+    keys: int
+    rounds: int
+    segments_left: int
+
+
+HOT: dict[str, Hot] = {
+    "a million times": Hot(1, 8, 1, 1_000_000, 5),
+    "nearly full": Hot(4, 100, 1, 100_000, 12),
+    "nearly full, one shard": Hot(1, 100, 1, 100_000, 5),
+    "nearly full, values of the size of a segment": Hot(1, 4000, 1, 20_000, 12),
+    "nearly full, values larger than a segment": Hot(2, 10_000, 1, 10_000, 16),
+    "several keys": Hot(4, 300, 16, 5_000, 12),
+    "several large keys": Hot(1, 6_000, 4, 3_000, 16),
+}
+
+
+@pytest.mark.parametrize("name", HOT)
+def test_hot_keys_evict_nobody_else(name: str) -> None:
+    shards, size, keys, rounds, segments_left = HOT[name]
+    with open_store(shards=shards) as store:
+        hot = [b"hot %d" % i for i in range(keys)]
+        for key in hot:
+            store.put(key, bytes(size), clock)
+        others: dict[bytes, bytes] = {}
+        while store.stats()["segments_free"] > segments_left:
+            key = b"%d" % len(others)
+            others[key] = payload(key, size)
+            store.put(key, others[key], clock)
+        assert store.stats()["evictions"] == 0
+        put = store.put
+        for i in range(rounds):
+            value = (b"%d." % i).ljust(size, b".")[: max(size, 8)]
+            for key in hot:
+                put(key, value, clock)
+        assert store.stats()["evictions"] == 0
+        assert [key for key in others if value_of(store, key) != others[key]] == []
+        assert {value_of(store, key) for key in hot} == {value}
+
+
+@pytest.mark.parametrize("shards", [1, 4])
+@pytest.mark.parametrize("size", [8, 100, 400])
+def test_a_hot_key_in_a_store_without_any_room_evicts_no_more_than_the_room_it_needs(
+    shards: int, size: int
+) -> None:
+    with open_store(shards=shards) as store:
+        store.put(b"hot", bytes(size), clock)
+        count = 0
+        while store.stats()["evictions"] == 0:
+            store.put(b"%d" % count, payload(count, size), clock)
+            count += 1
+        for i in range(20_000):
+            store.put(b"hot", (b"%d" % i).ljust(size), clock)
+        settled = store.stats()["evictions"]
+        present = [key for key in (b"%d" % i for i in range(count)) if value_of(store, key) is not None]
+        assert len(present) > 0.95 * count
+        for i in range(100_000):
+            store.put(b"hot", (b"%d" % i).ljust(size), clock)
+        assert store.stats()["evictions"] == settled
+        assert [key for key in present if value_of(store, key) is None] == []
+
+
+@pytest.mark.parametrize("size", [100, 500, 3000])
+def test_who_is_read_gets_a_second_chance(size: int) -> None:
+    with open_store(shards=4) as store:
+        old = [b"old %d" % i for i in range(160)]
+        for key in old:
+            store.put(key, payload(key, size), clock)
+        i = 0
+        while store.stats()["evictions"] < 200:
+            store.put(b"%d" % i, payload(i, size), clock)
+            if i % 40 == 0:
+                for key in old[::4]:
+                    store.get(key, clock)
+            i += 1
+        assert sum(value_of(store, key) is not None for key in old[::4]) >= 30
+        assert sum(value_of(store, key) is not None for key in old[1::4]) <= 10
+
+
+def test_what_has_expired_goes_first_and_is_counted() -> None:
+    now = HandClock()
+    with open_store() as store:
+        for i in range(150):
+            store.put(b"short %d" % i, payload(i, 3000), now, deadline_ms=now.now_ms + 10)
+        now.now_ms += 10
+        for i in range(200):
+            store.put(b"%d" % i, payload(i, 3000), now)
+        assert store.stats()["evictions"] == 0
+        assert store.stats()["expired"] > 0
+        assert all(value_of(store, b"%d" % i, now) == payload(i, 3000) for i in range(200))
+
+
+def test_random_overwrites_of_a_store_with_some_room_evict_nobody() -> None:
+    with open_store(shards=2) as store:
+        keys = [b"%d" % i for i in range(1100)]
+        for key in keys:
+            store.put(key, payload(key, 400), clock)
+        for i in range(30_000):
+            key = keys[i * 7919 % len(keys)]
+            store.put(key, payload(i % 50, 400), clock)
+        assert store.stats()["evictions"] == 0
+        assert store.stats()["entries"] == len(keys)

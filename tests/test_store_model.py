@@ -1,0 +1,131 @@
+"""The store against a dict: a hit is the newest value, a miss has its reason, versions only rise."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from store_helpers import KIB, MIB, SEED, HandClock, payload
+
+from fastkv.errors import ValueTooLong
+from fastkv.store import Store
+
+# name: (memory, shards, segment bytes)
+SHAPES: dict[str, tuple[int, int, int]] = {
+    "one shard": (MIB, 1, 4 * KIB),
+    "many shards, few segments": (MIB, 32, 4 * KIB),
+    "few large segments": (MIB, 1, 64 * KIB),
+    "not a power of two": (MIB + 37 * KIB, 8, 8 * KIB),
+}
+
+KEYS = st.integers(0, 30).map(lambda i: b"key%d" % i)
+SIZES = st.one_of(
+    st.sampled_from(
+        [0, 1, 7, 8, 500, 512, 513, 4076, 4077, 4096, 8192, 20_000, 65_536, 150_000, 262_144, 300_000]
+    ),
+    st.integers(0, 10_000),
+)
+DEADLINES = st.one_of(st.just(0), st.integers(1, 40))
+
+OPERATIONS = st.one_of(
+    st.tuples(st.just("put"), KEYS, SIZES, st.integers(0, 255), DEADLINES),
+    st.tuples(st.just("put"), KEYS, SIZES, st.integers(0, 255), DEADLINES),
+    st.tuples(st.just("get"), KEYS),
+    st.tuples(st.just("delete"), KEYS),
+    st.tuples(st.just("wait"), st.integers(1, 30)),
+    st.tuples(
+        st.just("crowd"), st.sampled_from([(400, 0), (60, 300), (40, 3000), (5, 40_000), (2, 150_000)])
+    ),
+    st.tuples(st.just("check")),
+)
+
+
+@dataclass
+class Model:
+    """A dict beside a store.
+
+    Attributes:
+        store: the store.
+        now: the clock of both.
+        entries: key to value, flags, deadline and version.
+        versions: the newest version that a key ever had.
+        evicted: how many entries were missed for no other reason than eviction.
+        count: of writes, so that no two values are equal.
+    """
+
+    store: Store
+    now: HandClock = field(default_factory=HandClock)
+    entries: dict[bytes, tuple[bytes, int, int, int]] = field(default_factory=dict)
+    versions: dict[bytes, int] = field(default_factory=dict)
+    evicted: int = 0
+    count: int = 0
+
+    def put(self, key: bytes, size: int, flags: int, ttl_ms: int) -> None:
+        self.count += 1
+        value = payload(self.count, size)
+        deadline_ms = self.now() + ttl_ms if ttl_ms else 0
+        if size > self.store.max_value_bytes:
+            with pytest.raises(ValueTooLong):
+                self.store.put(key, value, self.now, flags, deadline_ms)
+            return
+        version = self.store.put(key, value, self.now, flags, deadline_ms)
+        assert version > self.versions.get(key, 0)
+        self.versions[key] = version
+        self.entries[key] = value, flags, deadline_ms, version
+
+    def get(self, key: bytes) -> None:
+        entry = self.store.get(key, self.now)
+        if entry is not None:
+            value, flags, version, deadline_ms, slot, word = entry
+            assert (value, flags, deadline_ms, version) == self.entries.get(key)
+            assert not deadline_ms or deadline_ms > self.now()
+            assert self.store.words[slot] == word
+        else:
+            self.missed(key)
+
+    def delete(self, key: bytes) -> None:
+        if self.store.delete(key, self.now):
+            _, _, deadline_ms, _ = self.entries.pop(key)
+            assert not deadline_ms or deadline_ms > self.now()
+        else:
+            self.missed(key)
+        assert self.store.get(key, self.now) is None
+
+    def missed(self, key: bytes) -> None:
+        """Only who was never there, was deleted, has expired or was evicted may be missed."""
+        if key in self.entries:
+            _, _, deadline_ms, _ = self.entries.pop(key)
+            self.evicted += not deadline_ms or deadline_ms > self.now()
+        assert self.evicted <= self.store.stats()["evictions"]
+
+    def wait(self, ms: int) -> None:
+        self.now.now_ms += ms
+
+    def crowd(self, what: tuple[int, int]) -> None:
+        for i in range(what[0]):
+            self.put(b"crowd%d" % i, what[1], 0, 0)
+
+    def check(self) -> None:
+        assert self.store.check() == []
+
+
+@pytest.mark.parametrize("name", SHAPES)
+@settings(
+    max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large]
+)
+@given(st.lists(OPERATIONS, min_size=5, max_size=60))
+def test_the_store_is_a_dict_that_forgets_only_what_it_may(
+    name: str, operations: list[tuple[object, ...]]
+) -> None:
+    memory_bytes, shards, segment_bytes = SHAPES[name]
+    store = Store(memory_bytes, shards=shards, segment_bytes=segment_bytes, seed=SEED)
+    model = Model(store)
+    for operation, *arguments in operations:
+        getattr(model, str(operation))(*arguments)
+    for key in list(model.entries):
+        model.get(key)
+    model.check()
+    assert store.stats()["entries"] >= len(model.entries)
+    store.close()

@@ -1,0 +1,93 @@
+"""Records: what is built is parsed again, has the size that was foretold, and shows each flipped bit."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fastkv.store.layout import MAX_SEGMENT, WORD
+from fastkv.store.records import (
+    CALLER_FLAGS,
+    DEADLINE,
+    FRAGMENT,
+    HEAD,
+    LARGE,
+    build_pieces,
+    build_record,
+    parse_pieces,
+    parse_record,
+    record_is_whole,
+    record_words,
+)
+
+U64 = 2**64 - 1
+# What a record is built from: key, value, flags, version and deadline in ms.
+CASES: dict[str, tuple[bytes, bytes, int, int, int]] = {
+    "nothing but a key": (b"k", b"", 0, 1, 0),
+    "a small entry": (b"key", b"value", 0, 2, 0),
+    "the caller's flags": (b"key", b"value", CALLER_FLAGS, 3, 0),
+    "a deadline": (b"key", b"value", 0, 4, 1),
+    "the largest version and deadline": (b"key", b"value", 1, U64, U64),
+    "a long key": (b"k" * 65_535, b"v", 0, 5, 0),
+    "a fragment": (b"", b"piece", FRAGMENT, U64, 0),
+    "a large entry's list": (b"key", build_pieces(9000, [512, 1024, 1536]), LARGE, 6, 0),
+    "a large entry's list with a deadline": (b"key", build_pieces(9000, [512]), LARGE, 7, 77),
+    "bytes that look like a head": (b"\0" * 16, b"\xff" * 16, 0, 0, 0),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("at", [0, 8, 24])
+def test_a_record_is_parsed_as_it_was_built(name: str, at: int) -> None:
+    key, value, flags, version, deadline_ms = CASES[name]
+    raw = build_record(key, value, flags, version, deadline_ms)
+    flags |= DEADLINE if deadline_ms else 0
+    assert parse_record(b"\xaa" * at + raw + b"\xaa" * 9, at) == (key, value, flags, version, deadline_ms)
+    assert record_is_whole(raw)
+    assert record_words(len(key), flags, len(value)) == -(-len(raw) // WORD)
+
+
+@given(
+    st.binary(max_size=40),
+    st.binary(max_size=80),
+    st.integers(0, 255),
+    st.integers(0, U64),
+    st.integers(0, U64),
+)
+def test_any_record_is_parsed_as_it_was_built(
+    key: bytes, value: bytes, flags: int, version: int, deadline: int
+) -> None:
+    raw = build_record(key, value, flags, version, deadline)
+    parsed = parse_record(raw, 0)
+    assert parsed == (key, value, flags | (DEADLINE if deadline else 0), version, deadline)
+    assert record_words(len(key), parsed[2], len(value)) == -(-len(raw) // WORD)
+
+
+@pytest.mark.parametrize("name", [name for name in CASES if name != "a long key"])
+def test_each_flipped_bit_breaks_the_checksum(name: str) -> None:
+    raw = build_record(*CASES[name])
+    for bit in range(len(raw) * 8):
+        damaged = bytearray(raw)
+        damaged[bit >> 3] ^= 1 << (bit & 7)
+        assert not record_is_whole(bytes(damaged)), f"bit {bit}"
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_record_of_another_length_is_not_whole(name: str) -> None:
+    raw = build_record(*CASES[name])
+    assert not record_is_whole(raw[:-1])
+    assert not record_is_whole(raw + b"\0")
+    assert not record_is_whole(b"")
+
+
+def test_what_is_longer_than_a_record_can_be_is_none() -> None:
+    with pytest.raises(ValueError, match="no record at byte 8"):
+        parse_record(b"\0" * 8 + HEAD.pack(1, 0, MAX_SEGMENT + 1, 1), 8)
+
+
+@pytest.mark.parametrize("locations", [[], [1], list(range(0, 4096, 7)), [U64]])
+def test_the_list_of_fragments_is_parsed_as_it_was_built(locations: list[int]) -> None:
+    raw = build_pieces(123_456, locations)
+    assert parse_pieces(raw) == (123_456, *locations)
+    assert parse_pieces(raw + b"torn") == (123_456, *locations)

@@ -1,0 +1,302 @@
+"""Death at every point: whoever comes next finds what was acknowledged, and can go on.
+
+A forked process begins an operation and is killed before its n-th opcode, for every n of a short operation
+and a dense row of them in a long one. The test's own process shares the arena and is the one that comes next.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+import pytest
+from store_helpers import (
+    KIB,
+    at_opcode,
+    clock,
+    dies_at,
+    end_of,
+    open_store,
+    payload,
+    snapshot,
+    start,
+    value_of,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from fastkv.store import Store
+
+NEW = payload("new", 60)
+BLOCK = payload("block", 2000)
+LARGE = payload("large", 9000)
+POOL = "segments"
+
+
+class Death(NamedTuple):
+    """An operation on the key ``target``, and where in it a process is killed.
+
+    Attributes:
+        prepare: brings the store to where the operation starts; returns what is in it.
+        operation: what the process does.
+        after: the target's value once it is done, None if it is deleted.
+        modules: where the opcodes count.
+        stride: before each how manyeth of them a process is killed.
+    """
+
+    prepare: Callable[[Store], dict[bytes, bytes]]
+    operation: Callable[[Store], object]
+    after: bytes | None
+    modules: str = "*"
+    stride: int = 1
+
+
+def put(store: Store, model: dict[bytes, bytes]) -> dict[bytes, bytes]:
+    for key, value in model.items():
+        store.put(key, value, clock)
+    return model
+
+
+def a_few(store: Store) -> dict[bytes, bytes]:
+    return put(store, {b"%d" % i: payload(i, i * 37 % 500) for i in range(12)})
+
+
+def a_few_and_target(store: Store) -> dict[bytes, bytes]:
+    return a_few(store) | put(store, {b"target": b"old"})
+
+
+def a_few_and_large_target(store: Store) -> dict[bytes, bytes]:
+    return a_few(store) | put(store, {b"target": payload("old", 10_000)})
+
+
+def a_full_segment(store: Store) -> dict[bytes, bytes]:
+    """The segment of new records has no room left, and all but the target in it is dead."""
+    model = a_few(store) | put(store, {b"target": b"old"})
+    free = store.stats()["segments_free"]
+    restore = snapshot(store)
+    while store.stats()["segments_free"] == free:
+        restore = snapshot(store)
+        store.put(b"target", NEW, clock)
+    restore()
+    return model | {b"target": NEW}
+
+
+def a_full_page(store: Store) -> dict[bytes, bytes]:
+    """Putting the target splits a page."""
+    pages = store.stats()["index_pages"]
+    model: dict[bytes, bytes] = {}
+    while True:
+        restore = snapshot(store)
+        store.put(b"target", NEW, clock)
+        grown = store.stats()["index_pages"] > pages
+        restore()
+        if grown:
+            return model
+        model |= put(store, {b"%d" % len(model): b""})
+
+
+def a_full_store(store: Store) -> dict[bytes, bytes]:
+    """Putting the target, which is no smaller than the others, evicts."""
+    model = put(store, {b"large %d" % i: payload(i, 9000) for i in range(20)})
+    return model | until_the_target_makes(store, "evictions")
+
+
+def a_full_store_that_was_read(store: Store) -> dict[bytes, bytes]:
+    """Putting the target gives others, small and large, a second chance."""
+    model = a_full_store(store)
+    for key in model:
+        store.get(key, clock)
+    return model
+
+
+def a_full_store_with_dead_space(store: Store) -> dict[bytes, bytes]:
+    """Putting the target cleans."""
+    model = a_full_store(store)
+    for key in list(model)[20:200:3]:
+        store.delete(key, clock)
+        del model[key]
+    return model | until_the_target_makes(store, "relocated")
+
+
+def until_the_target_makes(store: Store, counter: str) -> dict[bytes, bytes]:
+    """Fill the store until putting the target would count something; returns what it was filled with."""
+    model: dict[bytes, bytes] = {}
+    before = store.stats()[counter]
+    while True:
+        restore = snapshot(store)
+        store.put(b"target", BLOCK, clock)
+        counted = store.stats()[counter] > before
+        restore()
+        if counted:
+            return model
+        key = b"%s %d" % (counter.encode(), len(model))
+        model |= put(store, {key: payload(key, len(BLOCK))})
+
+
+DEATHS: dict[str, Death] = {
+    "put of a new key": Death(a_few, lambda store: store.put(b"target", NEW, clock), NEW),
+    "put over a key": Death(a_few_and_target, lambda store: store.put(b"target", NEW, clock), NEW),
+    "put with a deadline": Death(
+        a_few_and_target, lambda store: store.put(b"target", NEW, clock, 3, clock() + 1), NEW, stride=4
+    ),
+    "put that closes a segment": Death(
+        a_full_segment, lambda store: store.put(b"target", b"x" * 99, clock), b"x" * 99, stride=3
+    ),
+    "put of a large value": Death(a_few, lambda store: store.put(b"target", LARGE, clock), LARGE, stride=13),
+    "put of a large value, in the pool": Death(
+        a_few, lambda store: store.put(b"target", LARGE, clock), LARGE, POOL, stride=2
+    ),
+    "put of a large value over one": Death(
+        a_few_and_large_target, lambda store: store.put(b"target", LARGE, clock), LARGE, stride=17
+    ),
+    "put over a large value, in the pool": Death(
+        a_few_and_large_target, lambda store: store.put(b"target", NEW, clock), NEW, POOL
+    ),
+    "delete": Death(a_few_and_target, lambda store: store.delete(b"target", clock), None),
+    "delete of a large value": Death(
+        a_few_and_large_target, lambda store: store.delete(b"target", clock), None, stride=7
+    ),
+    "put that splits a page": Death(
+        a_full_page, lambda store: store.put(b"target", NEW, clock), NEW, stride=79
+    ),
+    "put that splits a page, in the pool": Death(
+        a_full_page, lambda store: store.put(b"target", NEW, clock), NEW, POOL
+    ),
+    "put that evicts": Death(
+        a_full_store, lambda store: store.put(b"target", BLOCK, clock), BLOCK, stride=67
+    ),
+    "put that evicts, in the pool": Death(
+        a_full_store, lambda store: store.put(b"target", BLOCK, clock), BLOCK, POOL, stride=17
+    ),
+    "put of a large value that evicts": Death(
+        a_full_store, lambda store: store.put(b"target", LARGE, clock), LARGE, stride=151
+    ),
+    "put that evicts with second chances": Death(
+        a_full_store_that_was_read, lambda store: store.put(b"target", BLOCK, clock), BLOCK, stride=151
+    ),
+    "put that cleans": Death(
+        a_full_store_with_dead_space, lambda store: store.put(b"target", BLOCK, clock), BLOCK, stride=71
+    ),
+}
+
+
+def store_for(death: Death) -> tuple[int, int]:
+    """How many shards a case has, and how large its segments are."""
+    full = death.prepare.__name__.startswith("a_full_store")
+    return (1, 16 * KIB) if full else (2, 4 * KIB)
+
+
+def assert_whole(
+    store: Store, model: dict[bytes, bytes], target: tuple[bytes | None, ...], uncounted: int
+) -> None:
+    """Everything that was acknowledged is there, and everything can be done.
+
+    Args:
+        store: the store, which had evicted nothing before.
+        model: what was acknowledged.
+        target: what the target's value may be.
+        uncounted: how many entries the dead may have evicted and not have counted any more.
+    """
+    found = {key: value_of(store, key) for key in model}
+    missed = [key for key in model if found[key] is None]
+    assert {key: found[key] for key in model if key not in missed} == {
+        key: model[key] for key in model if key not in missed
+    }
+    assert len(missed) <= store.stats()["evictions"] + uncounted
+    assert value_of(store, b"target") in target
+    for key in (b"target", *list(model)[:2], b"never seen", b"never seen, either"):
+        assert store.put(key, key + NEW, clock)
+        assert value_of(store, key) == key + NEW
+        assert store.delete(key, clock)
+        assert store.get(key, clock) is None
+        assert not store.delete(key, clock)
+
+
+@pytest.mark.parametrize("name", DEATHS)
+def test_death_at_any_point_is_survived(name: str) -> None:
+    death = DEATHS[name]
+    shards, segment_bytes = store_for(death)
+    with open_store(shards=shards, segment_bytes=segment_bytes) as store:
+        model = death.prepare(store)
+        old = model.pop(b"target", None)
+        assert store.stats()["evictions"] == 0
+        uncounted = int(death.prepare.__name__.startswith("a_full_store"))
+        restore = snapshot(store)
+        at, deaths = 1, 0
+        while dies_at(at, lambda: death.operation(store), death.modules):
+            # Who comes next may be one who verifies, one who reads or one who writes.
+            turn = deaths % 3
+            if turn == 0:
+                assert store.check() == [], f"opcode {at}"
+            if turn == 1:
+                assert store.put(b"target", b"next", clock), f"opcode {at}"
+            assert_whole(store, model, (old, death.after) if turn != 1 else (b"next",), uncounted)
+            assert store.check() == [], f"opcode {at}"
+            restore()
+            deaths += 1
+            at += death.stride
+        assert deaths > 30
+        # The process that was not killed any more has done it.
+        assert value_of(store, b"target") == death.after
+        assert_whole(store, model, (death.after,), uncounted)
+
+
+# Where the first process dies, as a part of its operation.
+REPAIRS: dict[str, float] = {
+    "put of a large value": 0.6,
+    "put of a large value over one": 0.85,
+    "delete of a large value": 0.6,
+    "put that closes a segment": 0.8,
+    "put that splits a page": 0.5,
+}
+
+
+@pytest.mark.parametrize("name", REPAIRS)
+def test_death_of_who_repairs_is_survived(name: str) -> None:
+    death = DEATHS[name]
+    with open_store(shards=1) as store:
+        model = death.prepare(store)
+        old = model.pop(b"target", None)
+        restore = snapshot(store)
+        whole = at_opcode(0, clock, lambda: death.operation(store))
+        restore()
+        deaths = 0
+        for modules, stride in (("repair segments", 17), ("*", 601)) if len(model) < 100 else (("*", 1999),):
+            at, died = 1, True
+            while died:
+                assert dies_at(int(whole * REPAIRS[name]), lambda: death.operation(store))
+                # Deleting what is not there does nothing but take the lock and repair.
+                died = dies_at(at, lambda: store.delete(b"absent", clock), modules)
+                if deaths % 2:
+                    assert store.check() == [], f"opcode {at} of {modules}"
+                assert_whole(store, model, (old, death.after), 0)
+                assert store.check() == [], f"opcode {at} of {modules}"
+                restore()
+                deaths += died
+                at += stride
+        assert deaths > 20
+
+
+def test_versions_go_on_after_a_death() -> None:
+    with open_store() as store:
+        last = store.put(b"target", b"", clock)
+        at = 1
+        while dies_at(at, lambda: store.put(b"target", NEW, clock)):
+            entry = store.get(b"target", clock)
+            assert entry is not None
+            assert entry[2] >= last
+            version = store.put(b"target", b"", clock)
+            assert version > entry[2]
+            last = version
+            at += 5
+
+
+def test_repairs_are_counted() -> None:
+    with open_store() as store:
+        store.put(b"target", NEW, clock)
+        assert end_of(start(lambda: store.put(b"target", NEW, clock))) == 0
+        assert store.stats()["repairs"] == 0
+        whole = at_opcode(0, clock, lambda: store.put(b"target", NEW, clock))
+        assert dies_at(whole // 2, lambda: store.put(b"target", NEW, clock))
+        store.put(b"target", NEW, clock)
+        assert store.stats()["repairs"] == 1

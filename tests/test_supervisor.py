@@ -1,0 +1,417 @@
+"""What the supervisor does about deaths, signals and a machine that refuses: with real processes."""
+
+import json
+import os
+import random
+import re
+import resource
+import signal
+import socket
+import stat
+import time
+from collections.abc import Callable
+from contextlib import ExitStack, suppress
+from functools import partial
+from pathlib import Path
+
+import pytest
+from server import Server, has_ended, in_background, is_alive, read_reply, run_to_end, running, wait_until
+
+HEALTH = b"GET /health HTTP/1.1\r\nHost: a\r\n\r\n"
+BODY = b'{"key":"drained","value":"1"}'
+PUT = b"PUT /put HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\n%b" % (len(BODY), BODY)
+
+
+def put(server: Server, key: str, value: str) -> None:
+    assert server.request("PUT", "/put", json.dumps({"key": key, "value": value})).status == 200
+
+
+def get(server: Server, key: str) -> str | None:
+    reply = server.request("GET", f"/get?key={key}")
+    return str(json.loads(reply.body)["value"]) if reply.status == 200 else None
+
+
+def kill(pid: int, number: int = signal.SIGKILL) -> None:
+    with suppress(ProcessLookupError):
+        os.kill(pid, number)
+
+
+# -- deaths ------------------------------------------------------------------------------------------------
+
+
+def test_a_killed_worker_is_replaced() -> None:
+    with running(workers=2) as server:
+        put(server, "a", "1")
+        before = server.workers()
+        victim = before[0]
+        kill(victim)
+        wait_until(lambda: len(server.workers()) == 2 and victim not in server.workers(), "a new worker")
+        for _ in range(20):
+            assert get(server, "a") == "1"
+        assert before[1] in server.workers()
+        told = json.loads(server.request("GET", "/stats").body)
+        assert told["workers"] == 2
+        assert server.stop() == 0
+        assert re.search(
+            rf"Worker \d, pid {victim}, ended: killed by SIGKILL; it is replaced now\.", server.log()
+        )
+
+
+def test_all_workers_at_once() -> None:
+    with running(workers=3) as server:
+        put(server, "a", "1")
+        before = set(server.workers())
+        for pid in before:
+            kill(pid)
+        # Whoever connects now waits, and is not refused.
+        assert get(server, "a") == "1"
+        wait_until(lambda: len(server.workers()) == 3 and not before & set(server.workers()), "new workers")
+        assert server.stop() == 0
+
+
+def test_a_worker_that_keeps_dying_is_replaced_less_and_less_often() -> None:
+    with running(workers=1) as server:
+        put(server, "a", "1")
+        for _ in range(8):
+            wait_until(server.workers, "a new worker")
+            for pid in server.workers():
+                kill(pid)
+                wait_until(partial(has_ended, pid), "its end")
+        assert get(server, "a") == "1"
+        assert server.stop() == 0
+        waits = re.findall(
+            r"replaced in ([\d.]+) s, because it keeps ending right after its start", server.log()
+        )
+        assert [float(wait) for wait in waits][:2] == [0.1, 0.2]
+
+
+def test_a_stuck_worker_is_killed_and_replaced() -> None:
+    with running(workers=2, stuck_seconds=1) as server:
+        put(server, "a", "1")
+        stuck = server.workers()[0]
+        kill(stuck, signal.SIGSTOP)
+        wait_until(lambda: not is_alive(stuck) and len(server.workers()) == 2, "its replacement")
+        for _ in range(20):
+            assert get(server, "a") == "1"
+        assert f"The worker with pid {stuck} gives no sign of life; it is killed." in server.log()
+        assert server.stop() == 0
+
+
+def test_workers_that_do_nothing_are_not_stuck() -> None:
+    with running(workers=2, stuck_seconds=1) as server:
+        before = server.workers()
+        _let_pass(2.5)
+        assert server.workers() == before
+
+
+def _let_pass(seconds: float) -> None:
+    """Nothing is waited for: that nothing happens is what is looked at."""
+    time.sleep(seconds)
+
+
+def test_a_stopped_server_goes_on_with_its_workers() -> None:
+    """Ctrl-Z and fg: nobody was stuck who was not allowed to run."""
+    with running(workers=2, stuck_seconds=1) as server:
+        before = server.workers()
+        everybody = [server.pid, *before]
+        for _ in range(3):
+            for pid in everybody:
+                kill(pid, signal.SIGSTOP)
+            _let_pass(1.5)
+            for pid in everybody:
+                kill(pid, signal.SIGCONT)
+            assert server.request("GET", "/health").status == 200
+        assert server.workers() == before
+        assert "no sign of life" not in server.log()
+
+
+def test_no_worker_outlives_the_supervisor() -> None:
+    with ExitStack() as stack:
+        server = stack.enter_context(running(workers=3))
+        port, workers = server.port, server.workers()
+        assert len(workers) == 3
+        assert server.stop(signal.SIGKILL) == -signal.SIGKILL
+        wait_until(lambda: has_ended(*workers), "the workers end")
+        for _ in range(3):
+            with running(port=port) as next_one:
+                assert next_one.port == port
+                assert get(next_one, "a") is None
+                next_one.stop(signal.SIGKILL)
+                wait_until(lambda: has_ended(*next_one._seen), "the workers end")
+
+
+# -- the end -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_drain(number: int) -> None:
+    with running(workers=2, drain_seconds=10) as server, ExitStack() as stack:
+        in_body, in_head, idle, used, *more = [stack.enter_context(server.connect()) for _ in range(12)]
+        streams = {client: stack.enter_context(client.makefile("rb")) for client in (in_body, in_head, used)}
+        in_body.sendall(PUT[:-5])
+        in_head.sendall(HEALTH[:-5])
+        used.sendall(HEALTH)
+        assert read_reply(streams[used]).status == 200
+        wait_until(
+            lambda: json.loads(server.request("GET", "/stats").body)["connections"] >= 12, "all are accepted"
+        )
+        server.send(number)
+        for client in (idle, used, *more):
+            assert client.recv(1) == b""
+        with pytest.raises(ConnectionRefusedError):
+            server.connect()
+        assert server.process.poll() is None
+        in_body.sendall(PUT[-5:])
+        stored = read_reply(streams[in_body])
+        assert (stored.status, stored.fields["connection"]) == (200, "close")
+        in_head.sendall(HEALTH[-5:])
+        health = read_reply(streams[in_head])
+        assert (health.status, health.fields["connection"]) == (503, "close")
+        assert streams[in_body].read() + streams[in_head].read() == b""
+        in_body.close()
+        in_head.close()
+        assert server.wait() == 0
+        assert "Stopped." in server.log()
+        assert not server.workers()
+
+
+def test_a_client_that_never_finishes_does_not_hold_it_up_for_ever() -> None:
+    with running(workers=2, drain_seconds=0.5) as server, server.connect() as client:
+        client.sendall(PUT[:-5])
+        assert server.request("GET", "/health").status == 200
+        assert server.stop() == 0
+        with suppress(ConnectionResetError):
+            assert client.recv(1) == b""
+
+
+def test_a_stopped_worker_does_not_hold_it_up_for_ever() -> None:
+    with running(workers=2, drain_seconds=0.2) as server:
+        kill(server.workers()[0], signal.SIGSTOP)
+        assert server.stop() == 0
+
+
+def test_a_terminal_interrupts_all_processes_at_once() -> None:
+    """Ctrl-C goes to the workers as well; they leave it to the supervisor."""
+    with running(workers=2, drain_seconds=10) as server, server.connect() as client:
+        client.sendall(PUT[:-5])
+        assert server.request("GET", "/health").status == 200
+        for pid in (*server.workers(), server.pid):
+            kill(pid, signal.SIGINT)
+        with client.makefile("rb") as stream:
+            client.sendall(PUT[-5:])
+            assert read_reply(stream).status == 200
+        client.close()
+        assert server.wait() == 0
+
+
+# -- reload ------------------------------------------------------------------------------------------------
+
+
+def _reload(server: Server, times_before: int) -> None:
+    server.send(signal.SIGHUP)
+    wait_until(lambda: server.log().count("All workers are replaced.") > times_before, "the reload")
+
+
+def test_reload_refuses_nobody_and_loses_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "fastkv.sock"
+    counts = {"new": 0, "kept": 0, "unix": 0, "closed": 0}
+    with running(workers=3, unix=path) as server:
+        for number in range(100):
+            put(server, f"k{number}", str(number))
+
+        def new_connections(stop: Callable[[], bool]) -> None:
+            while not stop():
+                key = counts["new"] % 100
+                assert get(server, f"k{key}") == str(key)
+                counts["new"] += 1
+
+        def unix_connections(stop: Callable[[], bool]) -> None:
+            while not stop():
+                with socket.socket(socket.AF_UNIX) as client, client.makefile("rb") as stream:
+                    client.settimeout(10)
+                    client.connect(str(path))
+                    client.sendall(HEALTH)
+                    assert read_reply(stream).status == 200
+                counts["unix"] += 1
+
+        def kept_connections(stop: Callable[[], bool]) -> None:
+            while not stop():
+                with server.connect() as client, client.makefile("rb") as stream:
+                    last = False
+                    while not last and not stop():
+                        key = counts["kept"] % 100
+                        client.sendall(b"GET /get?key=k%d HTTP/1.1\r\nHost: a\r\n\r\n" % key)
+                        reply = read_reply(stream)
+                        assert json.loads(reply.body)["value"] == str(key)
+                        last = reply.fields.get("connection") == "close"
+                        counts["kept"] += 1
+                    counts["closed"] += last
+                    assert not last or stream.read() == b""
+
+        with in_background(
+            new_connections, new_connections, unix_connections, kept_connections, kept_connections
+        ):
+            for times in range(4):
+                before = set(server.workers())
+                _reload(server, times)
+                wait_until(partial(has_ended, *before), "the old workers end")
+                assert len(server.workers()) == 3
+        assert all(counts.values()), counts
+        for number in range(100):
+            assert get(server, f"k{number}") == str(number)
+        told = json.loads(server.request("GET", "/stats").body)
+        assert told["workers"] == 3
+        assert told["internal_errors"] == 0
+        assert path.exists()
+        assert server.stop() == 0
+
+
+def test_reload_answers_pipelined_requests_under_way() -> None:
+    with running(workers=1) as server, server.connect() as client, client.makefile("rb") as stream:
+        put(server, "a", "1")
+        burst = b"GET /get?key=a HTTP/1.1\r\nHost: a\r\n\r\n" * 16
+        for _ in range(4):  # so often that the worker knows them by heart
+            client.sendall(burst)
+            assert [read_reply(stream).status for _ in range(16)] == [200] * 16
+        old = server.workers()
+        _reload(server, 0)
+        client.sendall(burst)
+        replies = [read_reply(stream)]
+        with suppress(EOFError):
+            while True:
+                replies.append(read_reply(stream))
+        assert {reply.status for reply in replies} == {200}
+        assert replies[-1].fields.get("connection") == "close"
+        client.close()
+        wait_until(lambda: has_ended(*old), "the old worker ends")
+
+
+def test_an_upload_survives_a_reload() -> None:
+    with running(workers=1) as server, server.connect() as client, client.makefile("rb") as stream:
+        client.sendall(PUT[:-5])
+        assert server.request("GET", "/health").status == 200
+        _reload(server, 0)
+        assert get(server, "drained") is None
+        client.sendall(PUT[-5:])
+        reply = read_reply(stream)
+        assert (reply.status, reply.fields["connection"]) == (200, "close")
+        assert get(server, "drained") == "1"
+
+
+def test_stop_right_after_a_reload_does_not_wait_for_idle_connections() -> None:
+    with running(workers=2, drain_seconds=3600) as server, ExitStack() as stack:
+        idle = [stack.enter_context(server.connect()) for _ in range(6)]
+        for client in idle:
+            client.sendall(HEALTH)
+            assert client.recv(4096)
+        _reload(server, 0)
+        server.send(signal.SIGTERM)
+        for client in idle:
+            assert client.recv(1) == b""
+            client.close()
+        assert server.wait() == 0
+
+
+def test_reloads_and_deaths_in_any_order() -> None:
+    chance = random.Random(3)
+    with running(workers=2) as server, ExitStack() as stack:
+        put(server, "a", "1")
+        for _ in range(30):
+            client = stack.enter_context(server.connect())
+            client.sendall(HEALTH)
+            if chance.random() < 0.5:
+                server.send(signal.SIGHUP)
+            for pid in server.workers():
+                if chance.random() < 0.3:
+                    kill(pid)
+            wait_until(server.workers, "a worker")
+        for _ in range(10):
+            assert get(server, "a") == "1"
+        assert server.stop() == 0
+
+
+# -- a machine that refuses --------------------------------------------------------------------------------
+
+
+def _one_line(outcome: tuple[int, str, str]) -> str:
+    """What a start that failed as it should says."""
+    code, out, err = outcome
+    assert (code, out) == (1, "")
+    assert err.startswith("fastkv: ")
+    assert err.count("\n") == 1
+    return err
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "0.0.0.0"])
+def test_a_port_in_use(host: str) -> None:
+    with socket.socket() as other:
+        other.bind((host, 0))
+        other.listen()
+        port = other.getsockname()[1]
+        assert f"--port: {port} on 127.0.0.1 is in use by another process" in _one_line(run_to_end(port=port))
+
+
+def test_a_second_server_does_not_share_the_port() -> None:
+    with running() as server:
+        assert f"--port: {server.port} on 127.0.0.1 is in use" in _one_line(run_to_end(port=server.port))
+        assert server.request("GET", "/health").status == 200
+
+
+def test_an_address_of_somebody_else() -> None:
+    assert "--host: '192.0.2.1' is no address of this machine." in _one_line(run_to_end(host="192.0.2.1"))
+
+
+def test_too_little_memory() -> None:
+    assert "are too little for 4096 shards" in _one_line(run_to_end(memory="8mb", shards=4096))
+
+
+def test_more_memory_than_there_is() -> None:
+    assert "that this process may use" in _one_line(run_to_end(memory="127gb"))
+
+
+def test_a_unix_path_that_cannot_be(tmp_path: Path) -> None:
+    path = tmp_path / "missing" / "fastkv.sock"
+    assert f"--unix: no socket can be made at '{path}'" in _one_line(run_to_end(unix=path))
+
+
+def test_a_unix_path_that_is_no_socket(tmp_path: Path) -> None:
+    path = tmp_path / "precious"
+    path.write_text("data")
+    assert f"--unix: '{path}' exists and is no socket; it is left alone." in _one_line(run_to_end(unix=path))
+    assert path.read_text() == "data"
+
+
+def test_a_unix_socket_in_use(tmp_path: Path) -> None:
+    path = tmp_path / "fastkv.sock"
+    with running(unix=path) as server:
+        assert f"--unix: '{path}' is in use by another process" in _one_line(run_to_end(unix=path))
+        with socket.socket(socket.AF_UNIX) as client:
+            client.connect(str(path))
+        assert server.request("GET", "/health").status == 200
+
+
+def test_a_unix_socket_left_by_a_killed_server(tmp_path: Path) -> None:
+    path = tmp_path / "fastkv.sock"
+    with running(unix=path) as server:
+        server.stop(signal.SIGKILL)
+        workers = set(server._seen)
+        wait_until(lambda: has_ended(*workers), "the workers end")
+    assert stat.S_ISSOCK(path.stat().st_mode)
+    with (
+        running(unix=path) as server,
+        socket.socket(socket.AF_UNIX) as client,
+        client.makefile("rb") as stream,
+    ):
+        client.connect(str(path))
+        client.sendall(HEALTH)
+        assert read_reply(stream).status == 200
+
+
+def test_tuning_raises_the_limit_of_open_files() -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    for tune, expected in ((True, hard), (False, soft)):
+        with running(tune=tune) as server:
+            text = Path(f"/proc/{server.workers()[0]}/limits").read_text()
+            found = re.search(r"Max open files\s+(\d+)", text)
+            assert found is not None
+            assert int(found[1]) == expected
