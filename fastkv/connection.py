@@ -11,113 +11,24 @@ callback; there is no task, future or queue on the way of a request.
 from __future__ import annotations
 
 import asyncio
-import logging
 from typing import TYPE_CHECKING, Final, cast
 
-from fastkv.errors import KeyTooLong, StoreBusy, StoreFull, ValueTooLong
-from fastkv.http.fast import DECLINED, NEED_DATA, FastParser
-from fastkv.http.full import FullParser
+from fastkv.http.fast import DECLINED, NEED_DATA
 from fastkv.http.request import CLOSE, KEEP_ALIVE, HttpError
-from fastkv.http.responses import CONTINUE, RETRY_AFTER, Preludes, Reply, error_reply, without_body
-from fastkv.memo import Memo
+from fastkv.http.responses import CONTINUE, without_body
 from fastkv.stats import Column
 from fastkv.store.layout import COUNT_MAX
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from fastkv.http.full import FullParser
     from fastkv.http.request import Head
-    from fastkv.http.routes import Routes
-    from fastkv.settings import Settings
-    from fastkv.store import Store
-
-_log = logging.getLogger("fastkv")
+    from fastkv.service import Service
 
 # What a client still sends after it was refused is read and thrown away for so long, so that it can read the
 # refusal: closing with unread input would reset the connection under it (RFC 9112, 9.6).
 _LINGER_SECONDS: Final = 1.0
-_INTERNAL_ERROR: Final = error_reply(500, "The server made a mistake; it is logged there.")
-
-
-class Service:
-    """What all connections of a worker share.
-
-    Attributes:
-        connections: those that are open.
-        drained: set when the last of them ends after ``drain``.
-    """
-
-    __slots__ = (
-        "_settings",
-        "connections",
-        "counters",
-        "drained",
-        "draining",
-        "fast",
-        "memo",
-        "output_limit",
-        "preludes",
-        "routes",
-        "store",
-    )
-
-    def __init__(
-        self, store: Store, settings: Settings, routes: Routes, counters: memoryview[int], preludes: Preludes
-    ) -> None:
-        """Put a worker's parts together.
-
-        Args:
-            store: the store.
-            settings: for limits.
-            routes: the handlers.
-            counters: this worker's row of the board.
-            preludes: kept up to date by the worker.
-        """
-        self.store = store
-        self.routes = routes
-        self.counters = counters
-        self.preludes = preludes
-        self.memo = Memo(settings.memo_bytes, preludes.kinds[KEEP_ALIVE])
-        self.fast = FastParser(settings.max_head_bytes, settings.max_body_bytes or 0)
-        self.output_limit = settings.max_output_bytes
-        self.connections: set[Connection] = set()
-        self.draining = False
-        self.drained = asyncio.Event()
-        self._settings = settings
-
-    def full_parser(self) -> FullParser:
-        """A parser for what the fast one declines."""
-        return FullParser(self._settings.max_head_bytes, self._settings.max_body_bytes or 0)
-
-    def drain(self) -> None:
-        """From now on every reply ends its connection."""
-        self.draining = True
-        for connection in self.connections:
-            connection.leave_rest()
-        self.forget(None)
-
-    def close_all(self, *, idle_only: bool) -> None:
-        """Close connections.
-
-        Args:
-            idle_only: whether those that owe a reply are spared.
-        """
-        for connection in tuple(self.connections):
-            if connection.idle:
-                connection.close()
-            elif not idle_only:
-                connection.abort()
-
-    def forget(self, connection: Connection | None) -> None:
-        """Take note that a connection has ended.
-
-        Args:
-            connection: the connection, or None to look only whether it was the last.
-        """
-        if connection is not None:
-            self.connections.discard(connection)
-        if self.draining and not self.connections:
-            self.drained.set()
 
 
 class Connection(asyncio.Protocol):
@@ -281,9 +192,8 @@ class Connection(asyncio.Protocol):
         try:
             if not self._closing:
                 self._process(data)
-        except Exception:  # noqa: BLE001 - one connection's mistake must not reach the others
-            self._counters[Column.INTERNAL_ERRORS] += 1
-            _log.exception("A request failed in a way that nobody foresaw; its connection is closed.")
+        except Exception as error:  # noqa: BLE001 - one connection's mistake must not reach the others
+            self._service.failure(error)
             self.abort()
 
     def _process(self, data: bytes) -> None:
@@ -459,7 +369,8 @@ class Connection(asyncio.Protocol):
                 raise self._routes.no_handler(route)
             status, tail = handler(query, head, body)
         except Exception as error:  # noqa: BLE001 - whatever it is, the client gets a reply
-            status, tail = self._failure(error)
+            (status, tail), last = self._service.failure(error)
+            self._closing = self._closing or last
             if line.startswith(b"HEAD "):
                 status, tail = without_body((status, tail))
         if head.persistence == KEEP_ALIVE and not self._service.draining and not self._closing:
@@ -469,40 +380,9 @@ class Connection(asyncio.Protocol):
             self._closing = True
         return self._service.preludes.kinds[persistence][status] + tail
 
-    def _failure(self, error: Exception) -> Reply:
-        """What to answer where a handler raised.
-
-        Args:
-            error: an HttpError, an error of the store, or one that nobody foresaw.
-
-        Returns:
-            The reply; the connection is marked for closing if it cannot be trusted any more.
-        """
-        counters = self._counters
-        if isinstance(error, HttpError):
-            counters[_COLUMN_OF.get(error.status, Column.BAD_REQUESTS)] += 1
-            self._closing = self._closing or error.close
-            return error_reply(error.status, error.message, error.extra)
-        if isinstance(error, StoreBusy):
-            counters[Column.LOCK_TIMEOUTS] += 1
-            return error_reply(503, str(error), RETRY_AFTER)
-        if isinstance(error, StoreFull):
-            counters[Column.STORE_FULL] += 1
-            return error_reply(507, str(error))
-        if isinstance(error, ValueTooLong):
-            counters[Column.VALUE_TOO_LONG] += 1
-            return error_reply(413, str(error))
-        if isinstance(error, KeyTooLong):
-            counters[Column.KEY_TOO_LONG] += 1
-            return error_reply(400, str(error))
-        counters[Column.INTERNAL_ERRORS] += 1
-        _log.error("A handler failed in a way that nobody foresaw; the client was told 500.", exc_info=error)
-        self._closing = True
-        return _INTERNAL_ERROR
-
     def _error(self, error: HttpError) -> bytes:
         """The reply to what could not be read as a request; the last one."""
-        status, tail = self._failure(error)
+        (status, tail), _ = self._service.failure(error)
         return self._service.preludes.kinds[CLOSE][status] + tail
 
     # -- writing -----------------------------------------------------------------------------------------
@@ -563,11 +443,6 @@ class Connection(asyncio.Protocol):
 
 
 _MEMO_HITS: Final = int(Column.MEMO_HITS)
-_COLUMN_OF: Final = {
-    413: Column.BODY_TOO_LONG,
-    414: Column.HEAD_TOO_LONG,
-    431: Column.HEAD_TOO_LONG,
-}
 
 
 def _write_nowhere(data: bytes) -> None:

@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Final
 
 import uvloop
 
-from fastkv.connection import Connection, Service
+from fastkv.connection import Connection
 from fastkv.http.responses import Preludes
 from fastkv.http.routes import Routes
+from fastkv.service import Service
 from fastkv.stats import Board, Column, State
 
 if TYPE_CHECKING:

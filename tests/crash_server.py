@@ -19,7 +19,7 @@ from types import CodeType, FrameType
 from typing import Any
 
 from fastkv import cli, supervisor, worker
-from fastkv.store import Store, eviction, index, repair, segments, shard
+from fastkv.store import Store, eviction, index, log, repair, segments, shard
 
 Tracer = Callable[[FrameType, str, Any], Any]
 
@@ -27,15 +27,15 @@ EXIT_PROBLEMS = 3
 
 _AGE_SECONDS = (1.05, 1.5)
 _PATIENCE_SECONDS = 1.0
-_OFTEN = {shard.__file__, segments.__file__, eviction.__file__, repair.__file__}
+_OFTEN = {shard.__file__, log.__file__, segments.__file__, eviction.__file__, repair.__file__}
 _RARE = {eviction.__file__, repair.__file__}
 _RARE_NAMES = {"take", "close", "give_back", "enqueue", "dequeue", "rebuild_free_list", "split", "map_page"}
 _RARE_NAMES |= {
     "open_page",
     "blank_foreign_words",
     "_append_free",
-    "_append_pieces",
-    "_bury_pieces",
+    "append_pieces",
+    "bury_pieces",
     "relocate",
 }
 

@@ -7,9 +7,10 @@ from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from typing import Any, ParamSpec
 
-from fastkv.connection import Connection, Service
+from fastkv.connection import Connection
 from fastkv.http.responses import Preludes
 from fastkv.http.routes import Routes
+from fastkv.service import Service
 from fastkv.settings import Settings
 from fastkv.stats import Board, Column, State
 from fastkv.store import Store

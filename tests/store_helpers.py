@@ -124,7 +124,8 @@ def at_opcode(
         number: before which of the opcodes that run in the store's modules, from 1; 0 for none.
         act: what is done there, once.
         operation: the operation.
-        modules: names of those of the store's modules whose opcodes count, "*" for all.
+        modules: those of the store's modules whose opcodes count, or functions as in ``index.split``; "*" for
+            all.
 
     Returns:
         How many opcodes the operation took.
@@ -141,7 +142,9 @@ def at_opcode(
 
     def on_call(frame: FrameType, event: str, arg: object) -> object:
         file = Path(frame.f_code.co_filename)
-        if file.parent != _STORE_DIRECTORY or (modules != "*" and file.stem not in modules.split()):
+        if file.parent != _STORE_DIRECTORY:
+            return None
+        if modules != "*" and {file.stem, f"{file.stem}.{frame.f_code.co_name}"}.isdisjoint(modules.split()):
             return None
         frame.f_trace_opcodes = True
         return on_event

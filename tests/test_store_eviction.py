@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import random
 from pathlib import Path
 from typing import NamedTuple
 
@@ -161,13 +162,15 @@ def test_what_has_expired_goes_first_and_is_counted() -> None:
         assert all(value_of(store, b"%d" % i, now) == payload(i, 3000) for i in range(200))
 
 
-def test_random_overwrites_of_a_store_with_some_room_evict_nobody() -> None:
-    with open_store(shards=2) as store:
+@pytest.mark.parametrize("shards", [1, 4])
+def test_random_overwrites_of_a_store_with_some_room_evict_nobody(shards: int) -> None:
+    with open_store(shards=shards) as store:
         keys = [b"%d" % i for i in range(1100)]
         for key in keys:
             store.put(key, payload(key, 400), clock)
-        for i in range(30_000):
-            key = keys[i * 7919 % len(keys)]
-            store.put(key, payload(i % 50, 400), clock)
+        chance = random.Random(1)
+        for _ in range(30_000):
+            store.put(chance.choice(keys), bytes(400), clock)
+        assert store.stats()["relocated"] > 0
         assert store.stats()["evictions"] == 0
         assert store.stats()["entries"] == len(keys)

@@ -159,6 +159,12 @@ DEATHS: dict[str, Death] = {
     "put that splits a page": Death(
         a_full_page, lambda store: store.put(b"target", NEW, clock), NEW, stride=79
     ),
+    "put that splits a page, where the new page is made known": Death(
+        a_full_page,
+        lambda store: store.put(b"target", NEW, clock),
+        NEW,
+        "index.split",
+    ),
     "put that splits a page, in the pool": Death(
         a_full_page, lambda store: store.put(b"target", NEW, clock), NEW, POOL
     ),

@@ -32,13 +32,11 @@ from fastkv.store.records import DEADLINE, FRAGMENT, LARGE, parse_record, record
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from contextlib import AbstractContextManager
 
     from fastkv.store.index import Index
+    from fastkv.store.repair import Guard
     from fastkv.store.segments import Segments
     from fastkv.store.shard import Shard
-
-    Guard = Callable[[Shard], AbstractContextManager[None]]
 
 # A segment with less dead space than a sixteenth is not worth copying.
 _WORTH_CLEANING = 16
@@ -62,7 +60,7 @@ class Eviction:
             segments: its pool.
             index: its index.
             seed: seed of the keys' hashes.
-            guard: context manager that holds a shard's lock, and repairs the shard where that is due.
+            guard: holds a shard's lock.
         """
         self._mem = arena.mem
         self._words = arena.words
@@ -122,7 +120,7 @@ class Eviction:
         shard = self._deadest()
         if shard is None:
             return False
-        with self._guard(shard):
+        with self._guard.holding(shard):
             segment = words[shard.header + SH_DEADEST]
             if not segment:
                 return True  # somebody was faster
@@ -144,7 +142,7 @@ class Eviction:
         if shard is None:
             self._close_open_segments()
             return
-        with self._guard(shard):
+        with self._guard.holding(shard):
             segment = words[shard.header + SH_OLDEST]
             if not segment:
                 return
@@ -177,7 +175,7 @@ class Eviction:
     def _close_open_segments(self) -> None:
         """A small arena can be full of open segments: close them all, so that there is something to evict."""
         for shard in self._shards:
-            with self._guard(shard):
+            with self._guard.holding(shard):
                 for field in (shard.header + SH_OPEN, shard.header + SH_OPEN_KEPT):
                     if self._words[field]:
                         shard.close_open(field)

@@ -8,7 +8,9 @@ again.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import os
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Final
 
 from fastkv.store.layout import (
     OPEN,
@@ -37,13 +39,17 @@ from fastkv.store.layout import (
 from fastkv.store.records import parse_record
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from fastkv.store.index import Index
     from fastkv.store.segments import Segments
     from fastkv.store.shard import Shard
 
+_EX_SOFTWARE: Final = 70
 
-class Repair:
-    """Repairs shards of one arena."""
+
+class Guard:
+    """Holds the locks of shards, and repairs a shard before anybody uses it after a death or a failure."""
 
     __slots__ = ("_arena", "_index", "_segments")
 
@@ -59,12 +65,52 @@ class Repair:
         self._segments = segments
         self._index = index
 
-    def shard(self, shard: Shard) -> None:
-        """Repair a shard whose lock the caller has from a dead owner.
+    @contextmanager
+    def holding(self, shard: Shard) -> Iterator[None]:
+        """Hold a shard's lock; repair the shard if its last owner died, or if the block fails.
 
         Args:
             shard: the shard.
+
+        Raises:
+            StoreBusy: if the lock was not free within its bound.
         """
+        if shard.lock.acquire():
+            self.after_death(shard)
+        try:
+            yield
+        except BaseException:
+            self.after_failure(shard)
+            raise
+        shard.lock.release()
+
+    def after_death(self, shard: Shard) -> None:
+        """Repair a shard whose owner died, then call its lock consistent.
+
+        Args:
+            shard: the shard, with the lock just taken.
+        """
+        self._repair_or_die(shard)
+        shard.lock.consistent()
+
+    def after_failure(self, shard: Shard) -> None:
+        """Repair a shard in which an error left something half done, then let go of it.
+
+        Args:
+            shard: the shard, with the lock held.
+        """
+        self._repair_or_die(shard)
+        shard.lock.release()
+
+    def _repair_or_die(self, shard: Shard) -> None:
+        """Never unlock a shard that cannot be repaired: the process ends, and the next owner tries again."""
+        try:
+            self._repair(shard)
+        except BaseException as error:  # noqa: BLE001 - whatever it is, going on would be worse
+            os.write(2, f"fastkv: shard {shard.number} could not be repaired: {error!r}\n".encode())
+            os._exit(_EX_SOFTWARE)
+
+    def _repair(self, shard: Shard) -> None:
         with shard.several_steps():
             log = self._finish_split(shard)
             self._recount(shard, log)

@@ -1,0 +1,154 @@
+"""What all connections of a worker share: the store's side, the limits, and the drain."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import TYPE_CHECKING, Final, Protocol
+
+from fastkv.errors import KeyTooLong, StoreBusy, StoreFull, ValueTooLong
+from fastkv.http.fast import FastParser
+from fastkv.http.full import FullParser
+from fastkv.http.request import KEEP_ALIVE, HttpError
+from fastkv.http.responses import RETRY_AFTER, Preludes, Reply, error_reply
+from fastkv.memo import Memo
+from fastkv.stats import Column
+
+if TYPE_CHECKING:
+    from fastkv.http.routes import Routes
+    from fastkv.settings import Settings
+    from fastkv.store import Store
+
+_log = logging.getLogger("fastkv")
+
+_INTERNAL_ERROR: Final = error_reply(500, "The server made a mistake; it is logged there.")
+_COLUMN_OF: Final = {
+    413: Column.BODY_TOO_LONG,
+    414: Column.HEAD_TOO_LONG,
+    431: Column.HEAD_TOO_LONG,
+}
+_STORE_ERRORS: Final = (
+    (StoreBusy, Column.LOCK_TIMEOUTS, 503, RETRY_AFTER),
+    (StoreFull, Column.STORE_FULL, 507, b""),
+    (ValueTooLong, Column.VALUE_TOO_LONG, 413, b""),
+    (KeyTooLong, Column.KEY_TOO_LONG, 400, b""),
+)
+
+
+class Drainable(Protocol):
+    """What a service asks of its connections."""
+
+    @property
+    def idle(self) -> bool:
+        """Whether no request has begun and no reply is due."""
+
+    def leave_rest(self) -> None:
+        """Look at what every request says of its connection."""
+
+    def close(self) -> None:
+        """Close after what is due has gone out."""
+
+    def abort(self) -> None:
+        """Close at once."""
+
+
+class Service:
+    """What all connections of a worker share.
+
+    Attributes:
+        connections: those that are open.
+        drained: set when the last of them ends after ``drain``.
+    """
+
+    __slots__ = (
+        "_settings",
+        "connections",
+        "counters",
+        "drained",
+        "draining",
+        "fast",
+        "memo",
+        "output_limit",
+        "preludes",
+        "routes",
+        "store",
+    )
+
+    def __init__(
+        self, store: Store, settings: Settings, routes: Routes, counters: memoryview[int], preludes: Preludes
+    ) -> None:
+        """Put a worker's parts together.
+
+        Args:
+            store: the store.
+            settings: for limits.
+            routes: the handlers.
+            counters: this worker's row of the board.
+            preludes: kept up to date by the worker.
+        """
+        self.store = store
+        self.routes = routes
+        self.counters = counters
+        self.preludes = preludes
+        self.memo = Memo(settings.memo_bytes, preludes.kinds[KEEP_ALIVE])
+        self.fast = FastParser(settings.max_head_bytes, settings.max_body_bytes or 0)
+        self.output_limit = settings.max_output_bytes
+        self.connections: set[Drainable] = set()
+        self.draining = False
+        self.drained = asyncio.Event()
+        self._settings = settings
+
+    def failure(self, error: Exception) -> tuple[Reply, bool]:
+        """What to answer where a handler or a parser failed; it is counted.
+
+        Args:
+            error: an HttpError, an error of the store, or one that nobody foresaw.
+
+        Returns:
+            The reply, and whether it has to be the connection's last.
+        """
+        counters = self.counters
+        if isinstance(error, HttpError):
+            counters[_COLUMN_OF.get(error.status, Column.BAD_REQUESTS)] += 1
+            return error_reply(error.status, error.message, error.extra), error.close
+        for kind, column, status, extra in _STORE_ERRORS:
+            if isinstance(error, kind):
+                counters[column] += 1
+                return error_reply(status, str(error), extra), False
+        counters[Column.INTERNAL_ERRORS] += 1
+        _log.error("A request failed in a way that nobody foresaw.", exc_info=error)
+        return _INTERNAL_ERROR, True
+
+    def full_parser(self) -> FullParser:
+        """A parser for what the fast one declines."""
+        return FullParser(self._settings.max_head_bytes, self._settings.max_body_bytes or 0)
+
+    def drain(self) -> None:
+        """From now on every reply ends its connection."""
+        self.draining = True
+        for connection in self.connections:
+            connection.leave_rest()
+        self.forget(None)
+
+    def close_all(self, *, idle_only: bool) -> None:
+        """Close connections.
+
+        Args:
+            idle_only: whether those that owe a reply are spared.
+        """
+        for connection in tuple(self.connections):
+            if connection.idle:
+                connection.close()
+            elif not idle_only:
+                connection.abort()
+
+    def forget(self, connection: Drainable | None) -> None:
+        """Take note that a connection has ended.
+
+        Args:
+            connection: the connection, or None to look only whether it was the last.
+        """
+        if connection is not None:
+            self.connections.discard(connection)
+        if self.draining and not self.connections:
+            self.drained.set()

@@ -1,0 +1,218 @@
+"""A shard's log: records in, locations out, and the count of what is dead.
+
+Records are appended to the open segment; a full one is closed and queued. There are two logs, one for new
+records and one for old ones that are kept. Everything here runs under the shard's lock.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from fastkv.store.layout import (
+    OPEN,
+    OPEN_KEPT,
+    SEG_GENERATION,
+    SEG_HEAD,
+    SH_OPEN,
+    SH_OPEN_KEPT,
+    SHARD_WORDS,
+    Arena,
+)
+from fastkv.store.records import (
+    CHECKSUM_BYTES,
+    DEADLINE,
+    FRAGMENT,
+    HEAD_BYTES,
+    LARGE,
+    build_record,
+    parse_pieces,
+    parse_record,
+    record_words,
+    unpack_head,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from fastkv.store.segments import Segments
+
+
+class Log:
+    """The log of one shard.
+
+    Attributes:
+        number: the shard's, from 0.
+        header: word offset of the shard's header.
+        inline_words: the longest record that is not cut into fragments, so that closing a segment wastes less
+            than an eighth of it.
+    """
+
+    __slots__ = (
+        "_location_bits",
+        "_location_mask",
+        "_mem",
+        "_segment_words",
+        "_segments",
+        "_words",
+        "header",
+        "inline_words",
+        "number",
+    )
+
+    def __init__(self, number: int, arena: Arena, segments: Segments) -> None:
+        """Bind to an arena; nothing is written.
+
+        Args:
+            number: the shard's, from 0.
+            arena: the arena.
+            segments: the pool.
+        """
+        geometry = arena.geometry
+        self.number = number
+        self.header = geometry.shards_at + number * SHARD_WORDS
+        self.inline_words = geometry.segment_words // 8
+        self._mem = arena.mem
+        self._words = arena.words
+        self._segments = segments
+        self._segment_words = geometry.segment_words
+        self._location_bits = geometry.location_bits
+        self._location_mask = (1 << geometry.location_bits) - 1
+
+    def segments_for(self, key_len: int, value_len: int) -> int:
+        """How many segments a write may have to take out of the pool, one for an index page included.
+
+        Args:
+            key_len: bytes.
+            value_len: bytes.
+
+        Returns:
+            Segments.
+        """
+        if record_words(key_len, DEADLINE, value_len) <= self.inline_words:
+            return 2
+        return value_len // ((self._segment_words << 3) - HEAD_BYTES - CHECKSUM_BYTES) + 4
+
+    def append(self, record: bytes, length: int, deadline_ms: int = 0, *, kept: bool = False) -> int:
+        """Write a record where no slot refers to yet.
+
+        It counts as alive at once, lest its segment is freed before a slot refers to it: whoever does not
+        publish it buries it.
+
+        Args:
+            record: its bytes.
+            length: its words.
+            deadline_ms: its deadline, 0 for none.
+            kept: whether it is an old record that is kept, and not a new one. They lie in segments of
+                their own: what was kept once will rather live on, and what is overwritten all the time
+                leaves segments without a live record, which are free at once.
+
+        Returns:
+            Its slot word without the tag, 0 if the pool has no segment.
+        """
+        words = self._words
+        field = self.header + (SH_OPEN_KEPT if kept else SH_OPEN)
+        opened = words[field]
+        row = self.row_of(opened)
+        head = words[row + SEG_HEAD] if opened else self._segment_words
+        if head + length > self._segment_words:
+            if opened:
+                self.close_open(field)
+            segment = self._segments.take(self.number, OPEN_KEPT if kept else OPEN, reserve=kept)
+            if not segment:
+                return 0
+            row = self._segments.row(segment)
+            opened = words[row + SEG_GENERATION] << self._location_bits | self._segments.base(segment)
+            words[field] = opened
+            head = 0
+        location = (opened & self._location_mask) + head
+        at = location << 3
+        self._mem[at : at + len(record)] = record
+        words[row + SEG_HEAD] = head + length
+        if deadline_ms:
+            self._segments.note_deadline(location, deadline_ms)
+        # A slot word without its tag, as ``opened``: generation and location.
+        return opened + head
+
+    def row_of(self, place: int) -> int:
+        """The row of the segment in which a slot word's record lies."""
+        return self._segments.row(self._segments.segment_of(place & self._location_mask))
+
+    def close_open(self, field: int) -> None:
+        """Close an open segment.
+
+        Args:
+            field: word of the header that holds it, ``SH_OPEN`` or ``SH_OPEN_KEPT`` past the header's start.
+        """
+        segment = self._segments.segment_of(self._words[field] & self._location_mask)
+        self._words[field] = 0
+        self._segments.close(self.header, self.number, segment)
+
+    def append_pieces(self, key_hash: int, value: bytes, *, kept: bool = False) -> list[int]:
+        """Write a value as fragments, into what is left of the open segment and then into new ones.
+
+        Args:
+            key_hash: the hash of its key, so that a fragment leads to its owner.
+            value: the value, not empty.
+            kept: as for ``_append``.
+
+        Returns:
+            Where the fragments lie, in order; none if the pool ran out of segments.
+        """
+        words = self._words
+        locations: list[int] = []
+        start = 0
+        while start < len(value):
+            opened = words[self.header + (SH_OPEN_KEPT if kept else SH_OPEN)]
+            room = self._segment_words - words[self.row_of(opened) + SEG_HEAD] if opened else 0
+            if room < self.inline_words:
+                room = self._segment_words
+            piece = value[start : start + (room << 3) - HEAD_BYTES - CHECKSUM_BYTES]
+            record = build_record(b"", piece, FRAGMENT, key_hash, 0)
+            place = self.append(record, record_words(0, FRAGMENT, len(piece)), kept=kept)
+            if not place:
+                self.bury_pieces(locations)
+                return []
+            locations.append(place & self._location_mask)
+            start += len(piece)
+        return locations
+
+    def length(self, location: int) -> int:
+        """The words that a record takes, its fragments not counted.
+
+        Args:
+            location: where it lies.
+
+        Returns:
+            Words.
+        """
+        key_len, flags, value_len, _ = unpack_head(self._mem, location << 3)
+        return record_words(key_len, flags, value_len)
+
+    def pieces(self, location: int) -> tuple[int, ...]:
+        """The fragments of a record.
+
+        Args:
+            location: where the record lies.
+
+        Returns:
+            Their locations in order, none if the record holds its value itself.
+        """
+        _, value, flags, _, _ = parse_record(self._mem, location << 3)
+        return parse_pieces(value)[1:] if flags & LARGE else ()
+
+    def bury(self, word: int) -> None:
+        """Discount a record that no slot refers to any more, and its fragments."""
+        location = word & self._location_mask
+        key_len, flags, value_len, _ = unpack_head(self._mem, location << 3)
+        if flags & LARGE:
+            self.bury_pieces(self.pieces(location))
+        self._segments.bury(self.header, location, record_words(key_len, flags, value_len))
+
+    def bury_pieces(self, pieces: Iterable[int]) -> None:
+        """Discount records that nothing refers to any more.
+
+        Args:
+            pieces: their locations.
+        """
+        for piece in pieces:
+            self._segments.bury(self.header, piece, self.length(piece))

@@ -1,0 +1,260 @@
+"""Reading without a lock.
+
+Slot word → copy of the record → key equal → word unchanged. A word names a segment's generation, so an
+unchanged word means an unchanged record: a hit needs no more. A miss does: an unchanged, even sequence means
+that nothing of several steps (growth, repair) moved the key meanwhile. A reader that finds either otherwise
+goes to the lock.
+"""
+
+from __future__ import annotations
+
+import struct
+from typing import TYPE_CHECKING
+
+from xxhash import xxh3_64_intdigest
+
+from fastkv.store.index import HIGH_SHIFT, SECOND_BUCKET_SHIFT, Index
+from fastkv.store.layout import COUNT_MAX, TAG_BITS, TAG_MASK, TAG_SHIFT, Arena
+from fastkv.store.records import (
+    CALLER_FLAGS,
+    HEAD_BYTES,
+    LARGE,
+    parse_pieces,
+    parse_record,
+    unpack_head,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from fastkv.store.repair import Guard
+    from fastkv.store.shard import Shard
+
+Entry = tuple[bytes, int, int, int, int, int]
+"""What get returns: value, the caller's flags, version, deadline in ms (0 for none), and the slot and
+word under which the entry was found: while that slot holds that word, the entry is unchanged."""
+
+
+class Reader:
+    """Looks keys up."""
+
+    __slots__ = (
+        "_bucket_mask",
+        "_counts",
+        "_directory",
+        "_directory_shift",
+        "_guard",
+        "_index",
+        "_inline_bytes",
+        "_location_mask",
+        "_low_mask",
+        "_mem",
+        "_search",
+        "_seed",
+        "_sequences",
+        "_shards",
+        "_words",
+    )
+
+    def __init__(self, arena: Arena, shards: list[Shard], index: Index, seed: int, guard: Guard) -> None:
+        """Bind to a store.
+
+        Args:
+            arena: the arena.
+            shards: its shards.
+            index: its index.
+            seed: seed of the keys' hashes.
+            guard: holds a shard's lock.
+        """
+        geometry = arena.geometry
+        self._mem = arena.mem
+        self._words = arena.words
+        self._counts = arena.counts
+        self._shards = shards
+        self._index = index
+        self._seed = seed
+        self._guard = guard
+        self._directory = index.directory
+        self._directory_shift = TAG_BITS - geometry.directory_bits
+        self._low_mask = (geometry.shards << TAG_BITS) - 1
+        self._sequences = arena.words[geometry.sequences_at : geometry.sequences_at + geometry.shards]
+        self._search = arena.mem.find
+        self._bucket_mask = index.bucket_mask
+        self._location_mask = index.location_mask
+        self._inline_bytes = geometry.segment_bytes // 8
+
+    def close(self) -> None:
+        """Let go of the arena, so that it can be unmapped."""
+        self._sequences.release()
+
+    def get(self, key: bytes, clock: Callable[[], int]) -> Entry | None:
+        """Look a key up.
+
+        This is the short way, written out: the first record with the key's tag is the key's, has no
+        deadline, holds its value itself, and nobody disturbs. ``find`` is the whole of it.
+
+        Args:
+            key: the key.
+            clock: milliseconds now; called only if the entry has a deadline.
+
+        Returns:
+            The entry, None if there is none.
+
+        Raises:
+            StoreBusy: if a lock was needed and not free within the bound.
+        """
+        key_hash = xxh3_64_intdigest(key, self._seed)
+        low = key_hash & self._low_mask
+        high = key_hash >> HIGH_SHIFT
+        words = self._words
+        bucket = self._directory[low >> self._directory_shift] + (high & self._bucket_mask)
+        slot = bucket + (high & 7 or 7)
+        word = words[slot]
+        if word >> TAG_SHIFT != low & TAG_MASK:
+            slot = self._elsewhere(low, high, bucket)
+            if not slot:
+                return self.find(key_hash, key, clock)
+            word = words[slot]
+        mem = self._mem
+        at = (word & self._location_mask) << 3
+        try:
+            key_len, flags, value_len, version = unpack_head(mem, at)
+        except struct.error:  # the word was none: a split or an eviction is at work
+            return self.find(key_hash, key, clock)
+        at += HEAD_BYTES
+        middle = at + key_len
+        # Flags above the caller's say that there is a deadline, or that the value lies elsewhere.
+        if flags <= CALLER_FLAGS and value_len <= self._inline_bytes and mem[at:middle] == key:
+            value = mem[middle : middle + value_len]
+            if words[slot] == word:
+                count_at = (slot & -8) << 3 | slot & 7
+                counts = self._counts
+                if counts[count_at] < COUNT_MAX:
+                    counts[count_at] += 1
+                return value, flags, version, 0, slot, word
+        return self.find(key_hash, key, clock)
+
+    def _elsewhere(self, low: int, high: int, bucket: int) -> int:
+        """Look for a key's tag outside its home slot, with one search in C a bucket.
+
+        Args:
+            low: low bits of the key's hash.
+            high: its high bits.
+            bucket: the key's first bucket.
+
+        Returns:
+            A slot that may be the key's, 0 if none was found.
+        """
+        tag = (low & TAG_MASK).to_bytes(2, "little")
+        at = bucket << 3
+        at = self._search(tag, at + 8, at + 64)
+        if at < 0:
+            page = self._directory[low >> self._directory_shift]
+            at = page + (high >> SECOND_BUCKET_SHIFT & self._bucket_mask) << 3
+            at = self._search(tag, at + 8, at + 64)
+            if at < 0:
+                return 0
+        return at >> 3
+
+    def find(self, key_hash: int, key: bytes, clock: Callable[[], int]) -> Entry | None:
+        """Look a key up wherever it stands; the readable twin of ``get``.
+
+        Args:
+            key_hash: the key's hash.
+            key: the key.
+            clock: milliseconds now.
+
+        Returns:
+            The entry, None if there is none or its deadline has passed.
+
+        Raises:
+            StoreBusy: if a lock was needed and not free within the bound.
+        """
+        number = (key_hash & self._low_mask) >> TAG_BITS
+        sequence = self._sequences[number]
+        try:
+            entry = self._read(key_hash, key)
+        except (struct.error, ValueError, IndexError):
+            sequence |= 1  # what it followed was overwritten meanwhile
+            entry = None
+        undisturbed = not sequence & 1 and self._sequences[number] == sequence
+        if not undisturbed or (entry and self._words[entry[4]] != entry[5]):
+            with self._guard.holding(self._shards[number]):
+                entry = self._read(key_hash, key)
+        if entry is None or (entry[3] and entry[3] <= clock()):
+            return None
+        count_at = self._index.count_at(entry[4])
+        if self._counts[count_at] < COUNT_MAX:  # blindly: a lost access does no harm
+            self._counts[count_at] += 1
+        return entry
+
+    def _read(self, key_hash: int, key: bytes) -> Entry | None:
+        slot, word, _, _ = self._index.locate(key_hash, key)
+        if not slot:
+            return None
+        _, value, flags, version, deadline_ms = parse_record(self._mem, (word & self._location_mask) << 3)
+        if flags & LARGE:
+            # The list is followed only if it was the entry's after it was copied.
+            if self._words[slot] != word:
+                raise ValueError("overwritten while it was read")
+            whole, *pieces = parse_pieces(value)
+            value = b"".join([parse_record(self._mem, piece << 3)[1] for piece in pieces])
+            if len(value) != whole:
+                raise ValueError("overwritten while it was read")
+        return value, flags & CALLER_FLAGS, version, deadline_ms, slot, word
+
+    def get_small(self, keys: list[bytes], clock: Callable[[], int]) -> list[Entry | None] | None:
+        """``get`` for several keys with small values; 0.2 µs less for each.
+
+        Args:
+            keys: the keys.
+            clock: milliseconds now.
+
+        Returns:
+            An entry or None for each, in order, as ``get`` would have found it; None instead of the list if
+            a value is longer than an eighth of a segment: then the caller had better go one by one.
+
+        Raises:
+            StoreBusy: if a lock was needed and not free within the bound.
+        """
+        # What follows is ``get``, with what it needs in local names.
+        words, mem, counts, directory = self._words, self._mem, self._counts, self._directory
+        seed, low_mask, bucket_mask, location_mask = (
+            self._seed,
+            self._low_mask,
+            self._bucket_mask,
+            self._location_mask,
+        )
+        directory_shift, inline_bytes = self._directory_shift, self._inline_bytes
+        entries: list[Entry | None] = []
+        for key in keys:
+            key_hash = xxh3_64_intdigest(key, seed)
+            low = key_hash & low_mask
+            high = key_hash >> HIGH_SHIFT
+            bucket = directory[low >> directory_shift] + (high & bucket_mask)
+            slot = bucket + (high & 7 or 7)
+            word = words[slot]
+            if word >> TAG_SHIFT != low & TAG_MASK:
+                slot = self._elsewhere(low, high, bucket)
+                word = words[slot] if slot else 0
+            at = (word & location_mask) << 3
+            try:
+                key_len, flags, value_len, version = unpack_head(mem, at)
+            except struct.error:
+                key_len = value_len = version = 0
+                flags = CALLER_FLAGS + 1
+            at += HEAD_BYTES
+            middle = at + key_len
+            if flags <= CALLER_FLAGS and value_len <= inline_bytes and word and mem[at:middle] == key:
+                value = mem[middle : middle + value_len]
+                if words[slot] == word:
+                    count_at = (slot & -8) << 3 | slot & 7
+                    if counts[count_at] < COUNT_MAX:
+                        counts[count_at] += 1
+                    entries.append((value, flags, version, 0, slot, word))
+                    continue
+            entry = self.find(key_hash, key, clock)
+            if entry and len(entry[0]) > inline_bytes:
+                return None
+            entries.append(entry)
+        return entries
