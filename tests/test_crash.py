@@ -174,6 +174,8 @@ class Owner:
         self._evicted: set[str | None] = set() if keeps_all else {None}
         self.possible: dict[str, set[str | None]] = {}
         self._line = Line(server)
+        # Written once and kept: more of it than the memory holds, where entries may be evicted.
+        self._once_size = 20 if keeps_all else 400
         self._name = f"o{number}"
         self._chance = random.Random(number)
         self._numbers = itertools.count()
@@ -190,7 +192,7 @@ class Owner:
             elif choice < 0.8:
                 self.verify(key)
             elif choice < 0.9:
-                self.put(f"{self._name}-once-{next(self._numbers)}", 20)
+                self.put(f"{self._name}-once-{next(self._numbers)}", self._once_size)
             else:
                 other = f"o{self._chance.randrange(8)}-{self._chance.randrange(8)}"
                 reply = self._line.ask("GET", f"/get?key={other}")
@@ -235,7 +237,7 @@ class Owner:
     ("deaths", "keeps_all", "settings"),
     [
         (200, True, {"memory": "256mb", "segment_bytes": "16kb", "shards": 4}),
-        (60, False, {"memory": "8mb"}),
+        (60, False, {"memory": "1mb", "max_value_bytes": "128kb"}),
     ],
     ids=["with room for everything", "cleaning and evicting"],
 )
