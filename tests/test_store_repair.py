@@ -169,19 +169,19 @@ DEATHS: dict[str, Death] = {
         a_full_page, lambda store: store.put(b"target", NEW, clock), NEW, POOL
     ),
     "put that evicts": Death(
-        a_full_store, lambda store: store.put(b"target", BLOCK, clock), BLOCK, stride=67
+        a_full_store, lambda store: store.put(b"target", BLOCK, clock), BLOCK, stride=97
     ),
     "put that evicts, in the pool": Death(
-        a_full_store, lambda store: store.put(b"target", BLOCK, clock), BLOCK, POOL, stride=17
+        a_full_store, lambda store: store.put(b"target", BLOCK, clock), BLOCK, POOL, stride=41
     ),
     "put of a large value that evicts": Death(
-        a_full_store, lambda store: store.put(b"target", LARGE, clock), LARGE, stride=151
+        a_full_store, lambda store: store.put(b"target", LARGE, clock), LARGE, stride=307
     ),
     "put that evicts with second chances": Death(
-        a_full_store_that_was_read, lambda store: store.put(b"target", BLOCK, clock), BLOCK, stride=151
+        a_full_store_that_was_read, lambda store: store.put(b"target", BLOCK, clock), BLOCK, stride=307
     ),
     "put that cleans": Death(
-        a_full_store_with_dead_space, lambda store: store.put(b"target", BLOCK, clock), BLOCK, stride=71
+        a_full_store_with_dead_space, lambda store: store.put(b"target", BLOCK, clock), BLOCK, stride=211
     ),
 }
 

@@ -22,7 +22,7 @@ from xxhash import xxh3_64_intdigest
 
 from fastkv.errors import StoreBusy, StoreError, ValueTooLong
 from fastkv.store import Entry, Store
-from fastkv.store.layout import COUNT_MAX
+from fastkv.store.layout import BUCKET_BYTES, BUCKET_WORDS, COUNT_MAX
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -171,14 +171,13 @@ def test_accesses_are_counted_up_to_a_bound() -> None:
         for key in (b"key", b"large"):
             entry = store.get(key, clock)
             assert entry is not None
-            at = store.count_at(entry[4])
-            counts = [store.counts[at]]
+            # A bucket's first word has a byte for each of its slots.
+            bucket, place = divmod(entry[4], BUCKET_WORDS)
+            counts = [store.counts[bucket * BUCKET_BYTES + place]]
             for _ in range(COUNT_MAX):
                 store.get(key, clock)
-                counts.append(store.counts[at])
+                counts.append(store.counts[bucket * BUCKET_BYTES + place])
             assert counts == [*range(1, COUNT_MAX + 1), COUNT_MAX]
-            store.touch(at)
-            assert store.counts[at] == COUNT_MAX
 
 
 # -- whatever happens in the middle of a read ---------------------------------------------------------------

@@ -139,7 +139,8 @@ class Index:
             they may be out of date, and a key that a split is moving may be missed.
 
         Raises:
-            struct.error: without the lock only, if what it followed was overwritten meanwhile.
+            struct.error, ValueError: without the lock only, if what it followed was overwritten meanwhile:
+                then a record that is not the key's says nothing.
         """
         mem, words = self._mem, self._words
         high = key_hash >> HIGH_SHIFT
@@ -153,6 +154,8 @@ class Index:
             at += HEAD_BYTES + 8 if flags & DEADLINE else HEAD_BYTES
             if key_len == len(key) and mem[at : at + key_len] == key:
                 return slot, word, flags, value_len
+            if words[slot] != word:
+                raise _disturbed()
         # ``candidates`` written out, 0.4 µs less.
         find = self._find
         tag = (key_hash & TAG_MASK).to_bytes(2, "little")
@@ -171,6 +174,8 @@ class Index:
                     key_at += HEAD_BYTES + 8 if flags & DEADLINE else HEAD_BYTES
                     if key_len == len(key) and mem[key_at : key_at + key_len] == key:
                         return at >> 3, word, flags, value_len
+                    if words[at >> 3] != word:
+                        raise _disturbed()
                 at = find(tag, at + 1, end)
         return 0, 0, 0, 0
 
@@ -331,3 +336,7 @@ class Index:
         start = shard << self.directory_bits
         bases = self.directory[start : start + (1 << self.directory_bits)].tolist()
         return [self._segments.segment_of(base) for base in dict.fromkeys(bases) if base]
+
+
+def _disturbed() -> ValueError:
+    return ValueError("a slot was overwritten while its record was read")
