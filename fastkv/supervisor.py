@@ -374,6 +374,11 @@ def run(settings: Settings) -> int:
             f"{format_size(store.geometry.segment_bytes)} takes values of at most "
             f"{format_size(store.max_value_bytes)}."
         )
+    if settings.max_key_bytes > store.max_key_bytes:
+        raise StartError(
+            f"--max-key-bytes: segments of {format_size(store.geometry.segment_bytes)} take keys of at most "
+            f"{format_size(store.max_key_bytes)}."
+        )
     board = Board(2 * settings.workers + 1)
     listeners = Listeners(settings)
     _log.info(limits)

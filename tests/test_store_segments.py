@@ -64,8 +64,8 @@ def test_each_segment_is_taken_once_and_some_are_kept_back(pool: Pool) -> None:
     taken = [segments.take(i % 2, OPEN) for i in range(pool.total - RESERVE)]
     assert not segments.take(0, OPEN)
     assert not segments.take(0, PAGE_NEW)
-    kept = [segments.take(0, OPEN_KEPT, reserve=True) for _ in range(RESERVE)]
-    assert not segments.take(0, OPEN_KEPT, reserve=True)
+    kept = [segments.take(0, OPEN_KEPT, floor=0) for _ in range(RESERVE)]
+    assert not segments.take(0, OPEN_KEPT, floor=0)
     assert sorted(taken + kept) == list(segments.used())
     assert len(segments.used()) == pool.total
 

@@ -82,8 +82,13 @@ MIN_SEGMENT = 4 << 10
 MAX_SEGMENT = 256 << 10
 MIN_MEMORY = 1 << 20
 MAX_SHARDS = 4096
-# Segments that only eviction and cleaning may take: whoever makes room needs some to start from.
+# Segments that new entries leave in the pool. The last is for eviction and cleaning, which need one to start
+# from; the others are for overwriting: a segment filled with old versions of a hot key comes back as soon as
+# the next one is begun, and nobody has to be evicted for it, in a full store either.
 RESERVE = 3
+RESERVE_OVERWRITING = 1
+# Fewer would not even hold the largest value next to what is always open.
+_FEWEST_SEGMENTS = 32
 # The smallest record (16-byte head, 1-byte key, checksum) and its share of the index.
 _SMALLEST_ENTRY = 24 + 12
 
@@ -144,8 +149,9 @@ class Geometry:
         )
         first = -(-tables * WORD // segment_bytes)
         # Each shard needs a page and two open segments, and eviction its reserve.
-        if segments - first < 4 * shards + RESERVE or memory_bytes < MIN_MEMORY:
-            need = max(MIN_MEMORY, (4 * shards + RESERVE + first + 1) * segment_bytes)
+        fewest = max(4 * shards + RESERVE, _FEWEST_SEGMENTS)
+        if segments - first < fewest or memory_bytes < MIN_MEMORY:
+            need = max(MIN_MEMORY, (fewest + first + 1) * segment_bytes)
             raise StartError(
                 f"--memory: {memory_bytes} bytes are too little for {shards} shards with segments of "
                 f"{segment_bytes} bytes; give at least {need} bytes or fewer shards."

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from fastkv.store.layout import (
     OPEN,
     OPEN_KEPT,
+    RESERVE,
     SEG_GENERATION,
     SEG_HEAD,
     SH_OPEN,
@@ -79,7 +80,7 @@ class Log:
         self._location_mask = (1 << geometry.location_bits) - 1
 
     def segments_for(self, key_len: int, value_len: int) -> int:
-        """How many segments a write may have to take out of the pool, one for an index page included.
+        """How many segments a write may have to take out of the pool, but for one for an index page.
 
         Args:
             key_len: bytes.
@@ -89,10 +90,12 @@ class Log:
             Segments.
         """
         if record_words(key_len, DEADLINE, value_len) <= self.inline_words:
-            return 2
-        return value_len // ((self._segment_words << 3) - HEAD_BYTES - CHECKSUM_BYTES) + 4
+            return 1
+        return value_len // ((self._segment_words << 3) - HEAD_BYTES - CHECKSUM_BYTES) + 3
 
-    def append(self, record: bytes, length: int, deadline_ms: int = 0, *, kept: bool = False) -> int:
+    def append(
+        self, record: bytes, length: int, deadline_ms: int = 0, floor: int = RESERVE, *, kept: bool = False
+    ) -> int:
         """Write a record where no slot refers to yet.
 
         It counts as alive at once, lest its segment is freed before a slot refers to it: whoever does not
@@ -102,6 +105,7 @@ class Log:
             record: its bytes.
             length: its words.
             deadline_ms: its deadline, 0 for none.
+            floor: how many segments must stay in the pool.
             kept: whether it is an old record that is kept, and not a new one. They lie in segments of
                 their own: what was kept once will rather live on, and what is overwritten all the time
                 leaves segments without a live record, which are free at once.
@@ -117,7 +121,7 @@ class Log:
         if head + length > self._segment_words:
             if opened:
                 self.close_open(field)
-            segment = self._segments.take(self.number, OPEN_KEPT if kept else OPEN, reserve=kept)
+            segment = self._segments.take(self.number, OPEN_KEPT if kept else OPEN, 0 if kept else floor)
             if not segment:
                 return 0
             row = self._segments.row(segment)
@@ -147,12 +151,15 @@ class Log:
         self._words[field] = 0
         self._segments.close(self.header, self.number, segment)
 
-    def append_pieces(self, key_hash: int, value: bytes, *, kept: bool = False) -> list[int]:
+    def append_pieces(
+        self, key_hash: int, value: bytes, floor: int = RESERVE, *, kept: bool = False
+    ) -> list[int]:
         """Write a value as fragments, into what is left of the open segment and then into new ones.
 
         Args:
             key_hash: the hash of its key, so that a fragment leads to its owner.
             value: the value, not empty.
+            floor: as for ``append``.
             kept: as for ``_append``.
 
         Returns:
@@ -168,7 +175,7 @@ class Log:
                 room = self._segment_words
             piece = value[start : start + (room << 3) - HEAD_BYTES - CHECKSUM_BYTES]
             record = build_record(b"", piece, FRAGMENT, key_hash, 0)
-            place = self.append(record, record_words(0, FRAGMENT, len(piece)), kept=kept)
+            place = self.append(record, record_words(0, FRAGMENT, len(piece)), 0, floor, kept=kept)
             if not place:
                 self.bury_pieces(locations)
                 return []

@@ -120,6 +120,9 @@ class Segments:
                 self.rebuild_free_list()
                 self._lock.consistent()
             yield
+        except BaseException:
+            self.rebuild_free_list()
+            raise
         finally:
             self._lock.release()
 
@@ -131,20 +134,20 @@ class Segments:
         """Tell whether a writer may take that many segments without making room first."""
         return self.free_count() >= segments + RESERVE
 
-    def take(self, shard: int, state: int, *, reserve: bool = False) -> int:
+    def take(self, shard: int, state: int, floor: int = RESERVE) -> int:
         """Take a segment out of the pool for a shard, whose lock the caller holds.
 
         Args:
             shard: the new owner.
             state: what the segment becomes.
-            reserve: whether the pool's last segments may be taken: for making room only.
+            floor: how many segments must stay in the pool.
 
         Returns:
             The segment, 0 if there is none to be had.
         """
         words = self._words
         with self.locked():
-            if self.free_count() <= (0 if reserve else RESERVE):
+            if self.free_count() <= floor:
                 return 0
             segment = words[POOL_FREE_HEAD]
             if segment:

@@ -15,6 +15,8 @@ from xxhash import xxh32_digest
 from fastkv.store.layout import (
     BUCKET_WORDS,
     CLOSED,
+    RESERVE,
+    RESERVE_OVERWRITING,
     SEG_DEAD,
     SEG_HEAD,
     SEG_STATE,
@@ -166,16 +168,17 @@ class Shard(Log):
             As for ``put``.
         """
         words = self._words
+        floor = RESERVE_OVERWRITING if old else RESERVE
         pieces: list[int] = []
-        if record_words(len(key), DEADLINE, len(value)) > self.inline_words:
-            pieces = self.append_pieces(key_hash, value)
+        if value and record_words(len(key), DEADLINE, len(value)) > self.inline_words:
+            pieces = self.append_pieces(key_hash, value, floor)
             if not pieces:
                 return 0
             flags |= LARGE
             value = build_pieces(len(value), pieces)
         version = words[self.header + SH_VERSION] + 1
         record = build_record(key, value, flags, version, deadline_ms)
-        place = self.append(record, len(record) + 7 >> 3, deadline_ms)
+        place = self.append(record, len(record) + 7 >> 3, deadline_ms, floor)
         if not place:
             self.bury_pieces(pieces)
             return 0

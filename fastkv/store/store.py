@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 from xxhash import xxh3_64_intdigest
 
-from fastkv.errors import StoreBusy, StoreFull, ValueTooLong
+from fastkv.errors import KeyTooLong, StoreBusy, StoreFull, ValueTooLong
 from fastkv.store.check import Check
 from fastkv.store.eviction import Eviction
 from fastkv.store.index import Index
@@ -52,6 +52,7 @@ class Store:
             the word under which they found an entry.
         counts: the arena as bytes, where callers who use what they found again count that access.
         get, get_small, find: those of the ``Reader``.
+        max_key_bytes: the longest key, a quarter of a segment.
     """
 
     __slots__ = (
@@ -73,6 +74,7 @@ class Store:
         "geometry",
         "get",
         "get_small",
+        "max_key_bytes",
         "words",
     )
 
@@ -120,6 +122,8 @@ class Store:
             self.words[shard.header + SH_VERSION] = first_version
         self._low_mask = (geometry.shards << TAG_BITS) - 1
         self._inline_bytes = geometry.segment_bytes // 8
+        # A key and the list of its value's fragments have to fit into one record.
+        self.max_key_bytes = geometry.segment_bytes // 4
         # On the way of every request: bound, not wrapped.
         self._reader = Reader(arena, self._shards, index, self._seed, self._guard)
         self.get = self._reader.get
@@ -146,7 +150,7 @@ class Store:
         """Insert or replace an entry.
 
         Args:
-            key: 1 to 65,535 bytes.
+            key: 1 to ``max_key_bytes``.
             value: up to ``max_value_bytes``.
             clock: milliseconds now; called only if room has to be made.
             flags: 0 to 255, the caller's own.
@@ -156,12 +160,15 @@ class Store:
             The entry's version, larger than each that the key had before.
 
         Raises:
+            KeyTooLong: if no arena with such segments takes such a key.
             ValueTooLong: if no arena of this size takes such a value.
             StoreFull: if no room could be made.
             StoreBusy: if a lock was not free within the bound.
         """
         key_hash = xxh3_64_intdigest(key, self._seed)
         shard = self._shards[(key_hash & self._low_mask) >> TAG_BITS]
+        if len(key) > self.max_key_bytes:
+            raise KeyTooLong(f"The key has {len(key)} bytes; the store takes {self.max_key_bytes}.")
         if len(value) > self._inline_bytes and len(value) > self.max_value_bytes:
             raise ValueTooLong(f"The value has {len(value)} bytes; the store takes {self.max_value_bytes}.")
         # ``holding`` written out: as a context manager it costs 1 µs more.
