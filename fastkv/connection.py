@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Final, cast
 
-from fastkv.http.fast import DECLINED, NEED_DATA
+from fastkv.http.fast import DECLINED, NEED_DATA, Outcome, Parsed
 from fastkv.http.request import CLOSE, KEEP_ALIVE, HttpError
 from fastkv.http.responses import CONTINUE, without_body
 from fastkv.stats import Column
@@ -113,6 +113,7 @@ class Connection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Answer one whole request, remembered or parsed; leave all else to ``_receive``."""
+        parsed = None
         if self._at_rest:
             remembered = self._recall(data)
             if remembered is not None:
@@ -136,7 +137,7 @@ class Connection(asyncio.Protocol):
                     if self._closing:
                         self._close()
                     return
-        self._receive(data)
+        self._receive(data, parsed)
 
     def eof_received(self) -> bool:
         """The client will send no more, but may still read what it asked for.
@@ -183,20 +184,21 @@ class Connection(asyncio.Protocol):
 
     # -- reading -----------------------------------------------------------------------------------------
 
-    def _receive(self, data: bytes) -> None:
+    def _receive(self, data: bytes, parsed: Parsed | Outcome | None = None) -> None:
         """Parse and answer all that is complete; whatever goes wrong ends this connection and no other.
 
         Args:
             data: what was received.
+            parsed: what the fast parser says of it, None if it was not asked.
         """
         try:
             if not self._closing:
-                self._process(data)
+                self._process(data, parsed)
         except Exception as error:  # noqa: BLE001 - one connection's mistake must not reach the others
             self._service.failure(error)
             self.abort()
 
-    def _process(self, data: bytes) -> None:
+    def _process(self, data: bytes, parsed: Parsed | Outcome | None) -> None:
         if self._stalled:
             self._unread += data  # one read event at most: reading is paused
             return
@@ -210,15 +212,16 @@ class Connection(asyncio.Protocol):
             self._unread = b""
         due = 0
         while data and not (self._closing or self._stalled):
-            parsed = self._parse(data)
-            if parsed is NEED_DATA:
+            found = parsed or self._parse(data)
+            parsed = None
+            if found is NEED_DATA:
                 self._unread = data
                 break
-            if parsed is DECLINED:
+            if found is DECLINED:
                 self._full = self._service.full_parser()
                 data = self._read_full(self._full, data, out)
                 continue
-            lines, head, body, used = parsed
+            lines, head, body, used = found
             if body is None:
                 self._pending = lines[0], head, head.content_length
                 data = self._collect(self._pending, data[used:], out)

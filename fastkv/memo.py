@@ -4,8 +4,9 @@ Parsing is a pure function of the bytes, and an entry of the store is unchanged 
 the word under which it was found. So a remembered reply is right if one 8-byte read of shared memory says
 so, whichever worker wrote last: nothing is invalidated, nothing expires.
 
-A request is kept at its second sight, so that requests which never come back cost two list accesses and no
-memory. The bound is in bytes; entries go one by one, oldest first (clearing 65,536 at once takes 11 ms).
+A request is kept at its second sight, so that requests which never come back cost two accesses to a table
+that fits the first-level cache, and no memory. The bound is in bytes; entries go one by one, oldest first
+(clearing 65,536 at once takes 11 ms).
 """
 
 from __future__ import annotations
@@ -26,6 +27,8 @@ _LONGEST_REQUEST: Final = 4 << 10
 _LONGEST_REPLY: Final = 16 << 10
 # What an entry takes besides its bytes: two bytes objects, a tuple, three integers, dict and deque slots.
 _OVERHEAD: Final = 400
+# One byte of the hash of the newest request at each place. More places would remember for longer who was seen
+# once: with 65,536 of them 18% of uniform requests over 300,000 keys were kept in vain, with 8,192 it is 3%.
 _SIGHTS: Final = 1 << 13
 
 
@@ -53,7 +56,7 @@ class Memo:
         self._bytes = 0
         self._limit = limit_bytes
         self._preludes = preludes
-        self._sights = [0] * _SIGHTS
+        self._sights = bytearray(_SIGHTS)
         self.evictions = 0
 
     def offer(self, request: bytes, reply: bytes, entry: Entry) -> None:
@@ -65,8 +68,10 @@ class Memo:
             entry: what the store found for the request.
         """
         mark = hash(request)
-        if self._sights[mark & _SIGHTS - 1] != mark:
-            self._sights[mark & _SIGHTS - 1] = mark
+        place = mark & _SIGHTS - 1
+        mark = mark >> 13 & 0xFF
+        if self._sights[place] != mark:
+            self._sights[place] = mark
             return
         _, _, _, deadline_ms, slot, word = entry
         if deadline_ms or len(request) > _LONGEST_REQUEST or len(reply) > _LONGEST_REPLY:

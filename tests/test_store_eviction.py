@@ -112,23 +112,19 @@ def test_hot_keys_evict_nobody_else(name: str) -> None:
 
 @pytest.mark.parametrize("shards", [1, 4])
 @pytest.mark.parametrize("size", [8, 100, 400])
-def test_a_hot_key_in_a_store_without_any_room_evicts_no_more_than_the_room_it_needs(
-    shards: int, size: int
-) -> None:
+def test_a_hot_key_evicts_nobody_in_a_store_without_any_room(shards: int, size: int) -> None:
     with open_store(shards=shards) as store:
         store.put(b"hot", bytes(size), clock)
         count = 0
         while store.stats()["evictions"] == 0:
             store.put(b"%d" % count, payload(count, size), clock)
             count += 1
-        for i in range(20_000):
-            store.put(b"hot", (b"%d" % i).ljust(size), clock)
-        settled = store.stats()["evictions"]
+        store.put(b"hot", bytes(size), clock)  # it may have been the one that had to go
+        before = store.stats()["evictions"]
         present = [key for key in (b"%d" % i for i in range(count)) if value_of(store, key) is not None]
-        assert len(present) > 0.95 * count
         for i in range(100_000):
             store.put(b"hot", (b"%d" % i).ljust(size), clock)
-        assert store.stats()["evictions"] == settled
+        assert store.stats()["evictions"] == before
         assert [key for key in present if value_of(store, key) is None] == []
 
 
