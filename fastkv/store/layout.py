@@ -88,7 +88,7 @@ MAX_SHARDS = 4096
 RESERVE = 3
 RESERVE_OVERWRITING = 1
 # Fewer would not even hold the largest value next to what is always open.
-_FEWEST_SEGMENTS = 32
+_FEWEST_SEGMENTS = 14
 # The smallest record (16-byte head, 1-byte key, checksum) and its share of the index.
 _SMALLEST_ENTRY = 24 + 12
 
