@@ -274,7 +274,7 @@ class Supervisor:
         elif slot.successor.row[Column.STATE] == State.READY:
             old, slot.process, slot.successor = slot.process, slot.successor, None
             self.retired[old.pid] = old
-            _kill(old.pid, signal.SIGHUP)
+            _kill(old.pid, worker.RETIRE)
             self._to_reload.pop(0)
             if not self._to_reload:
                 _log.info("All workers are replaced.")
@@ -358,7 +358,7 @@ def run(settings: Settings) -> int:
     usable = machine.usable_memory_bytes()
     if settings.memory_bytes > usable:
         raise StartError(
-            f"--memory: {format_size(settings.memory_bytes)} is more than the {format_size(usable)} "
+            f"--memory: {format_size(settings.memory_bytes)} is more than the {usable >> 20}mb "
             "that this process may use."
         )
     store = Store(

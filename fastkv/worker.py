@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger("fastkv")
 
+RETIRE: Final = signal.SIGUSR1
+"""What the supervisor sends to a worker whose successor accepts already."""
+
 _PR_SET_PDEATHSIG: Final = 1
 _TICK_SECONDS: Final = 0.25
 _LAST_READ_SECONDS: Final = 0.05
@@ -89,7 +92,7 @@ class Worker:
     async def _main(self) -> None:
         loop = asyncio.get_running_loop()
         loop.add_signal_handler(signal.SIGTERM, self._stop)
-        loop.add_signal_handler(signal.SIGHUP, self._retire)
+        loop.add_signal_handler(RETIRE, self._retire)
         for listener in self._sockets:
             make = loop.create_unix_server if listener.family.name == "AF_UNIX" else loop.create_server
             server = await make(
@@ -121,7 +124,7 @@ class Worker:
         asyncio.get_running_loop().call_later(_LAST_READ_SECONDS, self._close_idle)
 
     def _retire(self) -> None:
-        """SIGHUP: a successor accepts already; end as clients come to the end of what they do."""
+        """RETIRE: a successor accepts already; end as clients come to the end of what they do."""
         self._drain()
 
     def _drain(self) -> None:
@@ -164,7 +167,9 @@ def serve(
         The exit code.
     """
     die_with_parent(parent)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal's Ctrl-C is the supervisor's to handle
+    # A terminal sends both to the whole process group; they are the supervisor's to handle.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
     row[Column.PID] = os.getpid()
     row[Column.HEARTBEAT] = time.monotonic_ns() // 1_000_000

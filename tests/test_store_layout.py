@@ -57,11 +57,9 @@ def test_the_store_chooses_shards_and_segments(memory: int) -> None:
 @pytest.mark.parametrize("name", REFUSED)
 def test_too_little_memory_is_refused_with_what_would_do(name: str) -> None:
     memory, shards, segment_bytes = REFUSED[name]
-    with pytest.raises(
-        StartError, match=r"^--memory: .* give at least \d+ bytes or fewer shards\.$"
-    ) as refusal:
+    with pytest.raises(StartError, match=r"^--memory: .* give at least \d+mb, or fewer shards\.$") as refusal:
         Geometry.plan(memory, shards, segment_bytes)
-    enough = int(str(refusal.value).split("give at least ")[1].split()[0])
+    enough = int(str(refusal.value).split("give at least ")[1].split("mb")[0]) << 20
     assert Geometry.plan(enough, shards, segment_bytes).memory_bytes <= enough
 
 

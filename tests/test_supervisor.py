@@ -312,6 +312,18 @@ def test_stop_right_after_a_reload_does_not_wait_for_idle_connections() -> None:
         assert server.wait() == 0
 
 
+def test_a_hangup_of_the_whole_process_group_is_one_reload() -> None:
+    """A terminal that closes tells supervisor and workers; only the supervisor acts on it."""
+    with running(workers=2) as server:
+        old = server.workers()
+        for pid in old:
+            os.kill(pid, signal.SIGHUP)
+        for _ in range(10):
+            put(server, "a", "1")
+        assert server.workers() == old
+        assert server.stop() == 0
+
+
 def test_reloads_and_deaths_in_any_order() -> None:
     chance = random.Random(3)
     with running(workers=2) as server, ExitStack() as stack:

@@ -153,8 +153,8 @@ class Geometry:
         if segments - first < fewest or memory_bytes < MIN_MEMORY:
             need = max(MIN_MEMORY, (fewest + first + 1) * segment_bytes)
             raise StartError(
-                f"--memory: {memory_bytes} bytes are too little for {shards} shards with segments of "
-                f"{segment_bytes} bytes; give at least {need} bytes or fewer shards."
+                f"--memory: {memory_bytes >> 10}kb are too little for {shards} shards with segments of "
+                f"{segment_bytes >> 10}kb; give at least {-(-need >> 20)}mb, or fewer shards."
             )
         return cls(segments * segment_bytes, segment_bytes, shards, directory_bits, segments, first)
 
