@@ -71,16 +71,18 @@ class Eviction:
         self._seed = seed
         self._guard = guard
 
-    def free_one(self, attempt: int, clock: Callable[[], int]) -> None:
+    def free_one(self, attempt: int, clock: Callable[[], int]) -> bool:
         """Clean or evict one segment.
 
         Args:
-            attempt: how many segments were made free for the same write before; past a few of them
-                nobody gets a second chance.
+            attempt: how often room was made for the same write before; past a few times nobody gets a
+                second chance.
             clock: milliseconds now.
+
+        Returns:
+            False if there is nothing that could be freed.
         """
-        if not self._clean():
-            self._evict(clock, attempt < _MERCY)
+        return self._clean() or self._evict(clock, attempt < _MERCY)
 
     # -- which segment ---------------------------------------------------------------------------------
 
@@ -130,22 +132,24 @@ class Eviction:
                     return False
         return True
 
-    def _evict(self, clock: Callable[[], int], mercy: bool) -> None:
+    def _evict(self, clock: Callable[[], int], mercy: bool) -> bool:
         """Empty the oldest segment: who was read since gets a second chance, everybody else goes.
 
         Args:
             clock: milliseconds now.
             mercy: whether there are second chances; at most half of a segment gets one.
+
+        Returns:
+            False if no segment is closed or can be.
         """
         words, mem = self._words, self._mem
         shard = self._oldest()
         if shard is None:
-            self._close_open_segments()
-            return
+            return self._close_open_segments()
         with self._guard.holding(shard):
             segment = words[shard.header + SH_OLDEST]
             if not segment:
-                return
+                return True  # somebody was faster
             kept, may_keep = 0, self._segment_words // 2 if mercy else 0
             now_ms = clock()
             for slot, word, location, flags in self._live_records(shard, segment):
@@ -163,6 +167,7 @@ class Eviction:
                         continue
                 shard.drop(slot, word)
                 words[shard.header + SH_EVICTED] += 1
+        return True
 
     def _has_deadline(self, location: int) -> bool:
         return bool(unpack_head(self._mem, location << 3)[1] & DEADLINE)
@@ -172,13 +177,20 @@ class Eviction:
             return shard.relocate_piece(slot, word, location)
         return shard.relocate(slot, word)
 
-    def _close_open_segments(self) -> None:
-        """A small arena can be full of open segments: close them all, so that there is something to evict."""
+    def _close_open_segments(self) -> bool:
+        """A small arena can be full of open segments: close them all, so that there is something to evict.
+
+        Returns:
+            False if none was open.
+        """
+        closed = False
         for shard in self._shards:
             with self._guard.holding(shard):
                 for field in (shard.header + SH_OPEN, shard.header + SH_OPEN_KEPT):
                     if self._words[field]:
                         shard.close_open(field)
+                        closed = True
+        return closed
 
     # -- reading a segment -------------------------------------------------------------------------------
 

@@ -114,6 +114,15 @@ class RobustLock:
             raise StoreBusy(f"A lock was not free within {self._wait_ms} ms ({os.strerror(code)}).")
         return False
 
+    def is_held(self) -> bool:
+        """Tell whether a living process has the lock; for one that guards an order and no state."""
+        code = self.attempt()
+        if code == errno.EOWNERDEAD:
+            self.consistent()
+        if code in (0, errno.EOWNERDEAD):
+            self.release()
+        return code == errno.EBUSY
+
     def consistent(self) -> None:
         """Declare what the lock guards repaired, after ``acquire`` returned True."""
         _consistent(self._mutex)

@@ -63,6 +63,7 @@ class Shard(Log):
     """
 
     __slots__ = (
+        "_eviction_lock",
         "_index",
         "_locate",
         "_open_at",
@@ -76,19 +77,29 @@ class Shard(Log):
         "lock",
     )
 
-    def __init__(self, number: int, arena: Arena, lock: RobustLock, segments: Segments, index: Index) -> None:
+    def __init__(
+        self,
+        number: int,
+        arena: Arena,
+        lock: RobustLock,
+        eviction_lock: RobustLock,
+        segments: Segments,
+        index: Index,
+    ) -> None:
         """Bind to an arena; nothing is written.
 
         Args:
             number: from 0.
             arena: the arena.
             lock: the shard's lock.
+            eviction_lock: held by whoever makes room; here it is only looked at.
             segments: the pool.
             index: the index.
         """
         super().__init__(number, arena, segments)
         geometry = arena.geometry
         self.lock = lock
+        self._eviction_lock = eviction_lock
         self._index = index
         self._locate = index.locate
         self._sequence = geometry.sequences_at + number
@@ -167,8 +178,25 @@ class Shard(Log):
         Returns:
             As for ``put``.
         """
+        version = self._write(slot, old, key_hash, key, value, flags, deadline_ms, RESERVE)
+        if not version and old and not self._eviction_lock.is_held():
+            # Its own dead versions will soon give back what it takes; where others evict already, it waits.
+            version = self._write(slot, old, key_hash, key, value, flags, deadline_ms, RESERVE_OVERWRITING)
+        return version
+
+    def _write(
+        self,
+        slot: int,
+        old: int,
+        key_hash: int,
+        key: bytes,
+        value: bytes,
+        flags: int,
+        deadline_ms: int,
+        floor: int,
+    ) -> int:
+        """``_insert`` with a bound on what it may take: ``floor`` segments stay in the pool."""
         words = self._words
-        floor = RESERVE_OVERWRITING if old else RESERVE
         pieces: list[int] = []
         if value and record_words(len(key), DEADLINE, len(value)) > self.inline_words:
             pieces = self.append_pieces(key_hash, value, floor)

@@ -39,8 +39,9 @@ _LOCK_WAIT_MS: Final = 1000
 # The pool's lock is taken inside of critical sections, which had better wait for a stopped owner to be killed
 # than fail and be repaired.
 _POOL_WAIT_MS: Final = 60_000
-# A writer whose room was taken by others again and again gives up; each try frees at least a segment.
-_TRIES: Final = 64
+# A writer whose room was taken by others again and again gives up: 512 MiB are 8,192 segments, half of this.
+_TRIES: Final = 1024
+_STEPS: Final = 16
 
 
 class Store:
@@ -114,7 +115,10 @@ class Store:
         pool_lock, self._eviction_lock, *shard_locks = self._lock_table.locks
         self._segments = Segments(arena, pool_lock)
         index = self._index = Index(arena, self._segments)
-        self._shards = [Shard(i, arena, lock, self._segments, index) for i, lock in enumerate(shard_locks)]
+        self._shards = [
+            Shard(i, arena, lock, self._eviction_lock, self._segments, index)
+            for i, lock in enumerate(shard_locks)
+        ]
         self._guard = Guard(arena, self._segments, index)
         self._eviction = Eviction(arena, self._shards, self._segments, index, self._seed, self._guard)
         for shard in self._shards:
@@ -195,12 +199,15 @@ class Store:
         deadline_ms: int,
     ) -> int:
         """Make room and put, until nobody else has taken the room that was made."""
-        for _ in range(_TRIES):
-            self._make_room(shard.segments_for(len(key), len(value)), clock)
+        segments = shard.segments_for(len(key), len(value))
+        for attempt in range(_TRIES):
+            made = self._make_room(segments, attempt, clock)
             with self._guard.holding(shard):
                 version = shard.put(key_hash, key, value, flags, deadline_ms)
             if version:
                 return version
+            if not made:
+                raise StoreFull(f"No room for a value of {len(value)} bytes could be made.")
         raise StoreBusy("Other writers took the room that was made; try again.")
 
     def delete(self, key: bytes, clock: Callable[[], int]) -> bool:
@@ -229,30 +236,29 @@ class Store:
                 return False
             return True
 
-    def _make_room(self, segments: int, clock: Callable[[], int]) -> None:
+    def _make_room(self, segments: int, attempt: int, clock: Callable[[], int]) -> bool:
         """Free segments until the pool has as many as a write may take.
 
         Args:
             segments: how many.
+            attempt: how often room was made for the same write before.
             clock: milliseconds now.
 
-        Raises:
-            StoreFull: if the arena has not that many.
+        Returns:
+            False if there was nothing left to free.
         """
-        for attempt in range(_TRIES * segments):
-            if self._segments.room(segments):
-                return
-            # One segment at a time, so that no other writer waits for more than one.
-            if self._eviction_lock.acquire():
-                self._eviction_lock.consistent()  # it guards no state, only the order
-            try:
-                self._eviction.free_one(attempt // segments, clock)
-            finally:
-                self._eviction_lock.release()
-        if not self._segments.room(segments):
-            raise StoreFull(
-                f"No room for {segments} segments of {self.geometry.segment_bytes} bytes could be made."
-            )
+        if self._eviction_lock.acquire():
+            self._eviction_lock.consistent()  # it guards no state, only the order
+        try:
+            # Not longer than a few steps, so that other writers have their turn.
+            for _ in range(_STEPS):
+                if self._segments.room(segments):
+                    return True
+                if not self._eviction.free_one(attempt, clock):
+                    return False
+            return True
+        finally:
+            self._eviction_lock.release()
 
     # -- looking at it -----------------------------------------------------------------------------------
 
