@@ -2,7 +2,7 @@
 
 For TCP each worker has a socket of its own per address (SO_REUSEPORT): the kernel spreads connections by
 their hash. With one socket shared by all, a single worker accepts a whole burst before another wakes up.
-The price is that connections in a dead worker's queue wait for its successor, some 30 ms. A unix socket has
+The price is that connections in a dead worker's queue wait for its successor, some 10 ms. A unix socket has
 no such option and is shared.
 """
 

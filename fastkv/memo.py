@@ -14,6 +14,8 @@ from __future__ import annotations
 from collections import deque
 from typing import TYPE_CHECKING, Final
 
+from fastkv.store.layout import count_at
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -85,7 +87,7 @@ class Memo:
         else:
             return
         tail = reply[len(self._preludes[200]) :]
-        self._entries[request] = slot, word, (slot & -8) << 3 | slot & 7, tail
+        self._entries[request] = slot, word, count_at(slot), tail
         self._bytes += len(tail)
         while self._bytes > self._limit:
             oldest = self._order.popleft()

@@ -133,7 +133,7 @@ class Routes:
         return 200, value_reply(key, entry[0], plain, entry[1] == PLAIN)
 
     def get_batch(self, lines: list[bytes], preludes: Mapping[int, bytes]) -> list[bytes] | None:
-        """``get`` for pipelined requests of plain keys, 0.5 µs less for each.
+        """``get`` for pipelined requests of plain keys: one call into the store for all of them.
 
         Args:
             lines: request lines.

@@ -27,6 +27,7 @@ from fastkv.store.layout import (
     SH_OPEN,
     SH_OPEN_KEPT,
     Arena,
+    count_at,
 )
 from fastkv.store.records import DEADLINE, FRAGMENT, LARGE, parse_record, record_words, unpack_head
 
@@ -158,9 +159,9 @@ class Eviction:
                     shard.drop(slot, word)
                     words[shard.header + SH_EXPIRED] += 1
                     continue
-                count_at = self._index.count_at(slot)
-                if mem[count_at] and kept < may_keep:
-                    mem[count_at] -= 1
+                place = count_at(slot)
+                if mem[place] and kept < may_keep:
+                    mem[place] -= 1
                     length = shard.length(location)
                     if self._relocate(shard, slot, word, location, flags):
                         kept += length

@@ -81,7 +81,6 @@ COUNT_MAX = 3
 MIN_SEGMENT = 4 << 10
 MAX_SEGMENT = 256 << 10
 MIN_MEMORY = 1 << 20
-MAX_SHARDS = 4096
 # Segments that new entries leave in the pool. The last is for eviction and cleaning, which need one to start
 # from; the others are for overwriting: a segment filled with old versions of a hot key comes back as soon as
 # the next one is begun, and nobody has to be evicted for it, in a full store either.
@@ -91,6 +90,18 @@ RESERVE_OVERWRITING = 1
 _FEWEST_SEGMENTS = 14
 # The smallest record (16-byte head, 1-byte key, checksum) and its share of the index.
 _SMALLEST_ENTRY = 24 + 12
+
+
+def count_at(slot: int) -> int:
+    """Where a slot's access count stands: in the same cache line.
+
+    Args:
+        slot: the slot's word offset.
+
+    Returns:
+        Byte offset from the start of the arena.
+    """
+    return (slot & -BUCKET_WORDS) << 3 | slot & BUCKET_WORDS - 1
 
 
 def _power_of_two_below(n: int) -> int:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from xxhash import xxh3_64_intdigest
 
 from fastkv.store.index import HIGH_SHIFT, SECOND_BUCKET_SHIFT, Index
-from fastkv.store.layout import COUNT_MAX, TAG_BITS, TAG_MASK, TAG_SHIFT, Arena
+from fastkv.store.layout import COUNT_MAX, TAG_BITS, TAG_MASK, TAG_SHIFT, Arena, count_at
 from fastkv.store.records import (
     CALLER_FLAGS,
     HEAD_BYTES,
@@ -127,10 +127,10 @@ class Reader:
         if flags <= CALLER_FLAGS and value_len <= self._inline_bytes and mem[at:middle] == key:
             value = mem[middle : middle + value_len]
             if words[slot] == word:
-                count_at = (slot & -8) << 3 | slot & 7
+                at = (slot & -8) << 3 | slot & 7  # ``count_at``
                 counts = self._counts
-                if counts[count_at] < COUNT_MAX:
-                    counts[count_at] += 1
+                if counts[at] < COUNT_MAX:
+                    counts[at] += 1
                 return value, flags, version, 0, slot, word
         return self.find(key_hash, key, clock)
 
@@ -183,9 +183,9 @@ class Reader:
                 entry = self._read(key_hash, key)
         if entry is None or (entry[3] and entry[3] <= clock()):
             return None
-        count_at = self._index.count_at(entry[4])
-        if self._counts[count_at] < COUNT_MAX:  # blindly: a lost access does no harm
-            self._counts[count_at] += 1
+        place = count_at(entry[4])
+        if self._counts[place] < COUNT_MAX:  # blindly: a lost access does no harm
+            self._counts[place] += 1
         return entry
 
     def _read(self, key_hash: int, key: bytes) -> Entry | None:
@@ -204,7 +204,7 @@ class Reader:
         return value, flags & CALLER_FLAGS, version, deadline_ms, slot, word
 
     def get_small(self, keys: list[bytes], clock: Callable[[], int]) -> list[Entry | None] | None:
-        """``get`` for several keys with small values; 0.2 µs less for each.
+        """``get`` for several keys with small values; 0.1 µs less for each.
 
         Args:
             keys: the keys.
@@ -248,9 +248,9 @@ class Reader:
             if flags <= CALLER_FLAGS and value_len <= inline_bytes and word and mem[at:middle] == key:
                 value = mem[middle : middle + value_len]
                 if words[slot] == word:
-                    count_at = (slot & -8) << 3 | slot & 7
-                    if counts[count_at] < COUNT_MAX:
-                        counts[count_at] += 1
+                    at = (slot & -8) << 3 | slot & 7  # ``count_at``
+                    if counts[at] < COUNT_MAX:
+                        counts[at] += 1
                     entries.append((value, flags, version, 0, slot, word))
                     continue
             entry = self.find(key_hash, key, clock)

@@ -30,6 +30,7 @@ from fastkv.store.layout import (
     TAG_MASK,
     TAG_SHIFT,
     Arena,
+    count_at,
 )
 from fastkv.store.log import Log
 from fastkv.store.records import (
@@ -224,7 +225,7 @@ class Shard(Log):
         while True:
             slot = self._index.vacancy(key_hash)
             if slot:
-                self._mem[self._index.count_at(slot)] = 0
+                self._mem[count_at(slot)] = 0
                 return slot
             with self.several_steps():
                 grown = self._index.split(self.header, self.number, key_hash)
@@ -232,7 +233,7 @@ class Shard(Log):
                 # The directory is as deep as a tag allows: the key's buckets are all the room there is.
                 first, _ = self._index.buckets(key_hash)
                 slots = range(first + 1, first + BUCKET_WORDS)
-                slot = min(slots, key=lambda slot: self._mem[self._index.count_at(slot)])
+                slot = min(slots, key=lambda slot: self._mem[count_at(slot)])
                 self.drop(slot, self._words[slot])
                 self._words[self.header + SH_EVICTED] += 1
             elif not grown:
