@@ -202,6 +202,8 @@ class Store:
         segments = shard.segments_for(len(key), len(value))
         for attempt in range(_TRIES):
             made = self._make_room(segments, attempt, clock)
+            if made is None:
+                continue  # to write in vain would earn credit for cleaning
             with self._guard.holding(shard):
                 version = shard.put(key_hash, key, value, flags, deadline_ms)
             if version:
@@ -236,7 +238,7 @@ class Store:
                 return False
             return True
 
-    def _make_room(self, segments: int, attempt: int, clock: Callable[[], int]) -> bool:
+    def _make_room(self, segments: int, attempt: int, clock: Callable[[], int]) -> bool | None:
         """Free segments until the pool has as many as a write may take.
 
         Args:
@@ -245,7 +247,7 @@ class Store:
             clock: milliseconds now.
 
         Returns:
-            False if there was nothing left to free.
+            True once there is room, None after a few steps without, False if nothing is left to free.
         """
         if self._eviction_lock.acquire():
             self._eviction_lock.consistent()  # it guards no state, only the order
@@ -256,7 +258,7 @@ class Store:
                     return True
                 if not self._eviction.free_one(attempt, clock):
                     return False
-            return True
+            return None
         finally:
             self._eviction_lock.release()
 
