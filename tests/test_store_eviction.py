@@ -170,3 +170,12 @@ def test_random_overwrites_of_a_store_with_some_room_evict_nobody(shards: int) -
         assert store.stats()["relocated"] > 0
         assert store.stats()["evictions"] == 0
         assert store.stats()["entries"] == len(keys)
+
+
+def test_a_large_value_finds_room_again_and_again() -> None:
+    """A write that fails and tries again must not earn the credit that lets cleaning go round in circles."""
+    for round_ in range(6):
+        with open_store(shards=32) as store:
+            for number in range(12):
+                store.put(b"large %d %d" % (round_, number % 3), bytes(150_000), clock)
+                store.put(b"medium %d %d" % (round_, number), bytes(40_000), clock)
