@@ -12,7 +12,7 @@ TOOLS := $(VENV)/tools.stamp
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help serve test check format lock clean
+.PHONY: help serve test check format lock image clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "%-14s %s\n", $$1, $$2 }'
@@ -41,6 +41,9 @@ lock: ## pin the newest versions of everything in requirements-dev.lock
 	   $(VENV)-lock/bin/python -m pip --disable-pip-version-check freeze --exclude-editable; } > $(LOCK).new
 	@mv $(LOCK).new $(LOCK)
 	@rm -rf $(VENV)-lock
+
+image: ## build the container image
+	@docker build --tag ultrafast-kv-cache .
 
 clean: ## remove the virtual environment and what tools left behind
 	@rm -rf $(VENV) $(VENV)-lock build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis

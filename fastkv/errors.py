@@ -27,6 +27,10 @@ class StartError(FastKVError):
     """The settings are right, but the machine refuses: too little memory, a port in use."""
 
 
+class TuningError(FastKVError):
+    """A kernel setting cannot be changed, recorded or put back."""
+
+
 class StoreError(FastKVError):
     """The store refuses an operation; nothing of it was done."""
 

@@ -4,6 +4,16 @@ For TCP each worker has a socket of its own per address (SO_REUSEPORT): the kern
 their hash. With one socket shared by all, a single worker accepts a whole burst before another wakes up.
 The price is that connections in a dead worker's queue wait for its successor, some 10 ms. A unix socket has
 no such option and is shared.
+
+What a connection needs is set on the socket that it is accepted from, and inherited: no call for each
+connection, and nothing that depends on the machine's defaults.
+
+- TCP_NODELAY: a reply is one write, and waits for no acknowledgement of an earlier one.
+- SO_KEEPALIVE with its times: a client whose machine is gone is noticed within two minutes, not two hours.
+- TCP_FASTOPEN: offered, and in force only where an administrator has set the server's bit of
+  net.ipv4.tcp_fastopen: a repeated SYN repeats its request (RFC 7413, section 2.1).
+- SO_REUSEADDR: a restart does not wait for connections in TIME_WAIT.
+- Not TCP_DEFER_ACCEPT: a client that connects and says nothing would be neither seen nor counted.
 """
 
 from __future__ import annotations
@@ -12,6 +22,7 @@ import errno
 import os
 import socket
 import stat
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from fastkv.errors import StartError
@@ -34,7 +45,7 @@ class Listeners:
         """Bind and listen.
 
         Args:
-            settings: host, port, unix, workers and backlog count.
+            settings: host, port, unix, workers, backlog, fastopen and keepalive count.
 
         Raises:
             StartError: if an address cannot be had; the sentence says which and why.
@@ -44,23 +55,24 @@ class Listeners:
         self._held: list[socket.socket] = []
         self._bound: set[tuple[object, ...]] = set()
         self._unix: Path | None = None
+        self._settings = settings
+        self._backlog = settings.backlog or socket.SOMAXCONN
         try:
             port = settings.port
             for host in settings.host:
-                port = self._listen_tcp(host, port, settings.backlog)
+                port = self._listen_tcp(host, port)
             if settings.unix is not None:
-                self._listen_unix(settings.unix, settings.backlog)
+                self._listen_unix(settings.unix)
         except BaseException:
             self.close()
             raise
 
-    def _listen_tcp(self, host: str, port: int, backlog: int) -> int:
+    def _listen_tcp(self, host: str, port: int) -> int:
         """Listen on all addresses of a host.
 
         Args:
             host: a name or an address.
             port: 0 for any; then the first address chooses for all.
-            backlog: connections that may wait.
 
         Returns:
             The port.
@@ -83,7 +95,8 @@ class Listeners:
                 for sockets in self.by_worker:
                     listener = _bound(family, (address[0], port, *address[2:]), reuse_port=True)
                     sockets.append(listener)
-                    listener.listen(backlog)
+                    _set_for_connections(listener, self._settings)
+                    listener.listen(self._backlog)
             except OSError as error:
                 raise StartError(_why_not(host, port, error)) from None
             self.addresses.append(
@@ -91,14 +104,14 @@ class Listeners:
             )
         return port
 
-    def _listen_unix(self, path: Path, backlog: int) -> None:
+    def _listen_unix(self, path: Path) -> None:
         _remove_stale(path)
         listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self._held.append(listener)
         try:
             listener.bind(os.fspath(path))
             self._unix = path
-            listener.listen(backlog)
+            listener.listen(self._backlog)
         except OSError as error:
             raise StartError(
                 f"--unix: no socket can be made at '{path}' ({error.strerror or error})."
@@ -148,6 +161,18 @@ def _bound(family: int, address: tuple[object, ...], *, reuse_port: bool) -> soc
         made.close()
         raise
     return made
+
+
+def _set_for_connections(listener: socket.socket, settings: Settings) -> None:
+    """Set what every connection accepted from a TCP socket inherits."""
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, settings.keepalive_seconds)
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, settings.keepalive_interval_seconds)
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, settings.keepalive_probes)
+    if settings.fastopen:
+        with suppress(OSError):  # a kernel without it serves all the same
+            listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_FASTOPEN, settings.fastopen)
 
 
 def _why_not(host: str, port: int, error: OSError) -> str:

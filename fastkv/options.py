@@ -23,9 +23,9 @@ _WHOLE = re.compile(r"[+-]?[0-9]{1,20}")
 _SIZE = re.compile(r"([+-]?[0-9]{1,20}(?:\.[0-9]{1,20})?) ?([kmg]b)?")
 _SECONDS = re.compile(r"[+-]?[0-9]{1,20}(?:\.[0-9]{1,20})?")
 _HOST_NAME = re.compile(
-    r"(?=.{1,253}\Z)(?:(?!-)[a-z0-9_-]{1,63}(?<!-)\.)*(?!-)(?![0-9]+\Z)[a-z0-9_-]{1,63}(?<!-)", re.IGNORECASE
+    r"(?=.{1,253}\Z)(?:(?!-)[a-z0-9_-]{1,63}(?<!-)\.)*(?!-)(?![0-9]+\Z)[a-z0-9_-]{1,63}(?<!-)",
+    re.IGNORECASE | re.ASCII,  # without ASCII the Kelvin sign is a k
 )
-_SOCKET_PATH_BYTES = 107  # unix(7): sun_path has 108 bytes, the last of them NUL.
 
 
 class UnfitError(ValueError):
@@ -246,11 +246,16 @@ class Hosts:
 
 
 @dataclass(frozen=True, slots=True)
-class SocketPath:
-    """The path of a Unix socket; an empty text is none."""
+class FilePath:
+    """A path of at most ``most_bytes``; an empty text is none."""
 
+    most_bytes: int = 4095  # PATH_MAX with its NUL
     metavar: str = "PATH"
-    allowed: str = f"a path of at most {_SOCKET_PATH_BYTES} bytes"
+
+    @property
+    def allowed(self) -> str:
+        """The length."""
+        return f"a path of at most {self.most_bytes} bytes"
 
     def parse(self, raw: object) -> Path | None:
         """Read a path; see `Kind.parse`."""
@@ -258,13 +263,20 @@ class SocketPath:
             return None
         if not isinstance(raw, str | Path) or "\0" in str(raw):
             raise UnfitError(raw, "is not a path")
-        if len(str(raw).encode("utf-8", "surrogateescape")) > _SOCKET_PATH_BYTES:
+        if len(str(raw).encode("utf-8", "surrogateescape")) > self.most_bytes:
             raise UnfitError(raw, "is too long")
         return Path(raw)
 
     def show(self, value: Path | None) -> str:
         """Return the path."""
         return str(value or "")
+
+
+@dataclass(frozen=True, slots=True)
+class SocketPath(FilePath):
+    """The path of a Unix socket; an empty text is none."""
+
+    most_bytes: int = 107  # unix(7): sun_path has 108 bytes, the last of them NUL
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,6 +7,8 @@ the three say. Leaves: a frozen `Settings` within its bounds. Raises: `SettingsE
 
 import difflib
 import logging
+import os
+import re
 import tomllib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, fields
@@ -15,8 +17,10 @@ from typing import Any, Self
 
 from fastkv import machine
 from fastkv.errors import SettingsError
+from fastkv.kernel.profile import PROFILES
 from fastkv.options import (
     Choice,
+    FilePath,
     Hosts,
     Kind,
     Option,
@@ -49,7 +53,8 @@ class Settings:
     """All that can be set, checked.
 
     Each field is described by its option. An automatic one that is None is found out here, except
-    ``shards`` and ``segment_bytes``: they stay None, and the store's geometry decides.
+    ``shards`` and ``segment_bytes``: they stay None, and the store's geometry decides, and ``backlog``, which
+    depends on what the kernel allows when the sockets are made.
 
     Raises:
         SettingsError: A value is out of its bounds, or two of them do not go together.
@@ -112,12 +117,45 @@ class Settings:
     stuck_seconds: float = _option(
         Seconds(1, 3600), "A worker without a sign of life for so long is killed and replaced.", default=10.0
     )
-    backlog: int = _option(
-        Whole(1, 65535, unit="connections"),
+    backlog: int | None = _option(
+        Whole(1, 1 << 20, unit="connections"),
         "Connections that may wait to be accepted, on each socket.",
-        default=4096,
+        auto="as many as net.core.somaxconn allows",
     )
-    tune: bool = _option(Switch(), "Raise the limit of open files as far as allowed.", default=True)
+    fastopen: int = _option(
+        Whole(0, 65535, unit="connections"),
+        "Connections under way whose request came in the SYN, where the kernel allows it; 0 for none.",
+        default=256,
+    )
+    keepalive_seconds: int = _option(
+        Whole(1, 32767, unit="seconds", metavar="SECONDS"),
+        "Silence after which a connection's other end is asked whether it is still there.",
+        default=60,
+    )
+    keepalive_interval_seconds: int = _option(
+        Whole(1, 32767, unit="seconds", metavar="SECONDS"), "Time between two such questions.", default=10
+    )
+    keepalive_probes: int = _option(
+        Whole(1, 127), "Questions without an answer after which the connection is closed.", default=5
+    )
+    open_files: int = _option(
+        Whole(64, 1 << 30),
+        "Open files, one for each connection, that each worker asks for; it gets what the hard limit allows.",
+        default=1 << 20,
+    )
+    tune: bool = _option(
+        Switch(), "Apply the kernel profile where it is permitted, before listening.", default=True
+    )
+    profile: str = _option(
+        Choice(PROFILES, metavar="PROFILE"),
+        "Kernel settings to apply; fastkv tune-kernel shows and undoes them.",
+        default="recommended",
+    )
+    state_dir: Path | None = _option(
+        FilePath(metavar="DIR"),
+        "Where the original kernel settings are kept.",
+        auto="/var/lib/fastkv for root, else ~/.local/state/fastkv",
+    )
     log_level: str = _option(
         Choice(("debug", "info", "warning", "error", "critical"), metavar="LEVEL"),
         "Least level logged.",
@@ -127,9 +165,10 @@ class Settings:
     def __post_init__(self) -> None:
         for option in OPTIONS:
             object.__setattr__(self, option.field, option.parse(getattr(self, option.field), option.flag))
-        found: dict[str, Callable[[], int]] = {
+        found: dict[str, Callable[[], object]] = {
             "workers": lambda: min(machine.usable_cpus(), _MOST_WORKERS),
             "memory_bytes": lambda: _quarter(machine.usable_memory_bytes()),
+            "state_dir": _state_directory,
             # Six bytes of JSON, as in \u0000, may stand for one of a key or a value.
             "max_body_bytes": lambda: 6 * (self.max_key_bytes + self.max_value_bytes) + _KB,
         }
@@ -184,6 +223,12 @@ OPTIONS: tuple[Option, ...] = tuple(
 
 _BY_NAME = {option.name: option for option in OPTIONS}
 
+_SERVICE_PORT = re.compile(r"FASTKV_(?:[A-Z0-9_]+_)?PORT")
+_SERVICE_LINK = re.compile(
+    r"FASTKV_(?:[A-Z0-9_]+_)?"
+    r"(?:SERVICE_HOST|SERVICE_PORT(?:_[A-Z0-9_]+)?|PORT_[0-9]+_(?:TCP|UDP)(?:_(?:ADDR|PORT|PROTO))?)"
+)
+
 
 def _from_file(path: Path | None, source: str) -> Iterator[tuple[Option, Any, str]]:
     """Yield what a TOML file sets, each with how a sentence names it; ``source`` named the file itself."""
@@ -213,8 +258,14 @@ def _from_file(path: Path | None, source: str) -> Iterator[tuple[Option, Any, st
 
 def _from_environment(env: Mapping[str, str]) -> Iterator[tuple[Option, str, str]]:
     """Yield what ``FASTKV_*`` variables set, each with how a sentence names it."""
+    links = [variable for variable in sorted(env) if _is_service_link(variable, env[variable])]
+    if links:
+        _log.info(
+            "%s: ignored; Kubernetes and links of Docker set such variables for a service named fastkv.",
+            ", ".join(links),
+        )
     for variable in sorted(env):
-        if not variable.startswith("FASTKV_") or variable == CONFIG_VARIABLE:
+        if not variable.startswith("FASTKV_") or variable == CONFIG_VARIABLE or variable in links:
             continue
         where = f"{variable if variable.isprintable() else quote(variable)} (environment)"
         name = variable.removeprefix("FASTKV_").lower()
@@ -227,6 +278,17 @@ def _from_environment(env: Mapping[str, str]) -> Iterator[tuple[Option, str, str
         yield option, env[variable], where
 
 
+def _is_service_link(variable: str, value: str) -> bool:
+    """True for what Kubernetes, or a link of Docker, tells every container of a service named fastkv.
+
+    Of a second one, named fastkv-x, as well: its variables begin with ``FASTKV_X_``. By its name alone
+    ``FASTKV_PORT`` is a setting; that it is none shows in a value that no port has.
+    """
+    return _SERVICE_LINK.fullmatch(variable) is not None or (
+        _SERVICE_PORT.fullmatch(variable) is not None and value.startswith(("tcp://", "udp://"))
+    )
+
+
 def _nearest(name: str) -> Option | None:
     """Return the option whose name is most like a wrong one."""
     known = {option.field: option for option in OPTIONS} | _BY_NAME
@@ -237,6 +299,19 @@ def _nearest(name: str) -> Option | None:
 def _unknown(where: str, nearest: str | None) -> SettingsError:
     hint = f"did you mean {nearest}?" if nearest else "fastkv serve --help lists them all."
     return SettingsError(f"{where}: there is no such setting; {hint}")
+
+
+def _state_directory() -> Path:
+    """Return where a program of this user keeps what outlives it (XDG Base Directory Specification 0.8)."""
+    if os.geteuid() == 0:
+        return Path("/var/lib/fastkv")
+    given = os.environ.get("XDG_STATE_HOME", "")
+    if given.startswith("/"):  # the specification tells to ignore a relative one
+        return Path(given, "fastkv")
+    try:
+        return Path("~/.local/state/fastkv").expanduser()
+    except RuntimeError:  # a user without a home, as in a container
+        return Path("/var/lib/fastkv")
 
 
 def _quarter(memory_bytes: int) -> int:

@@ -7,10 +7,10 @@ while a worker is being replaced, and are not refused.
 
 from __future__ import annotations
 
+import dataclasses
 import gc
 import logging
 import os
-import resource
 import signal
 import sys
 import time
@@ -19,7 +19,9 @@ from typing import TYPE_CHECKING, Final
 
 from fastkv import machine, worker
 from fastkv.errors import StartError
+from fastkv.kernel.start import prepare
 from fastkv.listeners import Listeners
+from fastkv.notify import Notifier
 from fastkv.options import format_size
 from fastkv.stats import Board, Column, State
 from fastkv.store import Store
@@ -85,12 +87,14 @@ class Supervisor:
         store: the shared store.
         board: the workers' rows; twice as many as workers, for a reload has both generations alive.
         listeners: the sockets.
+        notifier: tells the service manager, if there is one.
     """
 
     settings: Settings
     store: Store
     board: Board
     listeners: Listeners
+    notifier: Notifier = field(default_factory=Notifier.take)
     slots: list[Slot] = field(default_factory=list)
     retired: dict[int, Process] = field(default_factory=dict)
     _to_reload: list[Slot] = field(default_factory=list)
@@ -119,6 +123,7 @@ class Supervisor:
                     break
                 if arrived == signal.SIGHUP:
                     _log.info("SIGHUP: the workers are replaced one by one.")
+                    self.notifier.reloading("The workers are replaced one by one.")
                     self._to_reload = list(self.slots)
                 self._reap()
                 self._kill_stuck()
@@ -146,12 +151,16 @@ class Supervisor:
 
     def _announce(self) -> None:
         """The one line on stdout that says where and what is served."""
+        sys.stdout.write(f"fastkv serves {self._served()}\n")
+        sys.stdout.flush()
+        self.notifier.ready(f"Serves {self._served()}.")
+
+    def _served(self) -> str:
         geometry = self.store.geometry
         where = ", ".join(self.listeners.addresses)
         parts = (_count(len(self.slots), "worker"), _count(geometry.shards, "shard"))
         memory = format_size(geometry.memory_bytes)
-        sys.stdout.write(f"fastkv serves {where} with {', '.join(parts)}, {memory} of memory\n")
-        sys.stdout.flush()
+        return f"{where} with {', '.join(parts)}, {memory} of memory"
 
     def _fork(self, slot: Slot) -> Process:
         """Start a process for a slot.
@@ -189,6 +198,7 @@ class Supervisor:
         Returns:
             Its number, 0 for none.
         """
+        self.notifier.alive()
         waiting = self._to_reload or any(slot.process is None or slot.successor for slot in self.slots)
         arrived = signal.sigtimedwait(_SIGNALS, _POLL_SECONDS if waiting else _WATCH_SECONDS)
         return arrived.si_signo if arrived else 0
@@ -265,7 +275,7 @@ class Supervisor:
             return
         slot = self._to_reload[0]
         if slot.process is None:
-            self._to_reload.pop(0)  # it is about to be a new one anyway
+            self._reloaded()  # it is about to be a new one anyway
         elif slot.successor is None:
             # A retired worker may take its time; who has none at all comes first.
             free = sum(row[Column.STATE] == State.NONE for row in self.board.rows)
@@ -275,21 +285,29 @@ class Supervisor:
             old, slot.process, slot.successor = slot.process, slot.successor, None
             self.retired[old.pid] = old
             _kill(old.pid, worker.RETIRE)
-            self._to_reload.pop(0)
-            if not self._to_reload:
-                _log.info("All workers are replaced.")
+            self._reloaded()
+
+    def _reloaded(self) -> None:
+        """Go on to the next worker."""
+        self._to_reload.pop(0)
+        if not self._to_reload:
+            _log.info("All workers are replaced.")
+            self.notifier.ready(f"Serves {self._served()}.")
 
     # -- stopping ----------------------------------------------------------------------------------------
 
     def _stop_all(self) -> None:
         """End every process: SIGTERM, and SIGKILL for whoever takes longer than the drain time."""
+        limit = self.settings.drain_seconds + _GRACE_SECONDS
+        self.notifier.stopping("Requests under way are finished.", limit + _GRACE_SECONDS)
         alive = {p.pid for slot in self.slots for p in (slot.process, slot.successor) if p} | set(
             self.retired
         )
         for pid in alive:
             _kill(pid, signal.SIGTERM)
-        deadline = time.monotonic() + self.settings.drain_seconds + _GRACE_SECONDS
+        deadline = time.monotonic() + limit
         while alive:
+            self.notifier.alive()
             pid, _ = os.waitpid(-1, os.WNOHANG)
             if pid:
                 alive.discard(pid)
@@ -324,20 +342,6 @@ def _cause(status: int) -> str:
     return f"exit code {os.waitstatus_to_exitcode(status)}"
 
 
-def raise_open_files() -> str:
-    """Raise the limit of open files as far as the hard limit allows: each connection takes one.
-
-    Returns:
-        What was done, as a sentence.
-    """
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    try:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    except (OSError, ValueError) as error:
-        return f"The limit of open files stays at {soft}: {error}."
-    return f"The limit of open files was {soft} and is {hard}."
-
-
 def run(settings: Settings) -> int:
     """Serve, from limits to exit.
 
@@ -354,7 +358,6 @@ def run(settings: Settings) -> int:
         level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr
     )
     signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
-    limits = raise_open_files() if settings.tune else "The limit of open files is left as it is (--no-tune)."
     usable = machine.usable_memory_bytes()
     if settings.memory_bytes > usable:
         raise StartError(
@@ -380,8 +383,9 @@ def run(settings: Settings) -> int:
             f"{format_size(store.max_key_bytes)}."
         )
     board = Board(2 * settings.workers + 1)
+    # Last, so that a server which cannot start has changed nothing, and first for the sockets.
+    settings = dataclasses.replace(settings, backlog=prepare(settings))
     listeners = Listeners(settings)
-    _log.info(limits)
     gc.collect()
     gc.freeze()
     return Supervisor(settings, store, board, listeners).run()

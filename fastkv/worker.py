@@ -8,6 +8,7 @@ import gc
 import logging
 import os
 import signal
+import socket
 import time
 from typing import TYPE_CHECKING, Final
 
@@ -20,8 +21,6 @@ from fastkv.service import Service
 from fastkv.stats import Board, Column, State
 
 if TYPE_CHECKING:
-    import socket
-
     from fastkv.settings import Settings
     from fastkv.store import Store
 
@@ -95,9 +94,9 @@ class Worker:
         loop.add_signal_handler(RETIRE, self._retire)
         for listener in self._sockets:
             make = loop.create_unix_server if listener.family.name == "AF_UNIX" else loop.create_server
-            server = await make(
-                lambda: Connection(self._service), sock=listener, backlog=self._settings.backlog
-            )
+            # The loop calls listen() again; it has to say what the supervisor said.
+            backlog = self._settings.backlog or socket.SOMAXCONN
+            server = await make(lambda: Connection(self._service), sock=listener, backlog=backlog)
             self._servers.append(server)
         self._tick(loop)
         self._row[Column.STATE] = State.READY

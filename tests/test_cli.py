@@ -99,6 +99,7 @@ def test_every_option_can_be_given(run: Run, supervisor: Supervisor) -> None:
         "segment_bytes": "64kb",
     }
     values |= {"max_body_bytes": "2kb", "max_head_bytes": "2kb", "max_output_bytes": "1mb"}
+    values |= {"open_files": "64", "profile": "ultrafast"}
     for option in OPTIONS:
         args = [option.flag] if option.name == "tune" else [option.flag, values.get(option.name, "2")]
         assert run("serve", *args) == (0, "", ""), option.name
@@ -131,6 +132,69 @@ def test_environment_and_file_are_read(
 )
 def test_a_wrong_setting_is_one_line_and_exit_2(run: Run, args: list[str], sentence: str) -> None:
     assert run("serve", *args) == (2, "", f"fastkv: {sentence}\n")
+
+
+def test_health_lists_its_options_and_fits_the_terminal(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    code, out, err = run("health", "--help")
+    assert (code, err) == (0, "")
+    assert max(map(len, out.splitlines())) <= 80
+    listed = re.findall(r"^  (--[a-z-]+)", out, re.MULTILINE)
+    assert " ".join(listed) == "--url --host --port --unix --config --timeout --token --quiet --help"
+    words = " ".join(out.split())
+    for option in OPTIONS:
+        assert (f"default: {option.shown_default}; {option.variable}]" in words) == (option.flag in listed)
+    for shown in ("[0.01 to 3600 seconds; default: 2]", "[FASTKV_CONFIG]", "[FASTKV_TOKEN]"):
+        assert shown in words
+
+
+NO_PORT = (
+    "--port: 0 takes a free port when the server starts; "
+    "give the one that its first line names, with --port or --url."
+)
+NO_URL = "is not the address of a server; allowed: http://HOST:PORT, https://HOST:PORT or unix:PATH."
+
+
+@pytest.mark.parametrize(
+    ("args", "env", "sentence"),
+    [
+        ("--port 99999", {}, "--port: '99999' is out of range; allowed: 0 to 65535."),
+        (
+            "",
+            {"FASTKV_PORT": "x"},
+            "FASTKV_PORT (environment): 'x' is not a whole number; allowed: 0 to 65535.",
+        ),
+        (
+            "",
+            {"FASTKV_WORKERS": "0"},
+            "FASTKV_WORKERS (environment): '0' is out of range; allowed: 1 to 256, or auto.",
+        ),
+        (
+            "--config no.toml",
+            {},
+            "--config: 'no.toml' cannot be read (No such file or directory); allowed: a TOML file.",
+        ),
+        ("--port 0", {}, NO_PORT),
+        ("--timeout 0", {}, "--timeout: '0' is out of range; allowed: 0.01 to 3600 seconds."),
+        ("--timeout 1s", {}, "--timeout: '1s' is not a number of seconds; allowed: 0.01 to 3600 seconds."),
+        ("--url localhost:7171", {}, f"--url: 'localhost:7171' {NO_URL}"),
+        *(
+            (
+                f"--url http://localhost {more}",
+                {},
+                "--url: it says all; leave out --host, --port, --unix and --config.",
+            )
+            for more in ("--host a", "--port 1", "--unix x", "--config x")
+        ),
+    ],
+)
+def test_a_wrong_option_of_health_is_one_line_and_exit_2(
+    run: Run, monkeypatch: pytest.MonkeyPatch, args: str, env: dict[str, str], sentence: str
+) -> None:
+    for name, value in env.items():
+        monkeypatch.setenv(name, value)
+    assert run("health", *args.split()) == (2, "", f"fastkv: {sentence}\n")
+    assert run("health", *args.split(), "--quiet") == (2, "", f"fastkv: {sentence}\n")
 
 
 def test_a_failed_start_is_one_line_and_exit_1(run: Run, supervisor: Supervisor) -> None:

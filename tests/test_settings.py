@@ -1,6 +1,8 @@
 """Settings: defaults, precedence, and the sentence for each mistake."""
 
 import dataclasses
+import logging
+import os
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,8 @@ KB, MB, GB = 1 << 10, 1 << 20, 1 << 30
 
 @pytest.fixture(autouse=True)
 def made_up_machine(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Six CPUs and 10 GiB, whatever the tests run on."""
+    """Six CPUs, 10 GiB and root, whatever the tests run on."""
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
     monkeypatch.setattr(machine, "usable_cpus", lambda: 6)
     monkeypatch.setattr(machine, "usable_memory_bytes", lambda: 10 * GB)
 
@@ -38,8 +41,15 @@ def test_the_defaults() -> None:
         "lock_wait_ms": 1000,
         "drain_seconds": 5.0,
         "stuck_seconds": 10.0,
-        "backlog": 4096,
+        "backlog": None,
+        "fastopen": 256,
+        "keepalive_seconds": 60,
+        "keepalive_interval_seconds": 10,
+        "keepalive_probes": 5,
+        "open_files": 1 << 20,
         "tune": True,
+        "profile": "recommended",
+        "state_dir": Path("/var/lib/fastkv"),
         "log_level": "info",
     }
     assert Settings.load({}, {}) == Settings()
@@ -52,6 +62,24 @@ def test_every_field_has_an_option_and_names_that_derive_from_it() -> None:
         assert option.flag == "--" + option.name.replace("_", "-")
         assert option.variable == "FASTKV_" + option.name.upper()
         assert option.summary.endswith(".")
+
+
+@pytest.mark.parametrize(
+    ("environment", "state_dir"),
+    [
+        ({"XDG_STATE_HOME": "/somewhere/state"}, "/somewhere/state/fastkv"),
+        ({"XDG_STATE_HOME": "relative", "HOME": "/home/x"}, "/home/x/.local/state/fastkv"),
+        ({"HOME": "/home/x"}, "/home/x/.local/state/fastkv"),
+    ],
+)
+def test_state_of_a_user_lies_in_the_home(
+    monkeypatch: pytest.MonkeyPatch, environment: dict[str, str], state_dir: str
+) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    monkeypatch.delenv("XDG_STATE_HOME", raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    assert Settings().state_dir == Path(state_dir)
 
 
 def test_settings_are_frozen() -> None:
@@ -283,6 +311,60 @@ UNKNOWN_VARIABLES = {
     "FASTKV_memory": "did you mean FASTKV_MEMORY?",
     "FASTKV_ZZZZ": "fastkv serve --help lists them all.",
 }
+
+
+SERVICE_LINKS = {
+    "FASTKV_PORT": "tcp://10.0.0.1:7171",
+    "FASTKV_PORT_7171_TCP": "tcp://10.0.0.1:7171",
+    "FASTKV_PORT_7171_TCP_ADDR": "10.0.0.1",
+    "FASTKV_PORT_7171_TCP_PORT": "7171",
+    "FASTKV_PORT_7171_TCP_PROTO": "tcp",
+    "FASTKV_PORT_7171_UDP": "udp://10.0.0.1:7171",
+    "FASTKV_SERVICE_HOST": "10.0.0.1",
+    "FASTKV_SERVICE_PORT": "7171",
+    "FASTKV_SERVICE_PORT_HTTP": "7171",
+    # of a second service, fastkv-web-2
+    "FASTKV_WEB_2_PORT": "udp://10.0.0.2:80",
+    "FASTKV_WEB_2_PORT_80_UDP_ADDR": "10.0.0.2",
+    "FASTKV_WEB_2_SERVICE_HOST": "10.0.0.2",
+    "FASTKV_WEB_2_SERVICE_PORT": "80",
+}
+
+
+@pytest.mark.parametrize("config", ["", "port = 1"])
+def test_what_tells_of_a_service_is_no_setting(
+    config: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "x.toml"
+    path.write_text(config)
+    caplog.set_level("INFO")
+    env = SERVICE_LINKS | {"FASTKV_BACKLOG": "7"}
+    assert Settings.load({}, env, path) == Settings(port=1 if config else 7171, backlog=7)
+    assert [record.levelno for record in caplog.records] == [logging.INFO]
+    why = "Kubernetes and links of Docker set such variables for a service named fastkv."
+    assert caplog.messages == [f"{', '.join(SERVICE_LINKS)}: ignored; {why}"]
+
+
+def test_a_flag_says_the_port_where_a_service_takes_the_variable() -> None:
+    assert Settings.load({"port": "2"}, SERVICE_LINKS).port == 2
+
+
+@pytest.mark.parametrize("value", ["http://10.0.0.1:7171", "10.0.0.1:7171", " tcp://x", "tcp", "sctp://x"])
+def test_any_other_wrong_port_is_a_mistake(value: str) -> None:
+    with pytest.raises(SettingsError, match=r"^FASTKV_PORT \(environment\): .* is not a whole number"):
+        Settings.load({}, {"FASTKV_PORT": value})
+
+
+@pytest.mark.parametrize(
+    "variable", ["FASTKV_HOST", "FASTKV_MEMORY", "FASTKV_WORKERS", "FASTKV_PORT_X", "FASTKV_SERVICE"]
+)
+def test_no_other_variable_is_taken_for_a_service(variable: str, caplog: pytest.LogCaptureFixture) -> None:
+    if variable.removeprefix("FASTKV_").lower() in {option.name for option in OPTIONS}:
+        with pytest.raises(SettingsError, match=variable):
+            Settings.load({}, {variable: "tcp://10.0.0.1:7171"})
+    else:
+        Settings.load({}, {variable: "tcp://10.0.0.1:7171"})
+        assert [record.levelname for record in caplog.records] == ["WARNING"]
 
 
 @pytest.mark.parametrize("variable", UNKNOWN_VARIABLES)

@@ -1,0 +1,279 @@
+"""Asks a running server whether it is healthy: the client behind ``fastkv health``.
+
+Enters: where the server listens, as `fastkv.settings` or a URL say it. Leaves: nothing where ``GET /health``
+is answered with 200. Raises: `SettingsError` for a wrong value, `Unhealthy` for any other outcome. It runs
+every few seconds for as long as the server does, so it imports little: no ``http.client``, and nothing that
+only a server needs.
+"""
+
+import ipaddress
+import re
+import socket
+import threading
+from collections.abc import Mapping
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from fastkv import __version__
+from fastkv.errors import FastKVError, SettingsError
+from fastkv.options import Hosts, Option, Seconds, SocketPath, UnfitError, quote
+from fastkv.settings import CONFIG_VARIABLE, OPTIONS, Settings
+
+TOKEN_VARIABLE = "FASTKV_TOKEN"
+TIMEOUT = Option(
+    field="timeout",
+    name="timeout",
+    kind=Seconds(0.01, 3600),
+    default=2.0,
+    auto="",
+    summary="Longest wait for the answer, everything included.",
+)
+
+# The head of a reply has some 150 bytes; whoever sends more than this is no fastkv.
+_MOST_HEAD_BYTES = 4096
+_STATUS_LINE = re.compile(rb"HTTP/1\.[01] ([0-9]{3})(?: [^\r\n]*)?\r\n")
+_TOKEN = re.compile(r"[!-~]+")
+_DEFAULT_PORTS = {"http": 80, "https": 443}
+
+
+class Unhealthy(FastKVError):
+    """The server is not there, does not answer in time, or does not say that it is healthy."""
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """Where a server is asked.
+
+    Attributes:
+        scheme: ``http``, ``https`` or ``unix``.
+        place: A host without brackets, or the path of a Unix socket.
+        port: The TCP port; 0 for a Unix socket.
+    """
+
+    scheme: str
+    place: str
+    port: int = 0
+
+    def __str__(self) -> str:
+        if self.scheme == "unix":
+            return f"unix:{repr(self.place)[1:-1]}"  # on one line, whatever the name holds
+        return f"{self.scheme}://{self.authority}"
+
+    @property
+    def authority(self) -> str:
+        """What a request's Host says."""
+        if self.scheme == "unix":
+            return "localhost"
+        # A zone (fe80::1%eth0) is this machine's own business, and no part of a Host (RFC 9110, 7.2).
+        host = self.place.partition("%")[0]
+        return f"[{host}]:{self.port}" if ":" in host else f"{host}:{self.port}"
+
+    def connect(self) -> socket.socket:
+        """Open a connection.
+
+        Returns:
+            The connection, for ``https`` with the server's certificate and name verified.
+
+        Raises:
+            OSError: There is none to be had.
+        """
+        if self.scheme == "unix":
+            made = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+            try:
+                made.connect(self.place)
+            except BaseException:
+                made.close()
+                raise
+            return made
+        made = socket.create_connection((self.place, self.port))
+        if self.scheme == "http":
+            return made
+        import ssl  # late: it takes as long to import as all the rest of this module
+
+        with made:  # a handshake that succeeds takes the socket over
+            return ssl.create_default_context().wrap_socket(made, server_hostname=self.place)
+
+
+class _AsWritten(Settings):
+    """Settings of which every value is checked, but not whether they suit this machine.
+
+    The server has seen to that, and it may have been given flags, or more memory, that are not known here.
+    """
+
+    __slots__ = ()
+
+    def __post_init__(self) -> None:
+        """Find out nothing, compare nothing."""
+
+
+def server_address(flags: Mapping[str, Any], env: Mapping[str, str], config: Path | None = None) -> Address:
+    """Find the address that ``fastkv serve`` listens on with the same settings.
+
+    A Unix socket is preferred, unless only a host or port is given by flag: there is no doubt whose it is,
+    and it needs neither a name nor a certificate. Of several hosts the first is asked, and of all addresses
+    of the machine (``0.0.0.0``, ``::``) the loopback one.
+
+    Args:
+        flags: Raw values of host, port and unix; None is a flag not given.
+        env: The environment, as for `Settings.load`.
+        config: TOML file, as for `Settings.load`.
+
+    Returns:
+        The address.
+
+    Raises:
+        SettingsError: As `Settings.load`, or the port is 0 and thus not known.
+    """
+    # Unknown variables are left to the server, which warns of each once, and not with every check.
+    known = {name: env[name] for name in (CONFIG_VARIABLE, *(o.variable for o in OPTIONS)) if name in env}
+    settings = _AsWritten.load(flags, known, config)
+    by_tcp = flags.get("host") is not None or flags.get("port") is not None
+    if settings.unix is not None and (flags.get("unix") is not None or not by_tcp):
+        return Address("unix", str(settings.unix))
+    if settings.port == 0:
+        raise SettingsError(
+            "--port: 0 takes a free port when the server starts; "
+            "give the one that its first line names, with --port or --url."
+        )
+    return Address("http", _reachable(settings.host[0]), settings.port)
+
+
+def parse_url(url: str) -> Address:
+    """Read an address as the first line of ``fastkv serve`` writes it.
+
+    Args:
+        url: ``http://HOST:PORT``, ``https://HOST:PORT`` or ``unix:PATH``; without a port it is 80 or 443.
+
+    Returns:
+        The address; for ``0.0.0.0`` and ``::`` the loopback address.
+
+    Raises:
+        SettingsError: It is none of these.
+    """
+    try:
+        if url.startswith("unix:"):
+            path = SocketPath().parse(url.removeprefix("unix:"))
+            if path is not None:
+                return Address("unix", str(path))
+        else:
+            parts = urlsplit(url)
+            default_port = _DEFAULT_PORTS[parts.scheme]
+            port = default_port if parts.port is None else parts.port
+            (host,) = Hosts().parse(parts.hostname)
+            if port and "@" not in parts.netloc and f"{parts.path}{parts.query}{parts.fragment}" in ("", "/"):
+                return Address(parts.scheme, _reachable(host), port)
+    except (UnfitError, KeyError, ValueError):
+        pass
+    raise SettingsError(
+        f"--url: {quote(url)} is not the address of a server; "
+        "allowed: http://HOST:PORT, https://HOST:PORT or unix:PATH."
+    )
+
+
+def find_token(flag: str | None, env: Mapping[str, str]) -> str | None:
+    """Find the token to send.
+
+    Args:
+        flag: What ``--token`` says; None where it was not given.
+        env: The environment; ``FASTKV_TOKEN`` counts where the flag was not given.
+
+    Returns:
+        The token; None where there is none, or an empty one.
+
+    Raises:
+        SettingsError: It cannot be sent as it is. The sentence does not show it.
+    """
+    token, source = (flag, "--token") if flag is not None else (env.get(TOKEN_VARIABLE), TOKEN_VARIABLE)
+    if token and not _TOKEN.fullmatch(token):
+        where = source if flag is not None else f"{source} (environment)"
+        raise SettingsError(
+            f"{where}: the token has a character that none may have; allowed: visible ASCII characters."
+        )
+    return token or None
+
+
+def check(address: Address, token: str | None = None, timeout_seconds: float = 2.0) -> None:
+    """Ask a server for ``/health``; nothing happens where it is healthy.
+
+    Args:
+        address: Where.
+        token: Sent as ``Authorization: Bearer``, if any.
+        timeout_seconds: Longest wait, from the look-up of the name to the end of the answer's head.
+
+    Raises:
+        Unhealthy: The answer is not 200, or there is none.
+    """
+    outcome: list[int | BaseException | None] = []
+
+    def ask() -> None:
+        try:
+            outcome.append(_ask(address, token))
+        except BaseException as error:  # noqa: BLE001 - it is raised in the thread that waits
+            outcome.append(error)
+
+    # A thread, because the look-up of a name cannot be given a timeout; and what bounds that bounds connect,
+    # handshake and a server that sends byte by byte. It ends with the process, or with the connection.
+    asking = threading.Thread(target=ask, daemon=True)
+    asking.start()
+    asking.join(timeout_seconds)
+    if not outcome:
+        raise _unhealthy(address, f"no answer within {timeout_seconds:g} seconds")
+    match outcome[0]:
+        case 200:
+            return
+        case None:
+            raise _unhealthy(address, "what answers does not speak HTTP/1.1")
+        case int(status):
+            raise _unhealthy(address, f"the answer is {_name(status)}")
+        case OSError() as error:
+            raise _unhealthy(address, error.strerror or str(error)) from None
+        case error:
+            raise error
+
+
+def _ask(address: Address, token: str | None) -> int | None:
+    """Return the status of the answer, None where it is not one of HTTP."""
+    fields = [f"Host: {address.authority}", f"User-Agent: fastkv/{__version__}", "Connection: close"]
+    if token:
+        fields.append(f"Authorization: Bearer {token}")
+    request = "\r\n".join(("GET /health HTTP/1.1", *fields, "", ""))
+    with closing(address.connect()) as connection:
+        connection.sendall(request.encode("ascii"))
+        head = b""
+        while b"\r\n\r\n" not in head:
+            piece = connection.recv(_MOST_HEAD_BYTES - len(head))
+            if not piece:  # the end of the connection, or of what is read of an answer
+                return None
+            head += piece
+    status = _STATUS_LINE.match(head)
+    return int(status[1]) if status else None
+
+
+def _reachable(host: str) -> str:
+    """Return a host that one can connect to where a server listens on this one."""
+    return {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(_normal(host), host)
+
+
+def _normal(host: str) -> str:
+    """Return an address in its shortest form, and a name as it is."""
+    try:
+        return str(ipaddress.ip_address(host))
+    except ValueError:
+        return host
+
+
+def _name(status: int) -> str:
+    """Return a status with its phrase: never the server's own words, which might repeat the token."""
+    from http import HTTPStatus
+
+    try:
+        return f"{status} {HTTPStatus(status).phrase}"
+    except ValueError:
+        return str(status)
+
+
+def _unhealthy(address: Address, why: str) -> Unhealthy:
+    return Unhealthy(f"{address} is not healthy: {why}.")
