@@ -242,7 +242,7 @@ def _tune_parameters() -> list[inspect.Parameter]:
         "persist": "Write /etc/sysctl.d/60-fastkv.conf, which every boot reads; a later file wins over it.",
         "json": "Print JSON.",
     }
-    root_help = "Directory to take for the root of the file system, as for an image that is being built."
+    root_help = "Directory to take for the root of the file system; it has to have a proc/sys."
     return [
         *(_keyword(name, bool | None, f"--{name}", text, "") for name, text in switches.items()),
         *(_parameter(replace(o, summary=_TUNED[o.name])) for o in OPTIONS if o.name in _TUNED),

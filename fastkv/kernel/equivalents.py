@@ -84,10 +84,7 @@ def _pod(rows: Sequence[Row]) -> str:
 
 
 def _host_command(row: Row) -> str:
-    assert row.setting is not None
-    if row.setting.path.startswith("proc/sys/"):
-        return f"sysctl -w {row.name}={_quoted(row.wanted)}"
-    return f"echo {row.wanted} > /{row.setting.path}"
+    return f"sysctl -w {row.name}={_quoted(row.wanted)}"
 
 
 def _quoted(value: str | None) -> str:

@@ -8,6 +8,7 @@ import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
+from mmap import PAGESIZE
 from pathlib import Path
 from typing import Any, Final
 
@@ -36,7 +37,7 @@ class Setting:
     path: str
     accept: tuple[str, ...] = ()
     scaled: tuple[float, ...] = ()
-    unit_bytes: int = 1
+    unit_bytes: int = PAGESIZE
     wanted: str | None = None
     advice: bool = False
     risk: str = ""
@@ -173,6 +174,7 @@ def load(name: str, port: int | None = None, conf: Path | None = None) -> Profil
     conf = conf or conf_directory()
     known = tomllib.loads((conf / "tuning.toml").read_text(encoding="utf-8"))
     values = parse_conf((conf / f"{name}.conf").read_text(encoding="utf-8"))
+    values |= known["profiles"][name].get("gone", {})
     if port and RESERVED_PORTS in values:
         values[RESERVED_PORTS] = str(port)
     settings = tuple(_setting(table) for table in known["settings"])
