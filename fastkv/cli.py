@@ -106,8 +106,9 @@ def _serve(**typed: Any) -> None:
     (max_key_bytes). Flags win over the environment, the environment over the file. A SIZE is in bytes, or
     with kb, mb or gb, which are powers of 1024.
     """
-    # As PID 1 of a container a signal that nobody waits for is lost: from here on the supervisor finds it.
-    signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGTERM, signal.SIGINT))
+    if os.getpid() == 1:
+        # The first process of a container gets no signal that it does not wait for; so it is found later.
+        signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGTERM, signal.SIGINT))
     config = typed.pop("config")
     try:
         settings = Settings.load(typed, os.environ, None if config is None else Path(config))
