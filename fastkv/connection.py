@@ -13,9 +13,10 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Final, cast
 
+from fastkv.flow import Phase, bytes_acked
 from fastkv.http.fast import DECLINED, NEED_DATA, Outcome, Parsed
 from fastkv.http.request import CLOSE, KEEP_ALIVE, HttpError
-from fastkv.http.responses import CONTINUE, without_body
+from fastkv.http.responses import CONTINUE, TOO_SLOW, Reply, without_body
 from fastkv.stats import Column
 from fastkv.store.layout import COUNT_MAX
 
@@ -26,9 +27,8 @@ if TYPE_CHECKING:
     from fastkv.http.request import Head
     from fastkv.service import Service
 
-# What a client still sends after it was refused is read and thrown away for so long, so that it can read the
-# refusal: closing with unread input would reset the connection under it (RFC 9112, 9.6).
-_LINGER_SECONDS: Final = 1.0
+# Less than this is not worth the count: it is bounded by the number of connections.
+_HOLD_FROM_BYTES: Final = 4 << 10
 
 
 class Connection(asyncio.Protocol):
@@ -36,11 +36,13 @@ class Connection(asyncio.Protocol):
 
     __slots__ = (
         "_at_rest",
+        "_begun",
         "_body",
         "_closing",
         "_counters",
         "_counts",
         "_eof",
+        "_flow",
         "_full",
         "_handlers",
         "_keep_alive",
@@ -56,6 +58,8 @@ class Connection(asyncio.Protocol):
         "_unread",
         "_words",
         "_write",
+        "heard",
+        "since",
     )
 
     def __init__(self, service: Service) -> None:
@@ -66,6 +70,7 @@ class Connection(asyncio.Protocol):
         """
         # Process: bound once for the way of a remembered request.
         self._service = service
+        self._flow = service.flow
         self._words = service.store.words
         self._counts = service.store.counts
         self._counters = service.counters
@@ -82,6 +87,9 @@ class Connection(asyncio.Protocol):
         self._paused = False  # the transport takes no more output
         self._stalled = False  # there are requests that wait for output to go out
         self._at_rest = False  # on a message boundary, and nothing is in the way
+        self._begun = False  # the client has said something
+        self.heard = False
+        self.since = 0.0
         # Request.
         self._unread = b""  # received, not parsed
         self._pending: tuple[bytes, Head, int] | None = None  # line, head and length of a body that arrives
@@ -92,18 +100,22 @@ class Connection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Begin."""
+        service = self._service
         self._transport = cast("asyncio.Transport", transport)
         self._write: Callable[[bytes], None] = self._transport.write
-        self._transport.set_write_buffer_limits(self._service.output_limit)
-        self._service.connections.add(self)
-        self._counters[Column.ACCEPTED] += 1
-        self._counters[Column.CONNECTIONS] += 1
-        self._at_rest = not self._service.draining
+        self._transport.set_write_buffer_limits(service.output_limit)
+        self.since = self._flow.now
+        refusal = service.admit(self)
+        if refusal is not None:
+            self._end_with(refusal)
+            if service.crowded:
+                self.close()
+            return
+        self._at_rest = not service.draining
 
     def connection_lost(self, exc: Exception | None) -> None:
         """End: let go of everything, so that no cycle is left."""
         self._service.forget(self)
-        self._counters[Column.CONNECTIONS] -= 1
         self._at_rest = False
         self._closing = True
         self._transport = self._full = self._pending = None
@@ -113,6 +125,7 @@ class Connection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Answer one whole request, remembered or parsed; leave all else to ``_receive``."""
+        self.heard = True
         parsed = None
         if self._at_rest:
             remembered = self._recall(data)
@@ -153,13 +166,59 @@ class Connection(asyncio.Protocol):
         self._counters[Column.OUTPUT_PAUSES] += 1
         self._paused = True
         self._stall()
+        if self._transport is not None:
+            self._flow.hold(self, self._transport.get_write_buffer_size())
 
     def resume_writing(self) -> None:
         """The client has read: go on."""
         self._paused = False
+        self._flow.release(self)
         self._go_on()
 
     # -- called by the worker ----------------------------------------------------------------------------
+
+    @property
+    def phase(self) -> Phase:
+        """What it waits for."""
+        transport = self._transport
+        self._begun = self._begun or self.heard
+        if transport is None or transport.is_closing():
+            return Phase.CLOSING
+        if self._paused or transport.get_write_buffer_size():
+            return Phase.OUTPUT
+        if self._closing:
+            return Phase.CLOSING
+        if self._pending is not None or (self._full is not None and self._full.in_body):
+            return Phase.BODY
+        if (self._full is not None and self._full.in_head) or (self._unread and not self._stalled):
+            return Phase.HEAD
+        return Phase.IDLE if self._begun else Phase.FIRST_BYTE
+
+    @property
+    def progress(self) -> int:
+        """Bytes of the body that have arrived, or of the output that the client has taken."""
+        transport = self._transport
+        if self._pending is not None:
+            return len(self._body)
+        if self._full is not None and self._full.in_body:
+            return self._full.body_bytes
+        if transport is None:
+            return 0
+        # Where the kernel does not tell, what has left the transport.
+        return bytes_acked(transport.get_extra_info("socket")) or -transport.get_write_buffer_size()
+
+    def expire(self, phase: Phase) -> None:
+        """Its time is up: a request that has begun is answered with 408, the others are closed.
+
+        Args:
+            phase: what it has waited for too long.
+        """
+        if phase in (Phase.HEAD, Phase.BODY):
+            self._end_with(TOO_SLOW)
+        elif phase in (Phase.FIRST_BYTE, Phase.IDLE):
+            self.close()
+        else:
+            self.abort()
 
     @property
     def idle(self) -> bool:
@@ -173,6 +232,7 @@ class Connection(asyncio.Protocol):
     def close(self) -> None:
         """Close after what is due has gone out."""
         self._closing = True
+        self.since = self._flow.now
         if self._transport is not None:
             self._transport.close()
 
@@ -203,6 +263,8 @@ class Connection(asyncio.Protocol):
             self._unread += data  # one read event at most: reading is paused
             return
         out: list[bytes] = []
+        began = bool(self._unread)  # a head of which some had arrived before
+        room = self._service.pipeline_limit
         if self._full is not None:
             data = self._read_full(self._full, data, out)
         elif self._pending is not None:
@@ -216,16 +278,23 @@ class Connection(asyncio.Protocol):
             parsed = None
             if found is NEED_DATA:
                 self._unread = data
+                self._start_clock(began, out)
                 break
             if found is DECLINED:
                 self._full = self._service.full_parser()
+                self._start_clock(began, out)
                 data = self._read_full(self._full, data, out)
                 continue
             lines, head, body, used = found
             if body is None:
                 self._pending = lines[0], head, head.content_length
+                self._start_clock(False, out)
                 data = self._collect(self._pending, data[used:], out)
                 continue
+            if len(lines) > room:
+                used = (used - sum(map(len, lines))) // len(lines) * room + sum(map(len, lines[:room]))
+                lines = lines[:room]
+            room -= len(lines)
             answered = len(out)
             self._routes.source = None  # whatever was answered before, it is not the batch's
             if len(lines) > 1:
@@ -235,7 +304,7 @@ class Connection(asyncio.Protocol):
                 data = data[used:]
             if data:
                 due += sum(map(len, out[answered:]))
-                if due > self._service.output_limit:
+                if due > self._service.output_limit or not room:
                     self._unread = data
                     self._stall()
         self._routes.source = None
@@ -256,12 +325,25 @@ class Connection(asyncio.Protocol):
         missing = length - len(self._body)
         self._body += data[:missing]
         if len(self._body) < length:
+            if len(self._body) >= _HOLD_FROM_BYTES:
+                self._flow.hold(self, len(self._body))
             return b""
+        self._flow.release(self)
         body = bytes(self._body)
         self._body = bytearray()
         self._pending = None
         out.append(self._answer(line, head, body))
         return data[missing:]
+
+    def _start_clock(self, began: bool, out: list[bytes]) -> None:
+        """The time of a head or a body begins, unless it is the one that was waited for before.
+
+        Args:
+            began: whether some of it had arrived before this read event.
+            out: replies of this read event; what is behind them is new.
+        """
+        if out or not began:
+            self.since = self._flow.now
 
     def _answer_batch(
         self, lines: list[bytes], head: Head, data: bytes, used: int, out: list[bytes]
@@ -331,18 +413,27 @@ class Connection(asyncio.Protocol):
         Returns:
             Always nothing: all input is the full parser's until a read begins on a message boundary.
         """
+        before = full.in_head, full.in_body
         if data:
             full.feed(data)
+        if full.messages or before != (full.in_head, full.in_body):
+            self._start_clock(False, out)
         due = 0
+        room = self._service.pipeline_limit
         while full.messages and not self._closing:
             line, head, body = full.messages.popleft()
             out.append(self._answer(line, head, body))
             due += len(out[-1])
-            if due > self._service.output_limit and full.messages:
+            room -= 1
+            if full.messages and (due > self._service.output_limit or not room):
                 self._stall()
                 return b""
         if self._closing:
             return b""
+        if full.buffered_bytes >= _HOLD_FROM_BYTES:
+            self._flow.hold(self, full.buffered_bytes)
+        else:
+            self._flow.release(self)
         if full.error is not None:
             out.append(self._error(full.error))
             self._closing = True
@@ -388,6 +479,17 @@ class Connection(asyncio.Protocol):
         (status, tail), _ = self._service.failure(error)
         return self._service.preludes.kinds[CLOSE][status] + tail
 
+    def _end_with(self, reply: Reply) -> None:
+        """Write a last reply and close.
+
+        Args:
+            reply: the reply.
+        """
+        status, tail = reply
+        self._closing = True
+        self._write(self._service.preludes.kinds[CLOSE][status] + tail)
+        self._close()
+
     # -- writing -----------------------------------------------------------------------------------------
 
     def _flush(self, out: list[bytes]) -> None:
@@ -412,11 +514,13 @@ class Connection(asyncio.Protocol):
         if self._eof or not transport.can_write_eof():
             transport.close()
             return
+        # What the client still sends is read and thrown away for a while, so that it can read the reply:
+        # closing with unread input would reset the connection under it (RFC 9112, 9.6).
+        self.since = self._flow.now
         transport.write_eof()
         if self._stalled:
             self._stalled = False
             transport.resume_reading()
-        asyncio.get_running_loop().call_later(_LINGER_SECONDS, transport.close)
 
     def _stall(self) -> None:
         """Read and answer no more until output has gone out."""

@@ -4,22 +4,30 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import resource
+import sys
 from typing import TYPE_CHECKING, Final, Protocol
 
 from fastkv.errors import KeyTooLong, StoreBusy, StoreFull, ValueTooLong
+from fastkv.flow import Client, Flow
 from fastkv.http.fast import FastParser
 from fastkv.http.full import FullParser
 from fastkv.http.request import KEEP_ALIVE, HttpError
-from fastkv.http.responses import RETRY_AFTER, Preludes, Reply, error_reply
+from fastkv.http.responses import RETRY_AFTER, TOO_MANY, Preludes, Reply, error_reply
 from fastkv.memo import Memo
 from fastkv.stats import Column
 
 if TYPE_CHECKING:
     from fastkv.http.routes import Routes
     from fastkv.settings import Settings
+    from fastkv.stats import Board
     from fastkv.store import Store
 
 _log = logging.getLogger("fastkv")
+
+# Of the open files, what is not for clients: listeners, logs, and those who are told that there is no place.
+_SPARE_FILES: Final = 128
+_MOST_REFUSED: Final = 64
 
 _INTERNAL_ERROR: Final = error_reply(500, "The server made a mistake; it is logged there.")
 _COLUMN_OF: Final = {
@@ -35,7 +43,7 @@ _STORE_ERRORS: Final = (
 )
 
 
-class Drainable(Protocol):
+class Drainable(Client, Protocol):
     """What a service asks of its connections."""
 
     @property
@@ -48,34 +56,44 @@ class Drainable(Protocol):
     def close(self) -> None:
         """Close after what is due has gone out."""
 
-    def abort(self) -> None:
-        """Close at once."""
-
 
 class Service:
     """What all connections of a worker share.
 
     Attributes:
         connections: those that are open.
+        refused: those among them that had no place, until they have read that.
         drained: set when the last of them ends after ``drain``.
     """
 
     __slots__ = (
+        "_board",
+        "_most",
+        "_most_own",
         "_settings",
         "connections",
         "counters",
         "drained",
         "draining",
         "fast",
+        "flow",
         "memo",
         "output_limit",
+        "pipeline_limit",
         "preludes",
+        "refused",
         "routes",
         "store",
     )
 
     def __init__(
-        self, store: Store, settings: Settings, routes: Routes, counters: memoryview[int], preludes: Preludes
+        self,
+        store: Store,
+        settings: Settings,
+        routes: Routes,
+        board: Board,
+        counters: memoryview[int],
+        preludes: Preludes,
     ) -> None:
         """Put a worker's parts together.
 
@@ -83,6 +101,7 @@ class Service:
             store: the store.
             settings: for limits.
             routes: the handlers.
+            board: where all workers count their connections.
             counters: this worker's row of the board.
             preludes: kept up to date by the worker.
         """
@@ -91,9 +110,16 @@ class Service:
         self.counters = counters
         self.preludes = preludes
         self.memo = Memo(settings.memo_bytes, preludes.kinds[KEEP_ALIVE])
-        self.fast = FastParser(settings.max_head_bytes, settings.max_body_bytes or 0)
+        self.fast = FastParser(settings.max_head_bytes, settings.max_body_bytes or 0, settings.max_fields)
+        self.flow = Flow(settings, counters)
         self.output_limit = settings.max_output_bytes
+        self.pipeline_limit = settings.max_pipeline
         self.connections: set[Drainable] = set()
+        self.refused: set[Drainable] = set()
+        self._board = board
+        # Of all workers together, and of this one: some files have to be left for all else.
+        self._most = settings.max_connections or sys.maxsize
+        self._most_own = max(1, resource.getrlimit(resource.RLIMIT_NOFILE)[0] - _SPARE_FILES)
         self.draining = False
         self.drained = asyncio.Event()
         self._settings = settings
@@ -121,7 +147,40 @@ class Service:
 
     def full_parser(self) -> FullParser:
         """A parser for what the fast one declines."""
-        return FullParser(self._settings.max_head_bytes, self._settings.max_body_bytes or 0)
+        settings = self._settings
+        return FullParser(settings.max_head_bytes, settings.max_body_bytes or 0, settings.max_fields)
+
+    def admit(self, connection: Drainable) -> Reply | None:
+        """Give a new connection its place, if there is one.
+
+        Args:
+            connection: the connection.
+
+        Returns:
+            None, or what it is told.
+        """
+        counters = self.counters
+        counters[Column.ACCEPTED] += 1
+        self.connections.add(connection)
+        if (
+            len(self.connections) > self._most_own
+            or self._board.connections() >= self._most
+            or self.flow.full
+        ):
+            counters[Column.CONNECTIONS_REFUSED] += 1
+            self.refused.add(connection)
+            return TOO_MANY
+        counters[Column.CONNECTIONS] += 1
+        return None
+
+    @property
+    def crowded(self) -> bool:
+        """Whether there is no time either to wait until a refused client has read why."""
+        return len(self.refused) > _MOST_REFUSED
+
+    def turn(self) -> None:
+        """Look after the deadlines of some of the connections."""
+        self.flow.turn(self.connections)
 
     def drain(self) -> None:
         """From now on every reply ends its connection."""
@@ -150,5 +209,10 @@ class Service:
         """
         if connection is not None:
             self.connections.discard(connection)
+            self.flow.forget(connection)
+            if connection in self.refused:
+                self.refused.discard(connection)
+            else:
+                self.counters[Column.CONNECTIONS] -= 1
         if self.draining and not self.connections:
             self.drained.set()

@@ -104,7 +104,45 @@ class Settings:
     max_output_bytes: int = _option(
         Size(64 * _KB, _GB),
         "Unread replies of one connection; past it nothing more is read from that client.",
-        default=4 * _MB,
+        default=64 * _KB,
+    )
+    max_buffer_bytes: int = _option(
+        Size(_MB, 128 * _GB),
+        "Unread replies and arriving bodies of all connections of a worker; past it the slowest is closed.",
+        default=256 * _MB,
+    )
+    max_connections: int | None = _option(
+        Whole(1, 1 << 30, unit="connections"),
+        "Connections of all workers; past it the reply is 503.",
+        auto="what the limit of open files allows each worker",
+    )
+    max_fields: int = _option(Whole(8, 10_000), "Fields of a header section.", default=100)
+    max_pipeline: int = _option(
+        Whole(1, 1 << 20), "Requests of one connection answered before others have a turn.", default=1024
+    )
+    first_byte_seconds: float = _option(
+        Seconds(0.1, 86400), "Time from the connection to the first byte of a request.", default=10.0
+    )
+    head_seconds: float = _option(
+        Seconds(0.1, 86400), "Time for request line and header section.", default=10.0
+    )
+    body_seconds: float = _option(
+        Seconds(0.1, 86400), "Time for a body, and as much more as min_rate allows.", default=20.0
+    )
+    idle_seconds: float = _option(Seconds(0.1, 86400), "Time from one request to the next.", default=75.0)
+    output_seconds: float = _option(
+        Seconds(0.1, 86400), "Time to read a reply, and as much more as min_rate allows.", default=30.0
+    )
+    min_rate_bytes: int = _option(
+        Size(1, _GB),
+        "Bytes that buy a body, or the reader of a reply, another second.",
+        default=512,
+        name="min_rate",
+    )
+    linger_seconds: float = _option(
+        Seconds(0, 3600),
+        "Time in which a refused client may go on sending before it is cut off.",
+        default=5.0,
     )
     lock_wait_ms: int = _option(
         Whole(1, 60_000, unit="ms", metavar="MS"),

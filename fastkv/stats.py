@@ -36,6 +36,14 @@ class Column(IntEnum):
     KEY_TOO_LONG = auto()
     VALUE_TOO_LONG = auto()
     OUTPUT_PAUSES = auto()
+    PIPELINE_PAUSES = auto()
+    CONNECTIONS_REFUSED = auto()
+    FIRST_BYTE_TIMEOUTS = auto()
+    HEAD_TIMEOUTS = auto()
+    BODY_TIMEOUTS = auto()
+    IDLE_TIMEOUTS = auto()
+    OUTPUT_TIMEOUTS = auto()
+    SLOWEST_CLOSED = auto()
     LOCK_TIMEOUTS = auto()
     STORE_FULL = auto()
     INTERNAL_ERRORS = auto()
@@ -51,6 +59,10 @@ class State(IntEnum):
 
 
 COUNTERS: Final = tuple(column for column in Column if column >= Column.HITS)
+
+
+_STATE: Final = int(Column.STATE)
+_CONNECTIONS: Final = int(Column.CONNECTIONS)
 
 
 class Board:
@@ -70,6 +82,10 @@ class Board:
         words = memoryview(self._mem).cast("Q")
         self.rows = [words[i * ROW_WORDS : (i + 1) * ROW_WORDS] for i in range(rows)]
 
+    def connections(self) -> int:
+        """How many connections all workers have now."""
+        return sum(row[_CONNECTIONS] for row in self.rows if row[_STATE])
+
     def summary(self, store: Store) -> dict[str, int]:
         """What ``GET /stats`` tells.
 
@@ -80,7 +96,7 @@ class Board:
             Sums over all workers that ever were and over all shards, and what is there now.
         """
         alive = [row for row in self.rows if row[Column.STATE]]
-        told = {"workers": len(alive), "connections": sum(row[Column.CONNECTIONS] for row in alive)}
+        told = {"workers": len(alive), "connections": self.connections()}
         told.update(store.stats())
         for column in COUNTERS:
             told[column.name.lower()] = sum(row[column] for row in self.rows)

@@ -79,7 +79,7 @@ class Worker:
         self._sockets = sockets
         self._preludes = Preludes(int(time.time()))
         routes = Routes(store, settings, board, row, clock_ms)
-        self._service = Service(store, settings, routes, row, self._preludes)
+        self._service = Service(store, settings, routes, board, row, self._preludes)
         self._servers: list[asyncio.AbstractServer] = []
         self._ticks = 0
 
@@ -108,6 +108,7 @@ class Worker:
         self._row[Column.MEMO_EVICTIONS] += self._service.memo.evictions
         self._service.memo.evictions = 0
         self._preludes.set_date(int(time.time()))
+        self._service.turn()
         self._ticks += 1
         if self._ticks % _TICKS_TO_OLD == 0:
             gc.collect(1)

@@ -45,6 +45,7 @@ class FakeTransport(asyncio.Transport):
         self.reading = True
         self.ended = self.closed = self.aborted = self.slow = False
         self._protocol = protocol
+        self.socket: Any = None
         self._high = 64 << 10
         self._buffered = 0
         self._full = False
@@ -69,6 +70,17 @@ class FakeTransport(asyncio.Transport):
         if self._full:
             self._full = False
             self._protocol.resume_writing()
+
+    def get_write_buffer_size(self) -> int:
+        return self._buffered
+
+    def get_extra_info(self, name: str, default: Any = None) -> Any:
+        return self.socket if name == "socket" else default
+
+    def drain(self, size: int) -> None:
+        """The client reads some of what is buffered, and not all."""
+        assert size < self._buffered
+        self._buffered -= size
 
     def pause_reading(self) -> None:
         self.reading = False
@@ -179,7 +191,7 @@ class Worker:
         self.counters = board.rows[0]
         self.counters[Column.STATE] = State.READY
         self.routes = Routes(self.store, chosen, board, self.counters, lambda: self.now_ms)
-        self.service = Service(self.store, chosen, self.routes, self.counters, Preludes(0))
+        self.service = Service(self.store, chosen, self.routes, board, self.counters, Preludes(0))
 
     def client(self) -> Client:
         """A new connection."""

@@ -96,8 +96,16 @@ class FullParser:
 
     @property
     def at_boundary(self) -> bool:
-        """True where the next byte begins a message, which any parser may read then."""
-        return not (self._line or self._rest or self._at_end or self.error)
+        """True where the next byte begins a message, which any parser may read then.
+
+        Not behind an empty line: they are counted here, or a client could send them for ever.
+        """
+        return not (self.in_head or self._empty_lines or self._at_end or self.error)
+
+    @property
+    def in_head(self) -> bool:
+        """True where a message has begun."""
+        return bool(self._line or self._rest)
 
     @property
     def in_body(self) -> bool:
@@ -105,9 +113,14 @@ class FullParser:
         return self._body is not None
 
     @property
+    def body_bytes(self) -> int:
+        """Bytes of the body that have arrived."""
+        return self._body.size if self._body else 0
+
+    @property
     def buffered_bytes(self) -> int:
         """Bytes held for the message in progress."""
-        return len(self._rest) + self._head_bytes + (self._body.size if self._body else 0)
+        return len(self._rest) + self._head_bytes + self.body_bytes
 
     @property
     def expecting(self) -> bool:

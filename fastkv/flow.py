@@ -1,0 +1,209 @@
+"""How long clients may take and how much of the worker's memory they may hold.
+
+Deadlines cost a request nothing: no timer is set for one. A sweep looks at each connection about once a
+second, and a deadline is met to within that second. Memory is counted where it leaves the ordinary: when a
+transport says that its client does not read, and while a body of some size arrives.
+
+Enters: connections, as `Client`. Leaves: `Client.expire` for those that take too long, `abort` for the
+slowest where all together hold too much. Nothing is raised.
+"""
+
+from __future__ import annotations
+
+import socket
+import struct
+import time
+from collections import OrderedDict
+from enum import IntEnum
+from typing import TYPE_CHECKING, Final, Protocol
+
+from fastkv.stats import Column
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
+
+    from fastkv.settings import Settings
+
+SWEEP_TURNS: Final = 4
+"""Turns in which all connections are looked at once; one turn is a worker's tick."""
+
+_TCP_INFO_BYTES_ACKED: Final = struct.Struct("120xQ")  # linux/tcp.h: tcpi_bytes_acked, since Linux 4.1
+
+
+class Phase(IntEnum):
+    """What a connection waits for."""
+
+    FIRST_BYTE = 0
+    HEAD = 1
+    BODY = 2
+    IDLE = 3
+    OUTPUT = 4
+    CLOSING = 5
+
+
+COUNTER_OF: Final = {
+    Phase.FIRST_BYTE: Column.FIRST_BYTE_TIMEOUTS,
+    Phase.HEAD: Column.HEAD_TIMEOUTS,
+    Phase.BODY: Column.BODY_TIMEOUTS,
+    Phase.IDLE: Column.IDLE_TIMEOUTS,
+    Phase.OUTPUT: Column.OUTPUT_TIMEOUTS,
+}
+
+
+class Client(Protocol):
+    """What flow control asks of a connection.
+
+    Attributes:
+        heard: something has arrived since this was last set to False.
+        since: when its phase began, on the monotonic clock.
+    """
+
+    heard: bool
+    since: float
+
+    @property
+    def phase(self) -> Phase:
+        """What it waits for."""
+
+    @property
+    def progress(self) -> int:
+        """Bytes of the body that have arrived, or of the output that the client has taken."""
+
+    def expire(self, phase: Phase) -> None:
+        """Its time is up."""
+
+    def abort(self) -> None:
+        """Close at once."""
+
+
+class Flow:
+    """Deadlines and memory of one worker's connections.
+
+    Attributes:
+        now: seconds on the monotonic clock, as of the last turn.
+        held_bytes: what connections hold together.
+    """
+
+    def __init__(self, settings: Settings, counters: memoryview[int]) -> None:
+        """Begin with no connections.
+
+        Args:
+            settings: the deadlines, min_rate_bytes and max_buffer_bytes count.
+            counters: this worker's row of the board.
+        """
+        self.now = time.monotonic()
+        self.held_bytes = 0
+        self._limit = settings.max_buffer_bytes
+        self._counters = counters
+        self._rate = settings.min_rate_bytes
+        self._allowed = {
+            Phase.FIRST_BYTE: settings.first_byte_seconds,
+            Phase.HEAD: settings.head_seconds,
+            Phase.BODY: settings.body_seconds,
+            Phase.IDLE: settings.idle_seconds,
+            Phase.OUTPUT: settings.output_seconds,
+            Phase.CLOSING: settings.linger_seconds,
+        }
+        # Slowest first: whoever makes progress is moved to the end by the sweep.
+        self._held: OrderedDict[Client, int] = OrderedDict()
+        # Since when a client has output to take, and how much it had taken then.
+        self._readers: dict[Client, tuple[float, int]] = {}
+        self._to_see: list[Client] = []
+        self._per_turn = 0
+
+    # -- deadlines -----------------------------------------------------------------------------------------
+
+    def turn(self, clients: Collection[Client]) -> None:
+        """Look at the next part of all connections.
+
+        Args:
+            clients: all there are.
+        """
+        self.now = time.monotonic()
+        if not self._to_see:
+            self._to_see = list(clients)
+            self._per_turn = -(-len(self._to_see) // SWEEP_TURNS)
+        for _ in range(min(self._per_turn, len(self._to_see))):
+            client = self._to_see.pop()
+            if client in clients:
+                self._look(client)
+
+    def _look(self, client: Client) -> None:
+        """Find out what a client waits for, and whether it has waited too long."""
+        now, phase = self.now, client.phase
+        if phase is Phase.IDLE and client.heard:
+            client.since = now
+        client.heard = False
+        since, done = client.since, 0
+        if phase is Phase.OUTPUT:
+            taken = client.progress
+            since, before = self._readers.setdefault(client, (now, taken))
+            done = taken - before
+            client.since = now  # whatever comes next begins when this ends
+        else:
+            self._readers.pop(client, None)
+            if phase is Phase.BODY:
+                done = client.progress
+        if now - since > self._allowed[phase] + done / self._rate:
+            if phase in COUNTER_OF:
+                self._counters[COUNTER_OF[phase]] += 1
+            client.expire(phase)
+        elif client in self._held and done > self._rate * (now - since):
+            self._held.move_to_end(client)
+
+    # -- memory --------------------------------------------------------------------------------------------
+
+    def hold(self, client: Client, held_bytes: int) -> None:
+        """Note what a connection holds; where all hold too much, the slowest ones are closed.
+
+        Args:
+            client: the connection.
+            held_bytes: bytes of a body that arrives, or of replies that are not read; 0 or more.
+        """
+        self.held_bytes += held_bytes - self._held.get(client, 0)
+        self._held[client] = held_bytes
+        while self.held_bytes > self._limit and len(self._held) > 1:
+            slowest = next(other for other in self._held if other is not client)
+            self.release(slowest)
+            self._counters[Column.SLOWEST_CLOSED] += 1
+            slowest.abort()
+
+    def release(self, client: Client) -> None:
+        """Note that a connection holds nothing any more.
+
+        Args:
+            client: the connection.
+        """
+        self.held_bytes -= self._held.pop(client, 0)
+
+    def forget(self, client: Client) -> None:
+        """Note that a connection has ended.
+
+        Args:
+            client: the connection.
+        """
+        self.release(client)
+        self._readers.pop(client, None)
+
+    @property
+    def full(self) -> bool:
+        """Whether connections hold all that they may, so that no further one is welcome."""
+        return self.held_bytes > self._limit
+
+
+def bytes_acked(connection: socket.socket | None) -> int:
+    """Ask the kernel how much of what was sent the other end has received.
+
+    Args:
+        connection: a TCP socket, or None.
+
+    Returns:
+        Bytes; 0 for any other socket and for kernels that do not tell.
+    """
+    if connection is None:
+        return 0
+    try:
+        info = connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TCP_INFO_BYTES_ACKED.size)
+    except OSError:
+        return 0
+    return int(_TCP_INFO_BYTES_ACKED.unpack(info)[0]) if len(info) == _TCP_INFO_BYTES_ACKED.size else 0
