@@ -32,7 +32,15 @@ _HOLD_FROM_BYTES: Final = 4 << 10
 
 
 class Connection(asyncio.Protocol):
-    """A client's connection."""
+    """A client's connection.
+
+    Attributes:
+        answers_together: whether pipelined requests may be answered by one call into the store.
+        heard: something has arrived since the last sweep.
+        since: when its phase began.
+    """
+
+    answers_together = True
 
     __slots__ = (
         "_at_rest",
@@ -368,7 +376,7 @@ class Connection(asyncio.Protocol):
         rest = data[len(lines[0]) : len(lines[0]) + joint]
         memoable = head.memoable and not self._service.draining
         known = memoable and self._recall(lines[0] + rest) is not None
-        if memoable and not known:
+        if memoable and not known and self.answers_together:
             replies = routes.get_batch(lines, self._keep_alive)
             if replies is not None:
                 if routes.source is not None:

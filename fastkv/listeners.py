@@ -155,7 +155,7 @@ def _bound(family: int, address: tuple[object, ...], *, reuse_port: bool) -> soc
             made.setsockopt(
                 socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1
             )  # so that 0.0.0.0 can be given as well
-        made.setsockopt(socket.IPPROTO_TCP, 25, 128<<10)
+        made.setsockopt(socket.IPPROTO_TCP, 25, 128 << 10)
         made.setblocking(False)
         made.bind(address)
     except BaseException:

@@ -109,7 +109,9 @@ class Service:
         self.routes = routes
         self.counters = counters
         self.preludes = preludes
-        self.memo = Memo(settings.memo_bytes, preludes.kinds[KEEP_ALIVE])
+        # A request that is answered from the memo is not looked at, and cannot be logged.
+        memo_bytes = 0 if settings.access_log is not None else settings.memo_bytes
+        self.memo = Memo(memo_bytes, preludes.kinds[KEEP_ALIVE])
         self.fast = FastParser(settings.max_head_bytes, settings.max_body_bytes or 0, settings.max_fields)
         self.flow = Flow(settings, counters)
         self.output_limit = settings.max_output_bytes

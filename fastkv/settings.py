@@ -194,6 +194,15 @@ class Settings:
         "Where the original kernel settings are kept.",
         auto="/var/lib/fastkv for root, else ~/.local/state/fastkv",
     )
+    access_log: Path | None = _option(FilePath(), "File that each request is logged to; - for stderr.")
+    access_log_format: str = _option(
+        Choice(("text", "json"), metavar="FORMAT"), "Common Log Format, or an object a line.", default="text"
+    )
+    access_log_every: int = _option(
+        Whole(1, 1 << 30, unit="requests"),
+        "Only one of so many requests of each worker is logged.",
+        default=1,
+    )
     log_level: str = _option(
         Choice(("debug", "info", "warning", "error", "critical"), metavar="LEVEL"),
         "Least level logged.",

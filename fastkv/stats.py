@@ -44,6 +44,7 @@ class Column(IntEnum):
     IDLE_TIMEOUTS = auto()
     OUTPUT_TIMEOUTS = auto()
     SLOWEST_CLOSED = auto()
+    ACCESS_LOG_DROPPED = auto()
     LOCK_TIMEOUTS = auto()
     STORE_FULL = auto()
     INTERNAL_ERRORS = auto()

@@ -17,7 +17,7 @@ import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
-from fastkv import machine, worker
+from fastkv import access_log, machine, worker
 from fastkv.errors import StartError
 from fastkv.kernel.start import prepare
 from fastkv.listeners import Listeners
@@ -382,6 +382,8 @@ def run(settings: Settings) -> int:
             f"--max-key-bytes: segments of {format_size(store.geometry.segment_bytes)} take keys of at most "
             f"{format_size(store.max_key_bytes)}."
         )
+    if settings.access_log is not None:
+        access_log.check(settings.access_log)
     board = Board(2 * settings.workers + 1)
     # Last, so that a server which cannot start has changed nothing, and first for the sockets.
     settings = dataclasses.replace(settings, backlog=prepare(settings))

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Final
 
 import uvloop
 
+from fastkv.access_log import AccessLog, LoggedConnection
 from fastkv.connection import Connection
 from fastkv.http.responses import Preludes
 from fastkv.http.routes import Routes
@@ -80,6 +81,7 @@ class Worker:
         self._preludes = Preludes(int(time.time()))
         routes = Routes(store, settings, board, row, clock_ms)
         self._service = Service(store, settings, routes, board, row, self._preludes)
+        self._access_log = None if settings.access_log is None else AccessLog(settings, row)
         self._servers: list[asyncio.AbstractServer] = []
         self._ticks = 0
 
@@ -96,11 +98,19 @@ class Worker:
             make = loop.create_unix_server if listener.family.name == "AF_UNIX" else loop.create_server
             # The loop calls listen() again; it has to say what the supervisor said.
             backlog = self._settings.backlog or socket.SOMAXCONN
-            server = await make(lambda: Connection(self._service), sock=listener, backlog=backlog)
+            server = await make(self._connect, sock=listener, backlog=backlog)
             self._servers.append(server)
         self._tick(loop)
         self._row[Column.STATE] = State.READY
         await self._service.drained.wait()
+        if self._access_log is not None:
+            self._access_log.close()
+
+    def _connect(self) -> Connection:
+        """The protocol of a new connection."""
+        if self._access_log is None:
+            return Connection(self._service)
+        return LoggedConnection(self._service, self._access_log)
 
     def _tick(self, loop: asyncio.AbstractEventLoop) -> None:
         """A sign of life, the date, and the housekeeping that must not be done while a request waits."""
@@ -109,6 +119,8 @@ class Worker:
         self._service.memo.evictions = 0
         self._preludes.set_date(int(time.time()))
         self._service.turn()
+        if self._access_log is not None:
+            self._access_log.turn()
         self._ticks += 1
         if self._ticks % _TICKS_TO_OLD == 0:
             gc.collect(1)

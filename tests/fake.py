@@ -117,8 +117,8 @@ class Client:
         transport: Its transport.
     """
 
-    def __init__(self, service: Service) -> None:
-        self.connection = Connection(service)
+    def __init__(self, service: Service, connect: Callable[[Service], Connection] = Connection) -> None:
+        self.connection = connect(service)
         self.transport = FakeTransport(self.connection)
         self.connection.connection_made(self.transport)
         self._taken = 0
@@ -193,9 +193,9 @@ class Worker:
         self.routes = Routes(self.store, chosen, board, self.counters, lambda: self.now_ms)
         self.service = Service(self.store, chosen, self.routes, board, self.counters, Preludes(0))
 
-    def client(self) -> Client:
-        """A new connection."""
-        return Client(self.service)
+    def client(self, connect: Callable[[Service], Connection] = Connection) -> Client:
+        """A new connection, of the class that `connect` makes."""
+        return Client(self.service, connect)
 
     def verify(self) -> None:
         """What holds after every test: nothing unforeseen has happened, and the store is whole."""

@@ -10,7 +10,7 @@ from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import pytest
-from fake import Worker, in_loop
+from fake import Client, Worker, in_loop
 from server import Server, in_background, read_reply, running, wait_until
 
 from fastkv import flow
@@ -40,6 +40,11 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Callable[[Worker, float], None]:
 Clock = Callable[[Worker, float], None]
 
 
+def is_open(client: Client) -> bool:
+    """Whether the server has not closed the connection."""
+    return not client.transport.closed
+
+
 # -- deadlines -----------------------------------------------------------------------------------------------
 
 
@@ -48,9 +53,9 @@ async def test_a_client_that_says_nothing_is_closed_without_a_word(clock: Clock)
     worker = Worker(first_byte_seconds=10)
     client = worker.client()
     clock(worker, 9.9)
-    assert not client.transport.closed
+    assert is_open(client)
     clock(worker, 0.2)
-    assert client.transport.closed
+    assert not is_open(client)
     assert client.take() == b""
     assert worker.counters[Column.FIRST_BYTE_TIMEOUTS] == 1
 
@@ -68,7 +73,7 @@ async def test_a_head_that_trickles_in_is_answered_with_408(clock: Clock, head: 
     for at in range(len(head)):
         clock(worker, 10 / len(head) - 0.01)
         client.send(head[at : at + 1])
-        assert not client.transport.closed
+        assert is_open(client)
     clock(worker, 2)
     assert client.take().startswith(b"HTTP/1.1 408 Request Timeout\r\nConnection: close\r\n")
     assert client.transport.ended
@@ -132,9 +137,9 @@ async def test_an_idle_connection_is_closed_without_a_word(clock: Clock) -> None
         client.ask(GET)
         clock(worker, 1)
         clock(worker, 73)
-        assert not client.transport.closed
+        assert is_open(client)
     clock(worker, 3)
-    assert client.transport.closed
+    assert not is_open(client)
     assert client.take() == b""
     assert worker.counters[Column.IDLE_TIMEOUTS] == 1
 
@@ -149,7 +154,7 @@ async def test_remembered_requests_are_activity(clock: Clock) -> None:
         clock(worker, 6)
         clock(worker, 3)
     assert worker.counters[Column.MEMO_HITS] > 5
-    assert not client.transport.closed
+    assert is_open(client)
 
 
 @in_loop
@@ -161,7 +166,7 @@ async def test_a_client_that_does_not_read_is_cut_off(clock: Clock) -> None:
     client.send(GET)
     clock(worker, 1)
     clock(worker, 29)
-    assert not client.transport.closed
+    assert is_open(client)
     clock(worker, 2)
     assert client.transport.aborted
     assert worker.counters[Column.OUTPUT_TIMEOUTS] == 1
@@ -177,12 +182,12 @@ async def test_reading_buys_a_reader_time_and_then_it_is_idle_from_the_end(clock
     for _ in range(60):
         clock(worker, 3)
         client.transport.drain(30)
-    assert not client.transport.closed
+    assert is_open(client)
     client.transport.client_reads()
     clock(worker, 9)
-    assert not client.transport.closed
+    assert is_open(client)
     clock(worker, 2)
-    assert client.transport.closed
+    assert not is_open(client)
     assert not client.transport.aborted
     assert worker.counters[Column.IDLE_TIMEOUTS] == 1
 
@@ -196,9 +201,9 @@ async def test_a_refused_client_may_go_on_sending_for_a_while(clock: Clock) -> N
     for _ in range(4):
         clock(worker, 1)
         client.send(GET * 100)
-        assert not client.transport.closed
+        assert is_open(client)
     clock(worker, 2)
-    assert client.transport.closed
+    assert not is_open(client)
     assert client.take() == b""
 
 
@@ -378,7 +383,7 @@ def test_two_thousand_slow_senders_are_closed_and_harm_nobody(begin: bytes, coun
 def test_two_thousand_slow_readers_are_closed_and_take_a_bounded_memory() -> None:
     value = b"v" * (1 << 20)
     request = b"GET /get?key=big HTTP/1.1\r\nHost: a\r\n\r\n"
-    limits = {
+    limits: dict[str, Any] = {
         "output_seconds": 2,
         "min_rate": "64kb",
         "max_buffer_bytes": "64mb",
