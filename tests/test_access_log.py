@@ -104,7 +104,7 @@ async def test_every_request_is_noted(tmp_path: Path) -> None:
         *['"GET /get?key=k HTTP/1.1" 200 37'] * 8,
         '"PUT /put HTTP/1.1" 200 62',
         '"HEAD /get?key=none HTTP/1.1" 404 0',
-        '"-" 400 75',
+        '"-" 400 89',
     ]
     worker.verify()
 
