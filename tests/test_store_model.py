@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from store_helpers import KIB, MIB, SEED, HandClock, payload
 
 from fastkv.errors import ValueTooLong
-from fastkv.store import Store
+from fastkv.store import DELETE, LEAVE, Change, Entry, Store
 
 # name: (memory, shards, segment bytes)
 SHAPES: dict[str, tuple[int, int, int]] = {
@@ -32,6 +32,13 @@ DEADLINES = st.one_of(st.just(0), st.integers(1, 40))
 OPERATIONS = st.one_of(
     st.tuples(st.just("put"), KEYS, SIZES, st.integers(0, 255), DEADLINES),
     st.tuples(st.just("put"), KEYS, SIZES, st.integers(0, 255), DEADLINES),
+    st.tuples(
+        st.just("update"),
+        KEYS,
+        st.sampled_from(["leave", "delete", "fail", "put", "add", "append", "append"]),
+        SIZES,
+        DEADLINES,
+    ),
     st.tuples(st.just("get"), KEYS),
     st.tuples(st.just("delete"), KEYS),
     st.tuples(st.just("wait"), st.integers(1, 30)),
@@ -77,11 +84,51 @@ class Model:
 
     def get(self, key: bytes) -> None:
         entry = self.store.get(key, self.now)
+        self.saw(key, entry)
+        assert entry is None or self.store.words[entry[4]] == entry[5]
+
+    def update(self, key: bytes, action: str, size: int, ttl_ms: int) -> None:
+        self.count += 1
+        more = payload(self.count, size)
+        deadline_ms = self.now() + ttl_ms if ttl_ms else 0
+        asked: list[Entry | None] = []
+        decided: list[Change] = []
+
+        def decide(entry: Entry | None) -> Change:
+            asked.append(entry)
+            change: Change = LEAVE if action == "leave" or (action == "add" and entry) else DELETE
+            if action == "fail":
+                raise ZeroDivisionError
+            if action in ("put", "append") or (action == "add" and not entry):
+                change = (entry[0] if entry and action == "append" else b"") + more, size % 256, deadline_ms
+            decided.append(change)
+            return change
+
+        version = None
+        try:
+            before, version = self.store.update(key, decide, self.now)
+            assert before is asked[-1]
+        except ZeroDivisionError:
+            assert action == "fail"
+        except ValueTooLong:
+            assert len(decided[-1][0]) > self.store.max_value_bytes  # type: ignore[index]
+        self.saw(key, asked[-1])
+        if version is None or decided[-1] is LEAVE:
+            assert version is None or version == (asked[-1][2] if asked[-1] else 0)
+        elif decided[-1] is DELETE:
+            assert version == 0
+            self.entries.pop(key, None)
+        else:
+            value, flags, deadline_ms = decided[-1]
+            assert version > self.versions.get(key, 0)
+            self.versions[key] = version
+            self.entries[key] = value, flags, deadline_ms, version
+
+    def saw(self, key: bytes, entry: Entry | None) -> None:
         if entry is not None:
-            value, flags, version, deadline_ms, slot, word = entry
+            value, flags, version, deadline_ms, _, _ = entry
             assert (value, flags, deadline_ms, version) == self.entries.get(key)
             assert not deadline_ms or deadline_ms > self.now()
-            assert self.store.words[slot] == word
         else:
             self.missed(key)
 

@@ -22,10 +22,12 @@ from store_helpers import (
     value_of,
 )
 
+from fastkv.store import DELETE
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from fastkv.store import Store
+    from fastkv.store import Change, Entry, Store
 
 NEW = payload("new", 60)
 BLOCK = payload("block", 2000)
@@ -67,6 +69,16 @@ def a_few_and_target(store: Store) -> dict[bytes, bytes]:
 
 def a_few_and_large_target(store: Store) -> dict[bytes, bytes]:
     return a_few(store) | put(store, {b"target": payload("old", 10_000)})
+
+
+def a_few_and_an_expired_target(store: Store) -> dict[bytes, bytes]:
+    store.put(b"target", payload("old", 10_000), clock, deadline_ms=clock())
+    return a_few(store)
+
+
+def append_to(entry: Entry | None) -> Change:
+    assert entry is not None
+    return entry[0] + NEW, 0, 0
 
 
 def a_full_segment(store: Store) -> dict[bytes, bytes]:
@@ -168,6 +180,36 @@ DEATHS: dict[str, Death] = {
     "put that splits a page, in the pool": Death(
         a_full_page, lambda store: store.put(b"target", NEW, clock), NEW, POOL
     ),
+    "update of a new key": Death(
+        a_few, lambda store: store.update(b"target", lambda _: (NEW, 0, 0), clock), NEW, stride=3
+    ),
+    "update of a key": Death(
+        a_few_and_target, lambda store: store.update(b"target", append_to, clock), b"old" + NEW, stride=3
+    ),
+    "update of a large value": Death(
+        a_few_and_large_target,
+        lambda store: store.update(b"target", append_to, clock),
+        payload("old", 10_000) + NEW,
+        stride=23,
+    ),
+    "update that deletes": Death(
+        a_few_and_large_target,
+        lambda store: store.update(b"target", lambda _: DELETE, clock, with_value=False),
+        None,
+        stride=7,
+    ),
+    "update of an expired entry": Death(
+        a_few_and_an_expired_target,
+        lambda store: store.update(b"target", lambda _: (NEW, 0, 0), clock),
+        NEW,
+        stride=5,
+    ),
+    "update that evicts": Death(
+        a_full_store,
+        lambda store: store.update(b"target", lambda _: (BLOCK, 0, 0), clock),
+        BLOCK,
+        stride=127,
+    ),
     "put that evicts": Death(
         a_full_store, lambda store: store.put(b"target", BLOCK, clock), BLOCK, stride=97
     ),
@@ -230,13 +272,19 @@ def test_death_at_any_point_is_survived(name: str) -> None:
         restore = snapshot(store)
         at, deaths = 1, 0
         while dies_at(at, lambda: death.operation(store), death.modules):
-            # Who comes next may be one who verifies, one who reads or one who writes.
-            turn = deaths % 3
+            # Who comes next may be one who verifies, one who reads or one who writes, in either way.
+            turn = deaths % 4
+            target: tuple[bytes | None, ...] = old, death.after
             if turn == 0:
                 assert store.check() == [], f"opcode {at}"
             if turn == 1:
+                target = (b"next",)
                 assert store.put(b"target", b"next", clock), f"opcode {at}"
-            assert_whole(store, model, (old, death.after) if turn != 1 else (b"next",), uncounted)
+            if turn == 2:
+                before, _ = store.update(b"target", lambda entry: (b"next", 0, 0), clock)
+                assert (before and before[0]) in target, f"opcode {at}"
+                target = (b"next",)
+            assert_whole(store, model, target, uncounted)
             assert store.check() == [], f"opcode {at}"
             restore()
             deaths += 1

@@ -173,14 +173,14 @@ class Reader:
         number = (key_hash & self._low_mask) >> TAG_BITS
         sequence = self._sequences[number]
         try:
-            entry = self._read(key_hash, key)
+            entry = self.read(key_hash, key)
         except (struct.error, ValueError, IndexError):
             sequence |= 1  # what it followed was overwritten meanwhile
             entry = None
         undisturbed = not sequence & 1 and self._sequences[number] == sequence
         if not undisturbed or (entry and self._words[entry[4]] != entry[5]):
             with self._guard.holding(self._shards[number]):
-                entry = self._read(key_hash, key)
+                entry = self.read(key_hash, key)
         if entry is None or (entry[3] and entry[3] <= clock()):
             return None
         place = count_at(entry[4])
@@ -188,12 +188,27 @@ class Reader:
             self._counts[place] += 1
         return entry
 
-    def _read(self, key_hash: int, key: bytes) -> Entry | None:
+    def read(self, key_hash: int, key: bytes, *, with_value: bool = True) -> Entry | None:
+        """Copy an entry out of the arena, whatever its deadline; no access is counted.
+
+        Args:
+            key_hash: the key's hash.
+            key: the key.
+            with_value: whether the value is wanted; without it fragments are left alone and it is empty.
+
+        Returns:
+            The entry, None if there is none. Without the shard's lock, who asks has to validate either.
+
+        Raises:
+            struct.error, ValueError, IndexError: without the lock only, if what it followed was overwritten.
+        """
         slot, word, _, _ = self._index.locate(key_hash, key)
         if not slot:
             return None
         _, value, flags, version, deadline_ms = parse_record(self._mem, (word & self._location_mask) << 3)
-        if flags & LARGE:
+        if not with_value:
+            value = b""
+        elif flags & LARGE:
             # The list is followed only if it was the entry's after it was copied.
             if self._words[slot] != word:
                 raise ValueError("overwritten while it was read")

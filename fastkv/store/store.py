@@ -1,4 +1,4 @@
-"""The store: get, put and delete over all shards, from any process that shares the arena."""
+"""The store: get, put, delete and update over all shards, from any process that shares the arena."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Final
 
 from xxhash import xxh3_64_intdigest
 
-from fastkv.errors import KeyTooLong, StoreBusy, StoreFull, ValueTooLong
 from fastkv.store.check import Check
 from fastkv.store.eviction import Eviction
 from fastkv.store.index import Index
@@ -30,6 +29,7 @@ from fastkv.store.records import parse_record
 from fastkv.store.repair import Guard
 from fastkv.store.segments import Segments
 from fastkv.store.shard import Shard
+from fastkv.store.update import Updater, always
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -39,9 +39,6 @@ _LOCK_WAIT_MS: Final = 1000
 # The pool's lock is taken inside of critical sections, which had better wait for a stopped owner to be killed
 # than fail and be repaired.
 _POOL_WAIT_MS: Final = 60_000
-# A writer whose room was taken by others again and again gives up: 512 MiB are 8,192 segments, half of this.
-_TRIES: Final = 1024
-_STEPS: Final = 16
 
 
 class Store:
@@ -53,16 +50,15 @@ class Store:
             the word under which they found an entry.
         counts: the arena as bytes, where callers who use what they found again count that access.
         get, get_small, find: those of the ``Reader``.
+        update: that of the ``Updater``.
         max_key_bytes: the longest key, a quarter of a segment.
+        max_value_bytes: the longest value, a quarter of the arena or less.
     """
 
     __slots__ = (
         "_arena",
-        "_eviction",
-        "_eviction_lock",
         "_guard",
         "_index",
-        "_inline_bytes",
         "_lock_table",
         "_low_mask",
         "_mem",
@@ -70,12 +66,15 @@ class Store:
         "_seed",
         "_segments",
         "_shards",
+        "_updater",
         "counts",
         "find",
         "geometry",
         "get",
         "get_small",
         "max_key_bytes",
+        "max_value_bytes",
+        "update",
         "words",
     )
 
@@ -112,39 +111,42 @@ class Store:
         self.words[SB_SEED] = self._seed
         waits_ms = [_POOL_WAIT_MS, *[lock_wait_ms] * (1 + geometry.shards)]
         self._lock_table = LockTable(waits_ms)
-        pool_lock, self._eviction_lock, *shard_locks = self._lock_table.locks
+        pool_lock, eviction_lock, *shard_locks = self._lock_table.locks
         self._segments = Segments(arena, pool_lock)
         index = self._index = Index(arena, self._segments)
         self._shards = [
-            Shard(i, arena, lock, self._eviction_lock, self._segments, index)
-            for i, lock in enumerate(shard_locks)
+            Shard(i, arena, lock, eviction_lock, self._segments, index) for i, lock in enumerate(shard_locks)
         ]
         self._guard = Guard(arena, self._segments, index)
-        self._eviction = Eviction(arena, self._shards, self._segments, index, self._seed, self._guard)
+        eviction = Eviction(arena, self._shards, self._segments, index, self._seed, self._guard)
         for shard in self._shards:
             index.open_page(shard.header, shard.number)
             self.words[shard.header + SH_VERSION] = first_version
         self._low_mask = (geometry.shards << TAG_BITS) - 1
-        self._inline_bytes = geometry.segment_bytes // 8
-        # A key and the list of its value's fragments have to fit into one record.
-        self.max_key_bytes = geometry.segment_bytes // 4
         # On the way of every request: bound, not wrapped.
         self._reader = Reader(arena, self._shards, index, self._seed, self._guard)
         self.get = self._reader.get
         self.get_small = self._reader.get_small
         self.find = self._reader.find
+        self._updater = Updater(
+            arena,
+            self._shards,
+            self._segments,
+            self._reader,
+            eviction,
+            eviction_lock,
+            self._seed,
+            self._guard,
+        )
+        self.update = self._updater.update
+        self.max_key_bytes = self._updater.max_key_bytes
+        self.max_value_bytes = self._updater.max_value_bytes
 
     def close(self) -> None:
         """Unmap the arena in this process."""
         self._reader.close()
         self._index.directory.release()
         self._arena.close()
-
-    @property
-    def max_value_bytes(self) -> int:
-        """The longest value: a quarter of the arena, its list of fragments in one record."""
-        segment = self.geometry.segment_bytes
-        return min(self.geometry.memory_bytes // 4, segment // 16 * segment)
 
     # -- writing ---------------------------------------------------------------------------------------
 
@@ -172,9 +174,9 @@ class Store:
         key_hash = xxh3_64_intdigest(key, self._seed)
         shard = self._shards[(key_hash & self._low_mask) >> TAG_BITS]
         if len(key) > self.max_key_bytes:
-            raise KeyTooLong(f"The key has {len(key)} bytes; the store takes {self.max_key_bytes}.")
-        if len(value) > self._inline_bytes and len(value) > self.max_value_bytes:
-            raise ValueTooLong(f"The value has {len(value)} bytes; the store takes {self.max_value_bytes}.")
+            raise self._updater.key_too_long(key)
+        if len(value) > self.max_value_bytes:
+            raise self._updater.value_too_long(value)
         # ``holding`` written out: as a context manager it costs 1 µs more.
         lock = shard.lock
         code = lock.attempt()
@@ -186,31 +188,10 @@ class Store:
             self._guard.after_failure(shard)
             raise
         lock.release()
-        return version or self._put_with_room(shard, key_hash, key, value, clock, flags, deadline_ms)
-
-    def _put_with_room(
-        self,
-        shard: Shard,
-        key_hash: int,
-        key: bytes,
-        value: bytes,
-        clock: Callable[[], int],
-        flags: int,
-        deadline_ms: int,
-    ) -> int:
-        """Make room and put, until nobody else has taken the room that was made."""
-        segments = shard.segments_for(len(key), len(value))
-        for attempt in range(_TRIES):
-            made = self._make_room(segments, attempt, clock)
-            if made is None:
-                continue  # to write in vain would earn credit for cleaning
-            with self._guard.holding(shard):
-                version = shard.put(key_hash, key, value, flags, deadline_ms)
-            if version:
-                return version
-            if not made:
-                raise StoreFull(f"No room for a value of {len(value)} bytes could be made.")
-        raise StoreBusy("Other writers took the room that was made; try again.")
+        if version:
+            return version
+        segments, decide = shard.segments_for(len(key), len(value)), always((value, flags, deadline_ms))
+        return self._updater.with_room(segments, shard, key_hash, key, decide, clock, with_value=False)[1]
 
     def delete(self, key: bytes, clock: Callable[[], int]) -> bool:
         """Remove an entry.
@@ -237,30 +218,6 @@ class Store:
                 self.words[shard.header + SH_EXPIRED] += 1
                 return False
             return True
-
-    def _make_room(self, segments: int, attempt: int, clock: Callable[[], int]) -> bool | None:
-        """Free segments until the pool has as many as a write may take.
-
-        Args:
-            segments: how many.
-            attempt: how often room was made for the same write before.
-            clock: milliseconds now.
-
-        Returns:
-            True once there is room, None after a few steps without, False if nothing is left to free.
-        """
-        if self._eviction_lock.acquire():
-            self._eviction_lock.consistent()  # it guards no state, only the order
-        try:
-            # Not longer than a few steps, so that other writers have their turn.
-            for _ in range(_STEPS):
-                if self._segments.room(segments):
-                    return True
-                if not self._eviction.free_one(attempt, clock):
-                    return False
-            return None
-        finally:
-            self._eviction_lock.release()
 
     # -- looking at it -----------------------------------------------------------------------------------
 

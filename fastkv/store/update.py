@@ -1,0 +1,269 @@
+"""Reading an entry and changing it, with nobody in between; and writing where room has to be made first.
+
+In: a key and a function that says what becomes of its entry. Out: what was there, and the version that is
+there now. Whoever finds no room lets go of the shard, makes room and begins again, because meanwhile the
+entry may be another one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from enum import Enum
+from typing import TYPE_CHECKING, Final, TypeAlias
+
+from xxhash import xxh3_64_intdigest
+
+from fastkv.errors import KeyTooLong, StoreBusy, StoreFull, ValueTooLong
+from fastkv.store.layout import SH_EXPIRED, TAG_BITS, Arena
+from fastkv.store.reading import Entry, Reader
+
+if TYPE_CHECKING:
+    from fastkv.store.eviction import Eviction
+    from fastkv.store.lock import RobustLock
+    from fastkv.store.repair import Guard
+    from fastkv.store.segments import Segments
+    from fastkv.store.shard import Shard
+
+# A writer whose room was taken by others again and again gives up: 512 MiB are 8,192 segments, half of this.
+_TRIES: Final = 1024
+_STEPS: Final = 16
+
+
+class Verdict(Enum):
+    """What becomes of an entry that is not written."""
+
+    LEAVE = "leave"
+    """It stays as it is, and what is not there stays away."""
+    DELETE = "delete"
+    """It goes."""
+
+
+LEAVE: Final = Verdict.LEAVE
+DELETE: Final = Verdict.DELETE
+
+Change: TypeAlias = tuple[bytes, int, int] | Verdict
+"""What becomes of an entry: a value, the caller's flags and a deadline in ms (0 for none); or a verdict."""
+
+Decide: TypeAlias = Callable[[Entry | None], Change]
+"""From what is there to what becomes of it; see ``Updater.update``."""
+
+
+def always(change: Change) -> Decide:
+    """A decision that does not depend on what is there."""
+    return lambda _: change
+
+
+class Updater:
+    """Changes entries by what they are.
+
+    Attributes:
+        max_key_bytes: the longest key, a quarter of a segment: it shares a record with the list of the
+            value's fragments.
+        max_value_bytes: the longest value, a quarter of the arena or what one such list can hold.
+    """
+
+    __slots__ = (
+        "_eviction",
+        "_eviction_lock",
+        "_guard",
+        "_low_mask",
+        "_reader",
+        "_seed",
+        "_segments",
+        "_shards",
+        "_words",
+        "max_key_bytes",
+        "max_value_bytes",
+    )
+
+    def __init__(
+        self,
+        arena: Arena,
+        shards: list[Shard],
+        segments: Segments,
+        reader: Reader,
+        eviction: Eviction,
+        eviction_lock: RobustLock,
+        seed: int,
+        guard: Guard,
+    ) -> None:
+        """Bind to a store.
+
+        Args:
+            arena: the arena.
+            shards: its shards.
+            segments: its pool.
+            reader: reads entries.
+            eviction: makes room.
+            eviction_lock: held meanwhile.
+            seed: seed of the keys' hashes.
+            guard: repairs a shard.
+        """
+        geometry = arena.geometry
+        segment = geometry.segment_bytes
+        self.max_key_bytes = segment // 4
+        self.max_value_bytes = min(geometry.memory_bytes // 4, segment // 16 * segment)
+        self._words = arena.words
+        self._low_mask = (geometry.shards << TAG_BITS) - 1
+        self._shards = shards
+        self._segments = segments
+        self._reader = reader
+        self._eviction = eviction
+        self._eviction_lock = eviction_lock
+        self._seed = seed
+        self._guard = guard
+
+    def update(
+        self, key: bytes, decide: Decide, clock: Callable[[], int], *, with_value: bool = True
+    ) -> tuple[Entry | None, int]:
+        """Read an entry and change it, with nobody in between.
+
+        Args:
+            key: 1 to ``max_key_bytes``.
+            decide: is given the entry, or None if there is none or its deadline has passed, and says what
+                becomes of it. It runs under the shard's lock, so it must be quick and may not use the store.
+                It is asked again if room had to be made meanwhile; what it said last counts. If it raises,
+                nothing is changed and the exception passes.
+            clock: milliseconds now; called only if the entry has a deadline or room has to be made.
+            with_value: False if neither ``decide`` nor the caller looks at the value, which may be large: the
+                entry's is empty then.
+
+        Returns:
+            The entry that ``decide`` was given, and the version that is there now: if a value was put a new
+            one, larger than each that the key had before; the same if it was left; 0 if there is no entry.
+
+        Raises:
+            KeyTooLong: if no arena with such segments takes such a key.
+            ValueTooLong: if no arena of this size takes such a value.
+            StoreFull: if no room could be made.
+            StoreBusy: if a lock was not free within the bound.
+        """
+        if len(key) > self.max_key_bytes:
+            raise self.key_too_long(key)
+        key_hash = xxh3_64_intdigest(key, self._seed)
+        shard = self._shards[(key_hash & self._low_mask) >> TAG_BITS]
+        before, version, segments = self._try(shard, key_hash, key, decide, clock, with_value=with_value)
+        if segments:
+            return self.with_room(segments, shard, key_hash, key, decide, clock, with_value=with_value)
+        return before, version
+
+    def with_room(
+        self,
+        segments: int,
+        shard: Shard,
+        key_hash: int,
+        key: bytes,
+        decide: Decide,
+        clock: Callable[[], int],
+        *,
+        with_value: bool,
+    ) -> tuple[Entry | None, int]:
+        """Make room and update, until nobody else has taken the room that was made.
+
+        Args:
+            segments: how many have to be free.
+            shard: the key's.
+            key_hash: its hash.
+            key: the key.
+            decide: as for ``update``; so are the other two.
+            clock: milliseconds now.
+            with_value: whether anybody looks at the value.
+
+        Returns:
+            As for ``update``.
+
+        Raises:
+            ValueTooLong, StoreFull, StoreBusy: as for ``update``.
+        """
+        for attempt in range(_TRIES):
+            made = self._make_room(segments, attempt, clock)
+            if made is None:
+                continue  # to write in vain would earn credit for cleaning
+            before, version, segments = self._try(shard, key_hash, key, decide, clock, with_value=with_value)
+            if not segments:
+                return before, version
+            if not made:
+                raise StoreFull("No room for the value could be made.")
+        raise StoreBusy("Other writers took the room that was made; try again.")
+
+    def _try(
+        self,
+        shard: Shard,
+        key_hash: int,
+        key: bytes,
+        decide: Decide,
+        clock: Callable[[], int],
+        *,
+        with_value: bool,
+    ) -> tuple[Entry | None, int, int]:
+        """Update if there is room.
+
+        Returns:
+            What ``update`` returns, and 0; or, third, how many segments have to be free first: then the entry
+            is as it was.
+        """
+        lock = shard.lock
+        code = lock.attempt()
+        if code and lock.wait(code):
+            self._guard.after_death(shard)
+        deciding = False
+        try:
+            before = self._reader.read(key_hash, key, with_value=with_value)
+            if before and before[3] and before[3] <= clock():
+                shard.drop(before[4], before[5])
+                self._words[shard.header + SH_EXPIRED] += 1
+                before = None
+            deciding = True
+            change = decide(before)
+            if isinstance(change, tuple) and len(change[0]) > self.max_value_bytes:
+                raise self.value_too_long(change[0])
+            deciding = False
+            version = segments = 0
+            if isinstance(change, tuple):
+                value, flags, deadline_ms = change
+                version = shard.put(key_hash, key, value, flags, deadline_ms)
+                segments = 0 if version else shard.segments_for(len(key), len(value))
+            elif before and change is DELETE:
+                shard.drop(before[4], before[5])
+            elif before:
+                version = before[2]
+        except BaseException:
+            if deciding:  # nothing was begun, so there is nothing to repair
+                lock.release()
+            else:
+                self._guard.after_failure(shard)
+            raise
+        lock.release()
+        return before, version, segments
+
+    def _make_room(self, segments: int, attempt: int, clock: Callable[[], int]) -> bool | None:
+        """Free segments until the pool has as many as a write may take.
+
+        Args:
+            segments: how many.
+            attempt: how often room was made for the same write before.
+            clock: milliseconds now.
+
+        Returns:
+            True once there is room, None after a few steps without, False if nothing is left to free.
+        """
+        if self._eviction_lock.acquire():
+            self._eviction_lock.consistent()  # it guards no state, only the order
+        try:
+            # Not longer than a few steps, so that other writers have their turn.
+            for _ in range(_STEPS):
+                if self._segments.room(segments):
+                    return True
+                if not self._eviction.free_one(attempt, clock):
+                    return False
+            return None
+        finally:
+            self._eviction_lock.release()
+
+    def key_too_long(self, key: bytes) -> KeyTooLong:
+        """What is raised for a key that does not fit."""
+        return KeyTooLong(f"The key has {len(key)} bytes; the store takes {self.max_key_bytes}.")
+
+    def value_too_long(self, value: bytes) -> ValueTooLong:
+        """What is raised for a value that does not fit."""
+        return ValueTooLong(f"The value has {len(value)} bytes; the store takes {self.max_value_bytes}.")
