@@ -468,7 +468,7 @@ class Connection(asyncio.Protocol):
         try:
             handler = self._handlers.get(route)
             if handler is None:
-                raise self._routes.no_handler(route)
+                handler = self._routes.find(route)
             status, tail = handler(query, head, body)
         except Exception as error:  # noqa: BLE001 - whatever it is, the client gets a reply
             (status, tail), last = self._service.failure(error)

@@ -833,10 +833,13 @@ async def test_a_busy_store_is_said_to_be_one() -> None:
 
 _REPLY = re.compile(
     rb"HTTP/1\.1 (\d{3}) [A-Za-z -]+\r\n(?:Connection: (?:close|keep-alive)\r\n)?"
-    rb"(?:Content-Type: application/json\r\nContent-Length: (\d+)\r\n"
-    rb"(?:Allow: [A-Z, ]+\r\n|Retry-After: 1\r\n)?)?\r\n"
+    rb"(?:Content-Type: application/(?:json|octet-stream)\r\n)?(?:Content-Length: (\d+)\r\n)?"
+    rb"(?:(?:Allow|Retry-After|ETag|TTL|Cache-Control|X-Content-Type-Options|Accept-Ranges|Content-Range)"
+    rb": [^\r\n]+\r\n)*\r\n"
 )
-OUTCOMES = {100, 200, 400, 404, 405, 411, 413, 414, 417, 431, 501, 505}
+OUTCOMES = {100, 200, 201, 204, 206, 304, 400, 404, 405, 411, 412, 413, 414, 416, 417, 431, 501, 505}
+# These have no body, and do not say how long it is not (RFC 9110, 8.6).
+BODILESS = {100, 204, 304}
 
 
 def _statuses(sent: bytes) -> list[int]:
@@ -848,7 +851,8 @@ def _statuses(sent: bytes) -> list[int]:
         status = int(match[1])
         found.append(status)
         sent = sent[match.end() :]
-        if status != 100:
+        assert (match[2] is None) == (status in BODILESS)
+        if status not in BODILESS:
             length = int(match[2])
             # A reply to HEAD has none; no body begins as a reply does.
             if not (sent.startswith(b"HTTP/1.1 ") or not sent):
@@ -880,6 +884,16 @@ _BITS += [
     EXPECT,
     b"GET /",
     b"HEAD ",
+    b"GET /kv/a HTTP/1.1\r\nHost: a\r\n\r\n",
+    b"PUT /kv/a HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\n\r\nabc",
+    b"PUT /kv/",
+    b"DELETE /kv/a",
+    b"OPTIONS ",
+    b"If-Match: *\r\n",
+    b'If-None-Match: W/"1", *\r\n',
+    b"If-None-Match: *\r\n",
+    b"Range: bytes=1-\r\n",
+    b"TTL: 1\r\n",
 ]
 
 

@@ -413,33 +413,59 @@ def test_a_put_sets_or_lifts_the_ttl(client: Client, worker: Worker) -> None:
 @pytest.mark.parametrize(
     ("path", "allowed"),
     [
-        ("/get", ["GET", "HEAD"]),
-        ("/health", ["GET", "HEAD"]),
-        ("/stats", ["GET", "HEAD"]),
-        ("/version", ["GET", "HEAD"]),
-        ("/put", ["POST", "PUT"]),
-        ("/delete", ["DELETE"]),
+        ("/get", ["GET", "HEAD", "OPTIONS"]),
+        ("/health", ["GET", "HEAD", "OPTIONS"]),
+        ("/stats", ["GET", "HEAD", "OPTIONS"]),
+        ("/version", ["GET", "HEAD", "OPTIONS"]),
+        ("/put", ["OPTIONS", "POST", "PUT"]),
+        ("/delete", ["DELETE", "OPTIONS"]),
+        ("/kv/a", ["DELETE", "GET", "HEAD", "OPTIONS", "PUT"]),
+        ("/kv/", ["DELETE", "GET", "HEAD", "OPTIONS", "PUT"]),
+        ("/kv/a/b%zz", ["DELETE", "GET", "HEAD", "OPTIONS", "PUT"]),
     ],
 )
 def test_other_methods_are_told_what_is_allowed(client: Client, path: str, allowed: list[str]) -> None:
     names = ", ".join(allowed)
-    for method in {"GET", "PUT", "POST", "DELETE", "PATCH", "OPTIONS", "get", "BREW"} - set(allowed):
+    for method in {"GET", "PUT", "POST", "DELETE"} - set(allowed):
         refused = error(
             "405 Method Not Allowed", f"This route takes {names} only.", f"Allow: {names}\r\n".encode()
         )
         request = f"{method} {path}?key=a HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\n\r\n{{}}"
         assert client.ask(request.encode()) == refused
+    told = f"HTTP/1.1 204 No Content\r\nAllow: {names}\r\n\r\n".encode()
+    assert client.ask(f"OPTIONS {path}?x HTTP/1.1\r\nHost: a\r\n\r\n".encode() * 2) == told * 2
     assert client.ask(get("a")) == NOT_FOUND
+
+
+@pytest.mark.parametrize("path", ["/get?key=a", "/put", "/kv/a", "/nothing", "/"])
+@pytest.mark.parametrize("method", ["PATCH", "get", "Get", "BREW", "TRACE", "PROPFIND", "G", "GETS"])
+def test_methods_that_no_route_takes(client: Client, method: str, path: str) -> None:
+    refused = error(
+        "501 Not Implemented", "The methods known here are DELETE, GET, HEAD, OPTIONS, POST, PUT."
+    )
+    request = f"{method} {path} HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\n\r\n{{}}"
+    assert client.ask(request.encode()) == refused
+    assert client.ask(get("a")) == NOT_FOUND
+
+
+def test_options_of_the_server(client: Client) -> None:
+    told = b"HTTP/1.1 204 No Content\r\nAllow: DELETE, GET, HEAD, OPTIONS, POST, PUT\r\n\r\n"
+    assert client.ask(b"OPTIONS * HTTP/1.1\r\nHost: a\r\n\r\n") == told
+    assert client.ask(b"OPTIONS http://a HTTP/1.1\r\nHost: a\r\n\r\n") == told
 
 
 @pytest.mark.parametrize(
     "path",
-    ["/", "/nothing", "/get/", "//get", "/GET", "/g%65t", "/get/a?key=a", "/put/x", "/favicon.ico", "*"],
+    [
+        *("/", "/nothing", "/get/", "//get", "/GET", "/g%65t", "/get/a?key=a", "/put/x", "/favicon.ico"),
+        *("/kv", "/kv?key=a", "//kv/a", "/KV/a", "/kvs/a", "/k%76/a", "/x/kv/a"),
+    ],
 )
 def test_unknown_routes(client: Client, path: str) -> None:
-    method = "OPTIONS" if path == "*" else "GET"
     missing = error("404 Not Found", "There is no such route.")
-    assert client.ask(f"{method} {path} HTTP/1.1\r\nHost: a\r\n\r\n".encode()) == missing
+    for method in ("GET", "PUT", "OPTIONS"):
+        request = f"{method} {path} HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n"
+        assert client.ask(request.encode()) == missing
     assert client.ask(get("a")) == NOT_FOUND
 
 

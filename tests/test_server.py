@@ -107,7 +107,7 @@ def test_curl_reads_heads_and_errors(server: Server) -> None:
         == b'{"status":"ERROR","message":"Key not found."}404'
     )
     assert curl("-X", "DELETE", "-w", "%{http_code}", f"{url}/delete").endswith(b"400")
-    assert curl("-w", "%{http_code}", "-o", "/dev/null", "-X", "PATCH", f"{url}/get") == b"405"
+    assert curl("-w", "%{http_code}", "-o", "/dev/null", "-X", "PUT", f"{url}/get") == b"405"
 
 
 def test_a_refused_upload_reads_its_refusal(server: Server) -> None:

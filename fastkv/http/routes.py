@@ -1,4 +1,4 @@
-"""The original routes: a request line's method and path → a handler → what the store says, as a reply.
+"""The routes: a request line's method and path → a handler → what the store says, as a reply.
 
 A handler takes the query, the head and the body of a request and returns a ``Reply``. It raises
 ``HttpError`` for what the client did wrong, and lets the store's errors pass. Routes translate; what a key
@@ -8,6 +8,7 @@ or a TTL means is the store's business.
 from __future__ import annotations
 
 import math
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 import orjson
@@ -27,6 +28,7 @@ from fastkv.http.responses import (
     value_reply,
     without_body,
 )
+from fastkv.http.rest import Resources
 from fastkv.http.urlform import key_of, plain_keys
 from fastkv.stats import Column
 
@@ -61,7 +63,12 @@ class Routes:
     """The handlers of one worker.
 
     Attributes:
+        store: the store.
+        counters: this worker's row of the board.
+        clock: milliseconds now, for deadlines.
+        max_key, max_value: the longest that the settings and the store allow, in bytes.
         handlers: by method, space and path, as they stand before the ``?`` of a request line.
+        keyed: by method, space and the prefix of a path; they take what follows it as well.
         source: the entry that the newest reply was made from, if it was made from nothing else; whoever
             remembers the reply takes it from here and sets it to None.
         draining: whether ``/health`` says so.
@@ -69,14 +76,15 @@ class Routes:
 
     __slots__ = (
         "_board",
-        "_clock",
-        "_counters",
-        "_max_key",
-        "_max_value",
-        "_store",
+        "clock",
+        "counters",
         "draining",
         "handlers",
+        "keyed",
+        "max_key",
+        "max_value",
         "source",
+        "store",
     )
 
     def __init__(
@@ -96,12 +104,12 @@ class Routes:
             counters: this worker's row of the board.
             clock: milliseconds now, for deadlines.
         """
-        self._store = store
+        self.store = store
         self._board = board
-        self._counters = counters
-        self._clock = clock
-        self._max_key = settings.max_key_bytes
-        self._max_value = min(settings.max_value_bytes, store.max_value_bytes)
+        self.counters = counters
+        self.clock = clock
+        self.max_key = settings.max_key_bytes
+        self.max_value = min(settings.max_value_bytes, store.max_value_bytes)
         self.draining = False
         self.source: Entry | None = None
         self.handlers: dict[bytes, Handler] = {
@@ -118,17 +126,18 @@ class Routes:
         for path, handler in readable.items():
             self.handlers[b"GET " + path] = handler
             self.handlers[b"HEAD " + path] = _headless(handler)
+        self.keyed = Resources(self).handlers
 
     def get(self, query: bytes, head: Head, body: bytes) -> Reply:
         """``GET /get?key=name``."""
         key, plain = key_of(query)
-        if len(key) > self._max_key:
-            raise self._key_too_long(key)
-        entry = self._store.get(key, self._clock)
+        if len(key) > self.max_key:
+            raise self.key_too_long(key)
+        entry = self.store.get(key, self.clock)
         if entry is None:
-            self._counters[_MISSES] += 1
+            self.counters[_MISSES] += 1
             return KEY_NOT_FOUND
-        self._counters[_HITS] += 1
+        self.counters[_HITS] += 1
         self.source = entry
         return 200, value_reply(key, entry[0], plain, entry[1] == PLAIN)
 
@@ -143,10 +152,10 @@ class Routes:
             The replies in order; ``source`` is that of the first. None if ``get`` has to answer one by one.
         """
         keys = plain_keys(lines) if len(lines) <= _BATCH_LINES else None
-        if keys is None or len(max(keys, key=len)) > self._max_key:
+        if keys is None or len(max(keys, key=len)) > self.max_key:
             return None
         try:
-            entries = self._store.get_small(keys, self._clock)
+            entries = self.store.get_small(keys, self.clock)
         except StoreBusy:
             return None
         if entries is None:
@@ -157,8 +166,8 @@ class Routes:
             for key, entry in zip(keys, entries, strict=True)
         ]
         misses = entries.count(None)
-        self._counters[_MISSES] += misses
-        self._counters[_HITS] += len(keys) - misses
+        self.counters[_MISSES] += misses
+        self.counters[_HITS] += len(keys) - misses
         self.source = entries[0]
         return replies
 
@@ -174,25 +183,25 @@ class Routes:
             raise _what_is_wrong_with(body) from None
         if not key:
             raise _what_is_wrong_with(body)
-        if len(key) > self._max_key:
-            raise self._key_too_long(key)
-        if len(value) > self._max_value:
-            raise ValueTooLong(f"The value has {len(value)} bytes; at most {self._max_value} are allowed.")
-        deadline_ms = self._deadline_ms(item["ttl"]) if "ttl" in item else 0
+        if len(key) > self.max_key:
+            raise self.key_too_long(key)
+        if len(value) > self.max_value:
+            raise self.value_too_long(value)
+        deadline_ms = self.deadline_ms(item["ttl"]) if "ttl" in item else 0
         # Without a backslash in the JSON text every string in it is plain.
         plain = b"\\" not in body or is_plain(value_text, value)
-        self._store.put(key, value, self._clock, PLAIN if plain else 0, deadline_ms)
-        self._counters[_PUTS] += 1
+        self.store.put(key, value, self.clock, PLAIN if plain else 0, deadline_ms)
+        self.counters[_PUTS] += 1
         return PUT_OK
 
     def delete(self, query: bytes, head: Head, body: bytes) -> Reply:
         """``DELETE /delete?key=name``."""
         key, _ = key_of(query)
-        if len(key) > self._max_key:
-            raise self._key_too_long(key)
-        if not self._store.delete(key, self._clock):
+        if len(key) > self.max_key:
+            raise self.key_too_long(key)
+        if not self.store.delete(key, self.clock):
             return KEY_NOT_FOUND
-        self._counters[Column.DELETES] += 1
+        self.counters[Column.DELETES] += 1
         return DELETE_OK
 
     def health(self, query: bytes, head: Head, body: bytes) -> Reply:
@@ -201,36 +210,58 @@ class Routes:
 
     def stats(self, query: bytes, head: Head, body: bytes) -> Reply:
         """``GET /stats``: one JSON object, summed over workers and shards."""
-        return json_reply(200, orjson.dumps(self._board.summary(self._store)))
+        return json_reply(200, orjson.dumps(self._board.summary(self.store)))
 
     def version(self, query: bytes, head: Head, body: bytes) -> Reply:
         """``GET /version``."""
         return _VERSION
 
-    def no_handler(self, route: bytes) -> HttpError:
-        """What to answer where no handler is.
+    def find(self, route: bytes) -> Handler:
+        """Find what ``handlers`` does not have.
 
         Args:
             route: method, space and path.
 
         Returns:
-            405 with Allow if the path has other methods, else 404.
+            The handler of a key behind a prefix, or of OPTIONS.
+
+        Raises:
+            HttpError: 501 for a method that no route takes, 404 for a path that is none, 405 with Allow for
+                one that takes other methods (RFC 9110, 9.1 and 15.5.6).
         """
-        _, _, path = route.partition(b" ")
-        allowed = sorted(
-            known.partition(b" ")[0] for known in self.handlers if known.partition(b" ")[2] == path
-        )
-        if not allowed:
-            return HttpError(404, "There is no such route.")
-        methods = b", ".join(allowed)
-        return HttpError(
-            405, f"This route takes {methods.decode()} only.", extra=b"Allow: " + methods + b"\r\n"
-        )
+        end = route.find(b"/", route.find(b"/") + 1) + 1
+        keyed = self.keyed.get(route[:end])
+        if keyed is not None:
+            return partial(keyed, route[end:])
+        method, _, path = route.partition(b" ")
+        methods = self._methods(b"*")
+        if method not in methods:
+            raise HttpError(501, f"The methods known here are {b', '.join(methods).decode()}.")
+        methods = self._methods(path)
+        if not methods:
+            raise HttpError(404, "There is no such route.")
+        names = b", ".join(methods)
+        allow = b"Allow: " + names + b"\r\n"
+        if method == b"OPTIONS":
+            return lambda query, head, body: (204, allow + b"\r\n")
+        raise HttpError(405, f"This route takes {names.decode()} only.", extra=allow)
 
-    def _key_too_long(self, key: bytes) -> KeyTooLong:
-        return KeyTooLong(f"The key has {len(key)} bytes; at most {self._max_key} are allowed.")
+    def _methods(self, path: bytes) -> list[bytes]:
+        """The methods that a path takes, ``*`` being all paths; none if there is no such route."""
+        prefix = path[: path.find(b"/", 1) + 1]
+        routes = [route.split(b" ") for route in (*self.handlers, *self.keyed)]
+        methods = {method for method, known in routes if path == b"*" or known in (path, prefix)}
+        return sorted({*methods, b"OPTIONS"}) if methods else []
 
-    def _deadline_ms(self, ttl: Any) -> int:
+    def key_too_long(self, key: bytes) -> KeyTooLong:
+        """What is raised for a key that is longer than ``max_key``."""
+        return KeyTooLong(f"The key has {len(key)} bytes; at most {self.max_key} are allowed.")
+
+    def value_too_long(self, value: bytes) -> ValueTooLong:
+        """What is raised for a value that is longer than ``max_value``."""
+        return ValueTooLong(f"The value has {len(value)} bytes; at most {self.max_value} are allowed.")
+
+    def deadline_ms(self, ttl: Any) -> int:
         """When an entry is gone.
 
         Args:
@@ -246,7 +277,7 @@ class Routes:
             raise HttpError(
                 400, f"The ttl must be a number of seconds above 0, at most {_LONGEST_TTL_SECONDS}."
             )
-        return self._clock() + math.ceil(float(ttl) * 1000)
+        return self.clock() + math.ceil(float(ttl) * 1000)
 
 
 def _what_is_wrong_with(body: bytes) -> HttpError:

@@ -1,0 +1,200 @@
+"""Entries as resources: ``/kv/{key}``, with the value as the body, byte for byte (RFC 9110).
+
+The key is the percent-decoded rest of the path, so any bytes can be one, ``/`` included. A handler takes
+that rest besides what every handler takes, raises ``HttpError`` for what the client did wrong, and lets the
+store's errors pass. Conditions on a write are evaluated under the shard's lock: of several clients that hold
+the same ETag one succeeds.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Final
+
+from fastkv.http.conditions import Conditions, conditions_of, range_of
+from fastkv.http.request import HttpError
+from fastkv.http.responses import KEY_NOT_FOUND, Reply, error_reply, without_body
+from fastkv.http.urlform import decode_percent, form_values
+from fastkv.stats import Column
+from fastkv.store import DELETE, LEAVE
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from fastkv.http.request import Head
+    from fastkv.http.routes import Routes
+    from fastkv.store import Change, Entry
+
+    KeyHandler = Callable[[bytes, bytes, Head, bytes], Reply]
+
+_HITS: Final = int(Column.HITS)
+_MISSES: Final = int(Column.MISSES)
+_PUTS: Final = int(Column.PUTS)
+_DELETES: Final = int(Column.DELETES)
+
+# As in JSON, so that every ttl that /put takes is one here.
+_match_number = re.compile(rb"[0-9]+(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?").fullmatch
+
+_PUT_FIELDS: Final = frozenset({b"content-range", b"if-match", b"if-none-match", b"ttl"})
+
+# Length, what ``_metadata`` built, further lines. nosniff: whatever is stored, no browser runs it.
+_HEAD: Final = (
+    b"Content-Type: application/octet-stream\r\nContent-Length: %d\r\n%b"
+    b"X-Content-Type-Options: nosniff\r\nAccept-Ranges: bytes\r\n%b\r\n"
+)
+_PRECONDITION_FAILED: Final = error_reply(412, "The entry is not what If-Match or If-None-Match demands.")
+_DELETED: Final = 204, b"\r\n"
+
+
+class Resources:
+    """The handlers of ``/kv/``.
+
+    Attributes:
+        handlers: by method, space and prefix of the path; what follows it is their first argument.
+    """
+
+    __slots__ = ("_routes", "handlers")
+
+    def __init__(self, routes: Routes) -> None:
+        """Bind to a worker's routes.
+
+        Args:
+            routes: for the store, the limits, the clock and the counters.
+        """
+        self._routes = routes
+        self.handlers: dict[bytes, KeyHandler] = {
+            b"GET /kv/": self.get,
+            b"HEAD /kv/": self.get_head,
+            b"PUT /kv/": self.put,
+            b"DELETE /kv/": self.delete,
+        }
+
+    def get(self, raw_key: bytes, query: bytes, head: Head, body: bytes) -> Reply:
+        """``GET /kv/{key}``: 200, 206, 304, 404, 412 or 416."""
+        return self._read(raw_key, head, ranges=True)
+
+    def get_head(self, raw_key: bytes, query: bytes, head: Head, body: bytes) -> Reply:
+        """``HEAD /kv/{key}``: what GET answers, without its body; a range counts for GET only."""
+        return without_body(self._read(raw_key, head, ranges=False))
+
+    def put(self, raw_key: bytes, query: bytes, head: Head, body: bytes) -> Reply:
+        """``PUT /kv/{key}``: 201 where there was none, 204 where there was one, 412."""
+        routes = self._routes
+        key = self._key(raw_key)
+        if not head.has_length:
+            raise HttpError(411, "The length of the body is required.")
+        if len(body) > routes.max_value:
+            raise routes.value_too_long(body)
+        conditions, deadline_ms = None, 0
+        # One look at the names in place of four searches for a value: 2 µs less.
+        if query or not _PUT_FIELDS.isdisjoint([name for name, _ in head.fields]):
+            conditions, deadline_ms = self._demands(query, head)
+        # No flag: to find out whether the bytes may stand in JSON as they are would cost every PUT.
+        done = self._change(key, conditions, (body, 0, deadline_ms))
+        if done is None:
+            return _PRECONDITION_FAILED
+        routes.counters[_PUTS] += 1
+        before, version = done
+        if before is None:
+            return 201, b'Content-Length: 0\r\nETag: "%x"\r\n\r\n' % version
+        return 204, b'ETag: "%x"\r\n\r\n' % version
+
+    def delete(self, raw_key: bytes, query: bytes, head: Head, body: bytes) -> Reply:
+        """``DELETE /kv/{key}``: 204, 404 or 412."""
+        done = self._change(self._key(raw_key), conditions_of(head), DELETE)
+        if done is None:
+            return _PRECONDITION_FAILED
+        before, _ = done
+        if before is None:
+            return KEY_NOT_FOUND
+        self._routes.counters[_DELETES] += 1
+        return _DELETED
+
+    def _change(
+        self, key: bytes, conditions: Conditions | None, change: Change
+    ) -> tuple[Entry | None, int] | None:
+        """Change an entry if its ETag is what the request demands, with nobody in between.
+
+        Returns:
+            What ``Store.update`` does; None if a condition does not hold.
+        """
+        routes = self._routes
+        if conditions is None:
+            return routes.store.update(key, lambda _: change, routes.clock, with_value=False)
+
+        def decide(entry: Entry | None) -> Change:
+            return change if conditions.hold(entry and etag_of(entry)) else LEAVE
+
+        done = routes.store.update(key, decide, routes.clock, with_value=False)
+        return done if conditions.hold(done[0] and etag_of(done[0])) else None
+
+    def _read(self, raw_key: bytes, head: Head, *, ranges: bool) -> Reply:
+        """Answer a GET, or a HEAD as if it were one."""
+        routes = self._routes
+        entry = routes.store.get(self._key(raw_key), routes.clock)
+        if entry is None:
+            # Conditions on what is answered with 404 anyhow do not count (RFC 9110, 13.2.1).
+            routes.counters[_MISSES] += 1
+            return KEY_NOT_FOUND
+        routes.counters[_HITS] += 1
+        value, part = entry[0], None
+        if not head.memoable:  # a memoable one has neither conditions nor a range
+            etag, conditions = etag_of(entry), conditions_of(head)
+            if conditions and not conditions.is_match(etag):
+                return _PRECONDITION_FAILED
+            if conditions and not conditions.is_none_match(etag):
+                return 304, self._metadata(entry) + b"\r\n"
+            part = range_of(head, len(value), etag) if ranges else None
+        if part is None:
+            routes.source = entry
+            return 200, _HEAD % (len(value), self._metadata(entry), b"") + value
+        start, end = part
+        content_range = b"Content-Range: bytes %d-%d/%d\r\n" % (start, end - 1, len(value))
+        return 206, _HEAD % (end - start, self._metadata(entry), content_range) + value[start:end]
+
+    def _demands(self, query: bytes, head: Head) -> tuple[Conditions | None, int]:
+        """What a PUT says besides key and value.
+
+        Returns:
+            Its conditions, and its deadline in ms, 0 without a ttl.
+
+        Raises:
+            HttpError: 400 for what is malformed or said twice, and for a part of a value: to store it as the
+                whole would be worse than to refuse it (RFC 9110, 14.5).
+        """
+        if head.get(b"content-range") is not None:
+            raise HttpError(400, "A part of a value cannot be put.")
+        ttls = form_values(query, b"ttl") + [value for name, value in head.fields if name == b"ttl"]
+        if len(ttls) > 1:
+            raise HttpError(400, "The ttl is given more than once.")
+        # What is no number is refused as one that is out of bounds is.
+        numbers = [float(ttl) if _match_number(ttl) else 0 for ttl in ttls]
+        return conditions_of(head), self._routes.deadline_ms(numbers[0]) if numbers else 0
+
+    def _key(self, raw_key: bytes) -> bytes:
+        """Decode a key.
+
+        Raises:
+            HttpError: 400 for an empty one or a malformed escape.
+            KeyTooLong: if it is too long.
+        """
+        key = decode_percent(raw_key)
+        if not key:
+            raise HttpError(400, "A key must follow /kv/ in the path.")
+        if len(key) > self._routes.max_key:
+            raise self._routes.key_too_long(key)
+        return key
+
+    def _metadata(self, entry: Entry) -> bytes:
+        """The fields that 200 and 304 share (RFC 9110, 15.4.5): a copy may be kept, but not used unasked."""
+        _, _, version, deadline_ms, _, _ = entry
+        if not deadline_ms:
+            return b'ETag: "%x"\r\nCache-Control: no-cache\r\n' % version
+        left_ms = max(deadline_ms - self._routes.clock(), 1)
+        ttl = b"%d.%03d" % divmod(left_ms, 1000) if left_ms % 1000 else b"%d" % (left_ms // 1000)
+        return b'ETag: "%x"\r\nTTL: %b\r\nCache-Control: no-cache\r\n' % (version, ttl)
+
+
+def etag_of(entry: Entry) -> bytes:
+    """The strong entity tag of an entry: no key has a version twice, and one version is one value."""
+    return b'"%x"' % entry[2]
