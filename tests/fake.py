@@ -251,16 +251,13 @@ def reply(line: str, body: bytes, fields: bytes = b"", connection: bytes = b"") 
     Args:
         line: Code and phrase.
         body: The body.
-        fields: Lines behind Content-Length.
+        fields: Lines behind Cache-Control.
         connection: Lines before Content-Type.
     """
-    return b"HTTP/1.1 %b\r\n%bContent-Type: application/json\r\nContent-Length: %d\r\n%b\r\n%b" % (
-        line.encode(),
-        connection,
-        len(body),
-        fields,
-        body,
-    )
+    return (
+        b"HTTP/1.1 %b\r\n%bContent-Type: application/json\r\nContent-Length: %d\r\n"
+        b"Cache-Control: no-store\r\n%b\r\n%b"
+    ) % (line.encode(), connection, len(body), fields, body)
 
 
 def hit(key: str, value: str, connection: bytes = b"") -> bytes:

@@ -809,7 +809,7 @@ async def test_a_busy_store_is_said_to_be_one() -> None:
     sequences = store.geometry.sequences_at
     busy = re.compile(
         rb"HTTP/1\.1 503 Service Unavailable\r\nContent-Type: application/json\r\nContent-Length: \d+\r\n"
-        rb'Retry-After: 1\r\n\r\n{"status":"ERROR","message":"[^"]+"}'
+        rb'Cache-Control: no-store\r\nRetry-After: 1\r\n\r\n{"status":"ERROR","message":"[^"]+"}'
     )
     for shard in shards:
         shard.lock.acquire()
@@ -962,7 +962,7 @@ def test_a_reply_has_all_its_fields() -> None:
         client.send(HEALTH)
         assert bytes(client.transport.sent) == (
             b"HTTP/1.1 200 OK\r\nDate: Thu, 01 Jan 1970 00:00:00 GMT\r\nContent-Type: application/json\r\n"
-            b'Content-Length: 20\r\n\r\n{"status":"healthy"}'
+            b'Content-Length: 20\r\nCache-Control: no-store\r\n\r\n{"status":"healthy"}'
         )
 
     scenario()

@@ -50,7 +50,7 @@ def test_extra_fields() -> None:
 
 def test_a_hit() -> None:
     assert value_reply(b"name", b"UltraFastKV", True, True) == (
-        b"Content-Type: application/json\r\nContent-Length: 50\r\n\r\n"
+        b"Content-Type: application/json\r\nContent-Length: 50\r\nCache-Control: no-store\r\n\r\n"
         b'{"status":"OK","key":"name","value":"UltraFastKV"}'
     )
 

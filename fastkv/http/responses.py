@@ -90,8 +90,15 @@ class Preludes:
 
 
 def json_head(length: int, extra: bytes = b"") -> bytes:
-    """Return Content-Type, Content-Length for `length` bytes, the lines `extra` and the empty line."""
-    return b"Content-Type: application/json\r\nContent-Length: %d\r\n%b\r\n" % (length, extra)
+    """Return the fields of a JSON body of `length` bytes, the lines `extra` and the empty line.
+
+    No cache keeps it: without a word on it a 404 could be kept (RFC 9111, 4.2.2), and the entry may
+    be there by then.
+    """
+    return b"Content-Type: application/json\r\nContent-Length: %d\r\nCache-Control: no-store\r\n%b\r\n" % (
+        length,
+        extra,
+    )
 
 
 def json_reply(status: int, body: bytes, extra: bytes = b"") -> Reply:
