@@ -14,16 +14,16 @@ import asyncio
 from typing import TYPE_CHECKING, Final, cast
 
 from fastkv.flow import Phase, bytes_acked
-from fastkv.http.fast import DECLINED, NEED_DATA, Outcome, Parsed
 from fastkv.http.request import CLOSE, KEEP_ALIVE, HttpError
 from fastkv.http.responses import CONTINUE, TOO_SLOW, Reply, without_body
+from fastkv.http.stream import EXPECTING, RequestStream
 from fastkv.stats import Column
 from fastkv.store.layout import COUNT_MAX
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from fastkv.http.full import FullParser
+    from fastkv.http.fast import Outcome, Parsed
     from fastkv.http.request import Head
     from fastkv.service import Service
 
@@ -45,25 +45,23 @@ class Connection(asyncio.Protocol):
     __slots__ = (
         "_at_rest",
         "_begun",
-        "_body",
         "_closing",
         "_counters",
         "_counts",
         "_eof",
         "_flow",
-        "_full",
         "_handlers",
+        "_holding",
         "_keep_alive",
         "_offer",
         "_parse",
         "_paused",
-        "_pending",
         "_recall",
         "_routes",
         "_service",
         "_stalled",
+        "_stream",
         "_transport",
-        "_unread",
         "_words",
         "_write",
         "heard",
@@ -94,15 +92,13 @@ class Connection(asyncio.Protocol):
         self._eof = False  # the client has said all
         self._paused = False  # the transport takes no more output
         self._stalled = False  # there are requests that wait for output to go out
-        self._at_rest = False  # on a message boundary, and nothing is in the way
+        self._holding = False  # what it has received counts as memory held
         self._begun = False  # the client has said something
         self.heard = False
         self.since = 0.0
-        # Request.
-        self._unread = b""  # received, not parsed
-        self._pending: tuple[bytes, Head, int] | None = None  # line, head and length of a body that arrives
-        self._body = bytearray()
-        self._full: FullParser | None = None
+        # Requests.
+        self._at_rest = False  # on a message boundary, and nothing is in the way
+        self._stream = RequestStream(service.fast, service.full_parser)
 
     # -- callbacks of the event loop ---------------------------------------------------------------------
 
@@ -126,10 +122,9 @@ class Connection(asyncio.Protocol):
         self._service.forget(self)
         self._at_rest = False
         self._closing = True
-        self._transport = self._full = self._pending = None
+        self._transport = None
         self._write = _write_nowhere
-        self._unread = b""
-        self._body = bytearray()
+        self._stream.drop()
 
     def data_received(self, data: bytes) -> None:
         """Answer one whole request, remembered or parsed; leave all else to ``_receive``."""
@@ -196,9 +191,9 @@ class Connection(asyncio.Protocol):
             return Phase.OUTPUT
         if self._closing:
             return Phase.CLOSING
-        if self._pending is not None or (self._full is not None and self._full.in_body):
+        if self._stream.in_body:
             return Phase.BODY
-        if (self._full is not None and self._full.in_head) or (self._unread and not self._stalled):
+        if self._stream.in_head:
             return Phase.HEAD
         return Phase.IDLE if self._begun else Phase.FIRST_BYTE
 
@@ -206,10 +201,8 @@ class Connection(asyncio.Protocol):
     def progress(self) -> int:
         """Bytes of the body that have arrived, or of the output that the client has taken."""
         transport = self._transport
-        if self._pending is not None:
-            return len(self._body)
-        if self._full is not None and self._full.in_body:
-            return self._full.body_bytes
+        if self._stream.in_body:
+            return self._stream.body_bytes
         if transport is None:
             return 0
         # Where the kernel does not tell, what has left the transport.
@@ -231,7 +224,7 @@ class Connection(asyncio.Protocol):
     @property
     def idle(self) -> bool:
         """Whether no request has begun and no reply is due."""
-        return not (self._unread or self._stalled or self._pending is not None or self._full is not None)
+        return self._stream.idle and not self._stalled
 
     def leave_rest(self) -> None:
         """Look at what every request says of its connection; the memo does not."""
@@ -267,95 +260,52 @@ class Connection(asyncio.Protocol):
             self.abort()
 
     def _process(self, data: bytes, parsed: Parsed | Outcome | None) -> None:
-        if self._stalled:
-            self._unread += data  # one read event at most: reading is paused
-            return
+        stream = self._stream
+        stream.receive(data, parsed)
         out: list[bytes] = []
-        began = bool(self._unread)  # a head of which some had arrived before
-        room = self._service.pipeline_limit
-        if self._full is not None:
-            data = self._read_full(self._full, data, out)
-        elif self._pending is not None:
-            data = self._collect(self._pending, data, out)
-        elif self._unread:
-            data = self._unread + data
-            self._unread = b""
-        due = 0
-        while data and not (self._closing or self._stalled):
-            found = parsed or self._parse(data)
-            parsed = None
-            if found is NEED_DATA:
-                self._unread = data
-                self._start_clock(began, out)
+        due, room = 0, self._service.pipeline_limit
+        while not (self._closing or self._stalled):
+            found = stream.next(room)
+            if found is None:
                 break
-            if found is DECLINED:
-                self._full = self._service.full_parser()
-                self._start_clock(began, out)
-                data = self._read_full(self._full, data, out)
+            if found is EXPECTING:
+                out.append(CONTINUE)
                 continue
-            lines, head, body, used = found
-            if body is None:
-                self._pending = lines[0], head, head.content_length
-                self._start_clock(False, out)
-                data = self._collect(self._pending, data[used:], out)
-                continue
-            if len(lines) > room:
-                used = (used - sum(map(len, lines))) // len(lines) * room + sum(map(len, lines[:room]))
-                lines = lines[:room]
-            room -= len(lines)
-            answered = len(out)
+            if isinstance(found, HttpError):
+                out.append(self._error(found))
+                self._closing = True
+                break
+            lines, head, body, rest = found
             self._routes.source = None  # whatever was answered before, it is not the batch's
             if len(lines) > 1:
-                data = self._answer_batch(lines, head, data, used, out)
+                due += self._answer_batch(lines, head, rest, out)
             else:
                 out.append(self._answer(lines[0], head, body))
-                data = data[used:]
-            if data:
-                due += sum(map(len, out[answered:]))
-                if due > self._service.output_limit or not room:
-                    self._unread = data
-                    self._stall()
+                due += len(out[-1])
+            room -= len(lines)
+            if stream.more and (due > self._service.output_limit or room <= 0):
+                self._counters[Column.PIPELINE_PAUSES] += room <= 0
+                self._stall()
         self._routes.source = None
+        self._take_stock(stream)
         self._flush(out)
 
-    def _collect(self, pending: tuple[bytes, Head, int], data: bytes, out: list[bytes]) -> bytes:
-        """Take what belongs to the body that is due, and answer its request if it is complete.
-
-        Args:
-            pending: line, head and length of the body.
-            data: what was received.
-            out: where the reply goes.
-
-        Returns:
-            What follows the body.
-        """
-        line, head, length = pending
-        missing = length - len(self._body)
-        self._body += data[:missing]
-        if len(self._body) < length:
-            if len(self._body) >= _HOLD_FROM_BYTES:
-                self._flow.hold(self, len(self._body))
-            return b""
-        self._flow.release(self)
-        body = bytes(self._body)
-        self._body = bytearray()
-        self._pending = None
-        out.append(self._answer(line, head, body))
-        return data[missing:]
-
-    def _start_clock(self, began: bool, out: list[bytes]) -> None:
-        """The time of a head or a body begins, unless it is the one that was waited for before.
-
-        Args:
-            began: whether some of it had arrived before this read event.
-            out: replies of this read event; what is behind them is new.
-        """
-        if out or not began:
+    def _take_stock(self, stream: RequestStream) -> None:
+        """Start the clock of what has begun to arrive, and count what it takes."""
+        if stream.began:
+            stream.began = False
             self.since = self._flow.now
+        held_bytes = stream.held_bytes
+        if held_bytes >= _HOLD_FROM_BYTES:
+            self._holding = True
+            self._flow.hold(self, held_bytes)
+        elif self._holding:
+            self._holding = False
+            self._flow.release(self)
 
-    def _answer_batch(
-        self, lines: list[bytes], head: Head, data: bytes, used: int, out: list[bytes]
-    ) -> bytes:
+    # -- answering ---------------------------------------------------------------------------------------
+
+    def _answer_batch(self, lines: list[bytes], head: Head, rest: bytes, out: list[bytes]) -> int:
         """Answer pipelined requests that share a header section.
 
         The memo knows requests one by one. Whether it is worth asking, the first of a batch tells: for
@@ -364,16 +314,13 @@ class Connection(asyncio.Protocol):
         Args:
             lines: their lines.
             head: what they share.
-            data: what they were parsed from.
-            used: how much of it they took.
+            rest: what follows each line; requests that cannot be answered yet go back to the stream.
             out: where replies go.
 
         Returns:
-            What is left of data: all from the first request on that could not be answered yet.
+            How long the replies are together.
         """
         routes = self._routes
-        joint = (used - sum(map(len, lines))) // len(lines)
-        rest = data[len(lines[0]) : len(lines[0]) + joint]
         memoable = head.memoable and not self._service.draining
         known = memoable and self._recall(lines[0] + rest) is not None
         if memoable and not known and self.answers_together:
@@ -383,10 +330,9 @@ class Connection(asyncio.Protocol):
                     self._offer(lines[0] + rest, replies[0], routes.source)
                     routes.source = None
                 out += replies
-                return data[used:]
-        due, at = 0, 0
-        for line in lines:
-            at += len(line) + joint
+                return sum(map(len, replies))
+        due = 0
+        for number, line in enumerate(lines, 1):
             remembered = self._recall(line + rest) if known else None
             if remembered is not None and self._words[remembered[0]] == remembered[1]:
                 _, _, count_at, tail = remembered
@@ -403,55 +349,11 @@ class Connection(asyncio.Protocol):
             out.append(reply)
             due += len(reply)
             if self._closing:
-                return b""
-            if due > self._service.output_limit and at < used:
-                self._unread = data[at:]
-                self._stall()
-                return b""
-        return data[used:]
-
-    def _read_full(self, full: FullParser, data: bytes, out: list[bytes]) -> bytes:
-        """Let the full parser read on, and answer what it completes.
-
-        Args:
-            full: the parser.
-            data: what was received; empty to go on with what it has.
-            out: where replies go.
-
-        Returns:
-            Always nothing: all input is the full parser's until a read begins on a message boundary.
-        """
-        before = full.in_head, full.in_body
-        if data:
-            full.feed(data)
-        if full.messages or before != (full.in_head, full.in_body):
-            self._start_clock(False, out)
-        due = 0
-        room = self._service.pipeline_limit
-        while full.messages and not self._closing:
-            line, head, body = full.messages.popleft()
-            out.append(self._answer(line, head, body))
-            due += len(out[-1])
-            room -= 1
-            if full.messages and (due > self._service.output_limit or not room):
-                self._stall()
-                return b""
-        if self._closing:
-            return b""
-        if full.buffered_bytes >= _HOLD_FROM_BYTES:
-            self._flow.hold(self, full.buffered_bytes)
-        else:
-            self._flow.release(self)
-        if full.error is not None:
-            out.append(self._error(full.error))
-            self._closing = True
-        elif full.take_expecting():
-            out.append(CONTINUE)
-        elif full.at_boundary:
-            self._full = None
-        return b""
-
-    # -- answering ---------------------------------------------------------------------------------------
+                break
+            if due > self._service.output_limit and number < len(lines):
+                self._stream.give_back(rest.join((*lines[number:], b"")))
+                break
+        return due
 
     def _answer(self, line: bytes, head: Head, body: bytes) -> bytes:
         """Answer one request.
@@ -518,7 +420,7 @@ class Connection(asyncio.Protocol):
         transport = self._transport
         if transport is None or transport.is_closing():
             return
-        self._unread = b""
+        self._stream.drop()
         if self._eof or not transport.can_write_eof():
             transport.close()
             return
@@ -547,9 +449,8 @@ class Connection(asyncio.Protocol):
         if self._paused or not self._stalled or transport is None or transport.is_closing():
             return
         self._stalled = False
-        data, self._unread = self._unread, b""
         self._at_rest = False
-        self._receive(data)
+        self._receive(b"")
         if self._stalled or self._closing:
             return
         transport.resume_reading()
