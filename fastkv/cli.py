@@ -20,7 +20,7 @@ from typer.core import TyperCommand, TyperGroup
 
 from fastkv import __version__, health
 from fastkv.errors import FastKVError, SettingsError
-from fastkv.options import Hosts, Option, Switch
+from fastkv.options import Option, Several, Switch
 from fastkv.settings import CONFIG_FLAG, CONFIG_VARIABLE, OPTIONS, Settings
 
 
@@ -193,7 +193,7 @@ def _parameter(option: Option) -> inspect.Parameter:
     match option.kind:
         case Switch():
             flags, kind, bounds = f"{option.flag}/--no-{option.flag[2:]}", bool | None, ""
-        case Hosts():
+        case Several():
             flags, kind, bounds = option.flag, list[str] | None, "may be repeated; "
         case _:
             flags, kind, bounds = option.flag, str | None, f"{option.kind.allowed}; "

@@ -210,39 +210,62 @@ class Switch:
 
 
 @dataclass(frozen=True, slots=True)
-class Hosts:
+class Several:
+    """Texts of one kind, each once: a list in a file, commas elsewhere, and a flag that may be repeated."""
+
+    metavar: str = "TEXT"
+    allowed: str = "texts separated by commas"
+    what: str = "a text"
+    may_be_empty: bool = True
+
+    def parse(self, raw: object) -> tuple[str, ...]:
+        """Read a list, or text with commas; see `Kind.parse`."""
+        if not isinstance(raw, str | list | tuple):
+            raise UnfitError(raw, f"is not {self.what}")
+        listed = (raw,) if isinstance(raw, str) else raw
+        items = [part for item in listed for part in (item.split(",") if isinstance(item, str) else [item])]
+        if self.may_be_empty and not "".join(map(str, items)).strip():
+            return ()
+        if not items:
+            raise UnfitError(raw, f"is not {self.what}")
+        return tuple(dict.fromkeys(map(self._read, items)))
+
+    def show(self, value: tuple[str, ...]) -> str:
+        """Return the texts with commas."""
+        return ",".join(value)
+
+    def _read(self, item: object) -> str:
+        """Read one.
+
+        Raises:
+            UnfitError: It does not fit.
+        """
+        read = self._normal(item.strip()) if isinstance(item, str) else None
+        if read is None:
+            raise UnfitError(item, f"is not {self.what}")
+        return read
+
+    def _normal(self, text: str) -> str | None:
+        """Return one in its normal form, None for what does not fit."""
+        return text or None
+
+
+@dataclass(frozen=True, slots=True)
+class Hosts(Several):
     """One or several addresses to listen on: IPv4, IPv6 (with brackets or without) or a host name."""
 
     metavar: str = "HOST"
     allowed: str = "IPv4 and IPv6 addresses and host names, several of them separated by commas"
+    what: str = "an address"
+    may_be_empty: bool = False
 
-    def parse(self, raw: object) -> tuple[str, ...]:
-        """Read a list, or text with commas, into addresses without brackets, each once; see `Kind.parse`."""
-        if isinstance(raw, str):
-            items: list[object] = [*raw.split(",")]
-        elif isinstance(raw, list | tuple):
-            items = [part for item in raw for part in (item.split(",") if isinstance(item, str) else [item])]
-        else:
-            raise UnfitError(raw, "is not an address")
-        if not items:
-            raise UnfitError(raw, "is not an address")
-        return tuple(dict.fromkeys(self._address(item) for item in items))
-
-    def show(self, value: tuple[str, ...]) -> str:
-        """Return the addresses with commas."""
-        return ",".join(value)
-
-    @staticmethod
-    def _address(item: object) -> str:
-        text = item.strip() if isinstance(item, str) else ""
+    def _normal(self, text: str) -> str | None:
         bare = text[1:-1] if text.startswith("[") and text.endswith("]") else text
         try:
             fits = ipaddress.ip_address(bare).version == 6 or bare == text
         except ValueError:
             fits = _HOST_NAME.fullmatch(text) is not None
-        if not fits:
-            raise UnfitError(item, "is not an address")
-        return bare
+        return bare if fits else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -319,7 +342,7 @@ class Option:
         """The default as the help shows it."""
         if self.auto:
             return self.auto
-        if self.default is None:
+        if self.default in (None, ()):
             return "none"
         shown = self.kind.show(self.default)
         return f"{shown} bytes" if isinstance(self.kind, Size) and shown.isdecimal() else shown

@@ -18,6 +18,7 @@ from typing import Any, Self
 from fastkv import machine
 from fastkv.errors import SettingsError
 from fastkv.kernel.profile import PROFILES
+from fastkv.kinds import HostNames, Mode, Origins, Secret
 from fastkv.options import (
     Choice,
     FilePath,
@@ -45,7 +46,8 @@ _MOST_MEMORY_BYTES = 128 * _GB - 1
 
 def _option(kind: Kind, summary: str, default: Any = None, *, auto: str = "", name: str = "") -> Any:
     """Declare a field; the arguments are attributes of `Option`, ``name`` where it is not the field's."""
-    return field(default=default, metadata={"kind": kind, "summary": summary, "auto": auto, "name": name})
+    metadata = {"kind": kind, "summary": summary, "auto": auto, "name": name}
+    return field(default=default, metadata=metadata, repr=not isinstance(kind, Secret))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -208,6 +210,31 @@ class Settings:
         "Least level logged.",
         default="info",
     )
+    token: str | None = _option(
+        Secret(),
+        "Token that every request but those to /health must carry; a flag can be seen by every user of the "
+        "machine.",
+    )
+    token_file: Path | None = _option(
+        FilePath(), "File whose first line is the token; SIGHUP reads it again."
+    )
+    allow_origin: tuple[str, ...] = _option(
+        Origins(), "Origin whose pages may speak to the server.", default=()
+    )
+    allowed_host: tuple[str, ...] = _option(
+        HostNames(), "Name under which browsers may find a server on a loopback address.", default=()
+    )
+    tls_cert: Path | None = _option(
+        FilePath(),
+        "Certificate and those that sign it, in PEM: TCP is served with TLS; SIGHUP reads it again.",
+    )
+    tls_key: Path | None = _option(FilePath(), "Private key of the certificate, in PEM, not encrypted.")
+    tls_handshake_seconds: float = _option(
+        Seconds(0.1, 3600), "A client that takes longer over its TLS handshake is closed.", default=10.0
+    )
+    unix_mode: str = _option(
+        Mode(), "Permissions of the Unix socket: who may write to it may connect.", default="0600"
+    )
 
     def __post_init__(self) -> None:
         for option in OPTIONS:
@@ -229,6 +256,10 @@ class Settings:
                 f"allowed: --memory of at least {format_size(self.max_value_bytes * 4)}, "
                 f"or --max-value-bytes of at most {format_size(self.memory_bytes // 4)}."
             )
+        if self.token is not None and self.token_file is not None:
+            raise SettingsError("--token and --token-file exclude each other; give one of them.")
+        if (self.tls_cert is None) != (self.tls_key is None):
+            raise SettingsError("--tls-cert and --tls-key go together; give both of them or none.")
 
     @classmethod
     def load(cls, flags: Mapping[str, Any], env: Mapping[str, str], config: Path | None = None) -> Self:

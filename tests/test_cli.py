@@ -100,8 +100,11 @@ def test_every_option_can_be_given(run: Run, supervisor: Supervisor) -> None:
     }
     values |= {"max_body_bytes": "2kb", "max_head_bytes": "2kb", "max_output_bytes": "1mb"}
     values |= {"open_files": "64", "profile": "ultrafast"}
+    values |= {"allow_origin": "https://a.b", "unix_mode": "660"}
+    pairs = {"tls_cert": ["--tls-key", "2"], "tls_key": ["--tls-cert", "2"]}
     for option in OPTIONS:
         args = [option.flag] if option.name == "tune" else [option.flag, values.get(option.name, "2")]
+        args += pairs.get(option.name, [])
         assert run("serve", *args) == (0, "", ""), option.name
 
 

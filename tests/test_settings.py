@@ -51,6 +51,14 @@ def test_the_defaults() -> None:
         "profile": "recommended",
         "state_dir": Path("/var/lib/fastkv"),
         "log_level": "info",
+        "token": None,
+        "token_file": None,
+        "allow_origin": (),
+        "allowed_host": (),
+        "tls_cert": None,
+        "tls_key": None,
+        "tls_handshake_seconds": 10.0,
+        "unix_mode": "0600",
     }
     assert Settings.load({}, {}) == Settings()
 
@@ -170,6 +178,15 @@ TOO_LITTLE = (
     "allowed: --memory of at least {}, or --max-value-bytes of at most {}."
 )
 
+TOKEN_ALLOWED = "allowed: 1 to 1024 visible ASCII characters."
+ORIGIN_ALLOWED = (
+    "allowed: scheme://host or scheme://host:port without a path, or * for all, separated by commas."
+)
+NAME_ALLOWED = (
+    "allowed: host names with or without a port, a dot before one for all below it, separated by commas."
+)
+MODE_ALLOWED = "allowed: three octal digits as text, such as 660, with or without a 0 before them."
+
 MISTAKES: list[tuple[dict[str, Any], dict[str, str], str]] = [
     ({"port": "99999"}, {}, "--port: '99999' is out of range; allowed: 0 to 65535."),
     ({}, {"FASTKV_PORT": "x"}, "FASTKV_PORT (environment): 'x' is not a whole number; allowed: 0 to 65535."),
@@ -229,6 +246,45 @@ MISTAKES: list[tuple[dict[str, Any], dict[str, str], str]] = [
         {"max_value_bytes": "512mb"},
         {"FASTKV_MEMORY": "1.5gb"},
         TOO_LITTLE.format("1536mb", "512mb", "2gb", "384mb"),
+    ),
+    ({"token": ""}, {}, "--token: the token is empty; " + TOKEN_ALLOWED),
+    ({}, {"FASTKV_TOKEN": ""}, "FASTKV_TOKEN (environment): the token is empty; " + TOKEN_ALLOWED),
+    *(
+        ({"token": token}, {}, f"--token: the token has a character that none may have; {TOKEN_ALLOWED}")
+        for token in ("s3 cret", "s3cret\n", "s3cr\u200bet", "s3crét", "\t")
+    ),
+    ({"token": "s3cret" * 200}, {}, "--token: the token is too long; " + TOKEN_ALLOWED),
+    (
+        {"token": "s3cret", "token_file": "x"},
+        {},
+        "--token and --token-file exclude each other; give one of them.",
+    ),
+    (
+        {"token_file": "x"},
+        {"FASTKV_TOKEN": "s3cret"},
+        "--token and --token-file exclude each other; give one of them.",
+    ),
+    ({"tls_cert": "x"}, {}, "--tls-cert and --tls-key go together; give both of them or none."),
+    ({"tls_key": "x"}, {}, "--tls-cert and --tls-key go together; give both of them or none."),
+    *(
+        ({"allow_origin": [origin]}, {}, f"--allow-origin: '{origin}' is not an origin; {ORIGIN_ALLOWED}")
+        for origin in (
+            "example.com",
+            "null",
+            "https://a/",
+            "https://",
+            "https://a:99999",
+            "https://u@a",
+            "https://*.a.b",
+        )
+    ),
+    *(
+        ({"allowed_host": [host]}, {}, f"--allowed-host: '{host}' is not a host name; {NAME_ALLOWED}")
+        for host in ("http://a.b", "*.a.b", "a.b:x", "a..b", "a b", "..a.b", "a.b/")
+    ),
+    *(
+        ({"unix_mode": mode}, {}, f"--unix-mode: {mode!r} is no mode of a file; {MODE_ALLOWED}")
+        for mode in ("888", "66", "01777", "rw", "", 0o660)
     ),
 ]
 
@@ -374,3 +430,26 @@ def test_an_unknown_variable_is_told_and_ignored(variable: str, caplog: pytest.L
     assert caplog.messages == [
         f"{variable} (environment): there is no such setting; {UNKNOWN_VARIABLES[variable]} It is ignored."
     ]
+
+
+def test_the_token_is_not_in_what_settings_show() -> None:
+    settings = Settings(token="s3cret")
+    assert "s3cret" not in repr(settings)
+    assert "s3cret" not in str(settings)
+    with pytest.raises(SettingsError) as caught:
+        Settings(token="s3cret\n")
+    assert "s3cret" not in str(caught.value)
+
+
+def test_who_may_speak_in_each_source(tmp_path: Path) -> None:
+    config = tmp_path / "x.toml"
+    config.write_text('allow_origin = ["HTTPS://A.b:443", "http://[0::1]:80"]\nallowed_host = "A.b:8, .c.d"')
+    settings = Settings.load({}, {"FASTKV_TOKEN": "s3cret"}, config)
+    assert settings.allow_origin == ("https://a.b", "http://[::1]")
+    assert settings.allowed_host == ("a.b:8", ".c.d")
+    assert settings.token == "s3cret"
+    env = {"FASTKV_ALLOW_ORIGIN": "", "FASTKV_ALLOWED_HOST": "x.y"}
+    settings = Settings.load({"unix_mode": "660"}, env, config)
+    assert (settings.allow_origin, settings.allowed_host) == ((), ("x.y",))
+    assert settings.unix_mode == "0660"
+    assert Settings.load({"allow_origin": ["*", "a://b"]}, env, config).allow_origin == ("*", "a://b")
