@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from fastkv.http.request import Head, HttpError
+    from fastkv.http.routes import Handler
     from fastkv.service import Service
     from fastkv.settings import Settings
 
@@ -147,9 +148,9 @@ class LoggedConnection(Connection):
         self._access_log = access_log
         self._peer = ""
 
-    def _answer(self, line: bytes, head: Head, body: bytes) -> bytes:
+    def _answer(self, line: bytes, head: Head, body: bytes, handler: Handler | None = None) -> bytes:
         began = time.time_ns()
-        reply = super()._answer(line, head, body)
+        reply = super()._answer(line, head, body, handler)
         self._note(began, line, head.version, reply)
         return reply
 

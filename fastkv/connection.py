@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final, cast
 
 from fastkv.flow import Phase, bytes_acked
 from fastkv.http.request import CLOSE, KEEP_ALIVE, HttpError
-from fastkv.http.responses import CONTINUE, TOO_SLOW, Reply, without_body
+from fastkv.http.responses import CONTINUE, TOO_SLOW, Reply, with_fields, without_body
 from fastkv.http.stream import EXPECTING, RequestStream
 from fastkv.stats import Column
 from fastkv.store.layout import COUNT_MAX
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
     from fastkv.http.fast import Outcome, Parsed
     from fastkv.http.request import Head
+    from fastkv.http.routes import Handler
     from fastkv.service import Service
 
 # Less than this is not worth the count: it is bounded by the number of connections.
@@ -162,7 +163,8 @@ class Connection(asyncio.Protocol):
             True while replies are due.
         """
         self._eof = True
-        return self._stalled
+        # TLS knows no half of a connection.
+        return self._stalled and self._transport is not None and self._transport.can_write_eof()
 
     def pause_writing(self) -> None:
         """The client does not read: leave its requests where they are."""
@@ -280,7 +282,8 @@ class Connection(asyncio.Protocol):
             if len(lines) > 1:
                 due += self._answer_batch(lines, head, rest, out)
             else:
-                out.append(self._answer(lines[0], head, body))
+                # What the full parser has read nobody has asked yet whether its sender may speak.
+                out.append((self._answer if rest else self._admit)(lines[0], head, body))
                 due += len(out[-1])
             room -= len(lines)
             if stream.more and (due > self._service.output_limit or room <= 0):
@@ -355,8 +358,10 @@ class Connection(asyncio.Protocol):
                 break
         return due
 
-    def _answer(self, line: bytes, head: Head, body: bytes) -> bytes:
-        """Answer one request.
+    def _admit(self, line: bytes, head: Head, body: bytes) -> bytes:
+        """Answer one request of the full parser, if its sender may speak.
+
+        What the fast parser reads has been asked already: it declines all heads of those who may not.
 
         Args:
             line: method, space and target.
@@ -366,9 +371,25 @@ class Connection(asyncio.Protocol):
         Returns:
             The reply.
         """
+        handler, fields = self._service.access.judge(line, head)
+        reply = self._answer(line, head, body, handler)
+        return with_fields(reply, fields) if fields else reply
+
+    def _answer(self, line: bytes, head: Head, body: bytes, handler: Handler | None = None) -> bytes:
+        """Answer one request.
+
+        Args:
+            line: method, space and target.
+            head: its header section.
+            body: its body.
+            handler: what answers in place of the route's.
+
+        Returns:
+            The reply.
+        """
         route, _, query = line.partition(b"?")
         try:
-            handler = self._handlers.get(route)
+            handler = handler or self._handlers.get(route)
             if handler is None:
                 handler = self._routes.find(route)
             status, tail = handler(query, head, body)

@@ -8,6 +8,7 @@ import resource
 import sys
 from typing import TYPE_CHECKING, Final, Protocol
 
+from fastkv.access import Access
 from fastkv.errors import KeyTooLong, StoreBusy, StoreFull, ValueTooLong
 from fastkv.flow import Client, Flow
 from fastkv.http.fast import FastParser
@@ -31,8 +32,11 @@ _MOST_REFUSED: Final = 64
 
 _INTERNAL_ERROR: Final = error_reply(500, "The server made a mistake; it is logged there.")
 _COLUMN_OF: Final = {
+    401: Column.UNAUTHORIZED,
+    403: Column.FOREIGN_ORIGINS,
     413: Column.BODY_TOO_LONG,
     414: Column.HEAD_TOO_LONG,
+    421: Column.WRONG_HOSTS,
     431: Column.HEAD_TOO_LONG,
 }
 _STORE_ERRORS: Final = (
@@ -61,6 +65,7 @@ class Service:
     """What all connections of a worker share.
 
     Attributes:
+        access: who may speak.
         connections: those that are open.
         refused: those among them that had no place, until they have read that.
         drained: set when the last of them ends after ``drain``.
@@ -71,6 +76,7 @@ class Service:
         "_most",
         "_most_own",
         "_settings",
+        "access",
         "connections",
         "counters",
         "drained",
@@ -112,7 +118,13 @@ class Service:
         # A request that is answered from the memo is not looked at, and cannot be logged.
         memo_bytes = 0 if settings.access_log is not None else settings.memo_bytes
         self.memo = Memo(memo_bytes, preludes.kinds[KEEP_ALIVE])
-        self.fast = FastParser(settings.max_head_bytes, settings.max_body_bytes or 0, settings.max_fields)
+        self.access = Access(settings)
+        self.fast = FastParser(
+            settings.max_head_bytes,
+            settings.max_body_bytes or 0,
+            settings.max_fields,
+            accepts=self.access.accepts,
+        )
         self.flow = Flow(settings, counters)
         self.output_limit = settings.max_output_bytes
         self.pipeline_limit = settings.max_pipeline

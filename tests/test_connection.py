@@ -837,7 +837,29 @@ _REPLY = re.compile(
     rb"(?:(?:Allow|Retry-After|ETag|TTL|Cache-Control|X-Content-Type-Options|Accept-Ranges|Content-Range)"
     rb": [^\r\n]+\r\n)*\r\n"
 )
-OUTCOMES = {100, 200, 201, 204, 206, 304, 400, 404, 405, 411, 412, 413, 414, 416, 417, 431, 501, 505}
+OUTCOMES = {
+    100,
+    200,
+    201,
+    204,
+    206,
+    304,
+    400,
+    401,
+    403,
+    404,
+    405,
+    411,
+    412,
+    413,
+    414,
+    416,
+    417,
+    421,
+    431,
+    501,
+    505,
+}
 # These have no body, and do not say how long it is not (RFC 9110, 8.6).
 BODILESS = {100, 204, 304}
 

@@ -9,6 +9,7 @@ compares the next one with them: it looks at a field only when it sees a section
 """
 
 from collections import deque
+from collections.abc import Callable
 from enum import Enum
 from itertools import takewhile
 from typing import Final, Literal, TypeAlias
@@ -57,6 +58,10 @@ def is_request_line(line: bytes) -> bool:
     return line.startswith(_METHODS) and line.translate(_TARGET).count(_SPACE) == 1
 
 
+def _accept_all(_: Head) -> bool:
+    return True
+
+
 class FastParser:
     """Parses requests; between calls it keeps validated header sections and nothing else. One per worker.
 
@@ -64,9 +69,12 @@ class FastParser:
         max_head_bytes: Bytes of request line and header section together; a longer head is declined.
         max_body_bytes: A request that declares a longer body is declined.
         max_fields: A header section with more fields is declined.
+        accepts: Tells whether every request with a head may be answered as it is; a section for which that
+            does not hold is declined and not kept.
     """
 
     __slots__ = (
+        "_accepts",
         "_alone",
         "_heads",
         "_kept_bytes",
@@ -78,12 +86,19 @@ class FastParser:
         "_order",
     )
 
-    def __init__(self, max_head_bytes: int, max_body_bytes: int, max_fields: int = MAX_FIELDS) -> None:
+    def __init__(
+        self,
+        max_head_bytes: int,
+        max_body_bytes: int,
+        max_fields: int = MAX_FIELDS,
+        accepts: Callable[[Head], bool] = _accept_all,
+    ) -> None:
         # Line and section each have half of the head, so that both in bounds means that the head is.
         self._max_line = max_head_bytes // 2 - len(_VERSION)
         self._max_block = min(MAX_BLOCK_BYTES, max_head_bytes // 2)
         self._max_body = max_body_bytes
         self._max_fields = max_fields
+        self._accepts = accepts
         # Sections by what stands before their empty line and, without a body, by all that follows the line.
         self._heads: dict[bytes, Head] = {}
         self._alone: dict[bytes, Head] = {}
@@ -186,6 +201,8 @@ class FastParser:
         except HttpError:
             return None
         if head.chunked or head.expect_continue or head.upgrade or head.content_length > self._max_body:
+            return None
+        if not self._accepts(head):
             return None
         self._keep(fields, head)
         return head

@@ -42,8 +42,9 @@ _match_authority = re.compile(
 ).fullmatch
 
 # A reply to a request with one of these depends on more than the target, so its parse is not worth
-# remembering.
-_NEVER_MEMOABLE = frozenset({b"authorization", b"expect", b"origin", b"range", b"upgrade"})
+# remembering. Not among them: Authorization, for where there is a token the fast parser declines all but the
+# right one, and a reply to that is a function of the bytes like any other.
+_NEVER_MEMOABLE = frozenset({b"expect", b"origin", b"range", b"upgrade"})
 
 
 class HttpError(Exception):
@@ -78,7 +79,7 @@ class Head:
         expect_continue: True where the client may wait for 100 before it sends the body.
         upgrade: The value of Upgrade where Connection names it too, else None.
         memoable: True where the reply depends on nothing but the target: a persistent HTTP/1.1 request
-            without a body, a condition, a range, credentials, an origin or an upgrade.
+            without a body, a condition, a range, an origin or an upgrade.
     """
 
     fields: Fields

@@ -129,6 +129,12 @@ def without_body(reply: Reply) -> Reply:
     return status, tail[: tail.index(b"\r\n\r\n") + 4]
 
 
+def with_fields(reply: bytes, fields: bytes) -> bytes:
+    """Return a complete reply with further header lines, each with its CRLF, behind its status line."""
+    status_line, crlf, rest = reply.partition(b"\r\n")
+    return status_line + crlf + fields + rest
+
+
 def value_reply(key: bytes, value: bytes, plain_key: bool, plain_value: bool) -> bytes:
     """Build the tail of the 200 that answers a GET hit.
 

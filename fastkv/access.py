@@ -1,0 +1,227 @@
+"""Who may speak: the token, browsers' origins, and the host that a request names.
+
+In: a request line and a `Head`. Out: a `Verdict`. Nothing is raised, nothing is read or logged; the decision
+depends on the settings, the line and the head, and on nothing else.
+
+A verdict costs a few microseconds, and most requests do not pay them: the fast parser asks once whether a
+header section is accepted whatever is asked with it, and keeps those alone. What it declines for this reason,
+the full parser reads, and only there each request gets a verdict of its own. So neither the fast parser nor
+the memo, which sees only what that parser has read, can be a way around it. Both find sections by the keyed
+hash of all their bytes: a guess at the token cannot be timed byte by byte there either.
+
+Three kinds of request are refused, by what a browser or a stranger can do without the owner's will:
+
+- A page of another site lets the browser send requests here (cross-site request forgery). The browser says so
+  in Origin and Sec-Fetch-Site (Fetch, 3.1; Fetch Metadata, 2.3), which no page can forge: 403.
+- A page lets the name of its own site point to this machine (DNS rebinding): to the browser it is no other
+  site then. But the request names that host: 421, where the server may be reachable from here alone.
+- Whoever can connect is not yet allowed to speak where there is a token (RFC 6750): 401.
+"""
+
+from __future__ import annotations
+
+from hashlib import sha256
+from hmac import compare_digest
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from fastkv.http.request import Head, HttpError
+from fastkv.http.urlform import form_values
+from fastkv.names import (
+    DEFAULT_PORTS,
+    build_origin,
+    is_local_name,
+    may_be_loopback,
+    parse_address,
+    parse_origin,
+    split_authority,
+)
+
+if TYPE_CHECKING:
+    from fastkv.http.responses import Reply
+    from fastkv.http.routes import Handler
+    from fastkv.settings import Settings
+
+ANY_ORIGIN: Final = "*"
+"""What ``--allow-origin`` says for every origin."""
+
+OPEN_PATH: Final = b"/health"
+"""The path that needs no token, whatever the method."""
+
+TOKEN_PARAMETER: Final = b"_token"
+
+# Fields of replies that scripts may read besides those of the CORS safelist (Fetch, 2.2.6).
+_EXPOSED = b"Accept-Ranges, Allow, Content-Range, Date, ETag, Retry-After, TTL, WWW-Authenticate"
+# Two hours, Chromium's own bound. What a browser remembers of a preflight allows nothing: each request that
+# follows is judged for itself.
+_PREFLIGHT: Final = (
+    b"Access-Control-Allow-Methods: GET, HEAD, POST, PUT, DELETE\r\nAccess-Control-Max-Age: 7200\r\n"
+)
+_LIST_OF_NAMES: Final = frozenset(
+    b"!#$%&'*+-.^_`|~0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz, "
+)
+_FOREIGN_SITES: Final = frozenset((b"cross-site", b"same-site"))
+
+_NO_TOKEN: Final = "This needs the token of the server: Authorization: Bearer TOKEN, or ?_token=TOKEN."
+_WRONG_ORIGIN: Final = "Pages of other origins may not speak to this server; --allow-origin lets them."
+_WRONG_HOST: Final = "This server is not known by the name in Host; --allowed-host adds names."
+
+
+class Verdict(NamedTuple):
+    """What is to be done with a request.
+
+    Attributes:
+        handler: What answers in place of the route, which is not asked then; None where the route does.
+        fields: Header lines that the reply has to have besides, each with its CRLF.
+    """
+
+    handler: Handler | None
+    fields: bytes
+
+
+class Access:
+    """Who may speak to a worker.
+
+    Args:
+        settings: For token, allow_origin, allowed_host, host, and tls_cert, which makes the scheme https.
+    """
+
+    __slots__ = ("_any_origin", "_digest", "_guards_host", "_hosts", "_origins", "_scheme")
+
+    def __init__(self, settings: Settings) -> None:
+        self._digest = None if settings.token is None else _digest(settings.token.encode())
+        self._scheme = "https" if settings.tls_cert else "http"
+        self._any_origin = ANY_ORIGIN in settings.allow_origin
+        self._origins = frozenset(settings.allow_origin)
+        # The names that it listens on are its own; addresses among them are allowed anyway.
+        self._hosts = list(filter(None, map(split_authority, (*settings.allowed_host, *settings.host))))
+        self._guards_host = self._digest is None and any(map(may_be_loopback, settings.host))
+
+    def accepts(self, head: Head) -> bool:
+        """True where every request with this head may speak, whatever it asks for.
+
+        Args:
+            head: A head.
+        """
+        return (
+            self._names_us(head)
+            and self._allowed_origin(head) is None
+            and not self._is_foreign(head)
+            and (self._digest is None or self._bears_token(head))
+        )
+
+    def judge(self, line: bytes, head: Head) -> Verdict:
+        """Decide on one request.
+
+        Args:
+            line: Method, space and target in origin-form.
+            head: Its head.
+
+        Returns:
+            The verdict; refusals are handlers that raise `HttpError` 400, 401, 403 or 421.
+        """
+        if not self._names_us(head):
+            return _refusal(HttpError(421, _WRONG_HOST), b"")
+        origin = self._allowed_origin(head)
+        if origin is None and self._is_foreign(head):
+            return _refusal(HttpError(403, _WRONG_ORIGIN), b"")
+        fields = b""
+        if origin is not None:
+            fields = b"Access-Control-Allow-Origin: %b\r\nVary: Origin\r\n" % origin.encode()
+            if line.startswith(b"OPTIONS ") and head.get(b"access-control-request-method"):
+                # Before the token: a preflight cannot carry one (Fetch, 4.8).
+                return Verdict(_preflight, fields)
+            fields += b"Access-Control-Expose-Headers: %b\r\n" % _EXPOSED
+        path, _, query = line.partition(b" ")[2].partition(b"?")
+        if self._digest is not None and path != OPEN_PATH and not self._bears_token(head):
+            try:
+                given = form_values(query, TOKEN_PARAMETER)
+            except HttpError as error:
+                return _refusal(error, fields)
+            if len(given) != 1 or not self._is_token(given[0]):
+                return _refusal(HttpError(401, _NO_TOKEN, extra=b"WWW-Authenticate: Bearer\r\n"), fields)
+        return Verdict(None, fields)
+
+    def _bears_token(self, head: Head) -> bool:
+        """True where Authorization presents the token; where it is repeated, it presents none."""
+        scheme, _, token = (head.get(b"authorization") or b"").partition(b" ")
+        return scheme.lower() == b"bearer" and self._is_token(token.lstrip(b" "))
+
+    def _is_token(self, given: bytes) -> bool:
+        """Compare digests, in a time that says nothing of where they differ, nor how long the token is."""
+        return self._digest is not None and compare_digest(_digest(given), self._digest)
+
+    def _allowed_origin(self, head: Head) -> str | None:
+        """Return the origin that is let in by a setting, as the browser wrote it."""
+        raw = head.get(b"origin")
+        if raw is None or not self._origins:
+            return None
+        text = raw.decode("latin-1")
+        origin = parse_origin(text)
+        if origin in self._origins or (self._any_origin and (origin or text == "null")):
+            return text
+        return None
+
+    def _is_foreign(self, head: Head) -> bool:
+        """True where a browser sends for a page that is not the server's own; whether it is allowed is known.
+
+        Without Origin only ``*`` excuses Sec-Fetch-Site: whose page it was is not known then. A value that is
+        not defined counts for nothing (Fetch Metadata, 2.3).
+        """
+        raw = head.get(b"origin")
+        if raw is not None:
+            own = build_origin(self._scheme, (head.get(b"host") or b"").decode("latin-1"))
+            if own is None or parse_origin(raw.decode("latin-1")) != own:
+                return True
+        elif self._any_origin:
+            return False
+        sites = (head.get(b"sec-fetch-site") or b"").lower().split(b",")
+        return any(site.strip() in _FOREIGN_SITES for site in sites)
+
+    def _names_us(self, head: Head) -> bool:
+        """True where the host of a request cannot be a stranger's name for this machine.
+
+        Browsers always send Host, so without one there is nothing to fear.
+        """
+        if not self._guards_host:
+            return True
+        raw = head.get(b"host")
+        if raw is None:
+            return True
+        parts = split_authority(raw.decode("latin-1"))
+        if parts is None:
+            return False
+        host, port = parts
+        port = port or DEFAULT_PORTS[self._scheme]
+        return (
+            "." not in host
+            or is_local_name(host)
+            or parse_address(host) is not None
+            or any(
+                own_port in (None, port) and (host == own or (own[0] == "." and f".{host}".endswith(own)))
+                for own, own_port in self._hosts
+            )
+        )
+
+
+def _preflight(_query: bytes, head: Head, _body: bytes) -> Reply:
+    """Answer for an allowed origin what may be sent: any fields, for none of them is harmful by itself."""
+    fields = _PREFLIGHT
+    names = head.get(b"access-control-request-headers") or b""
+    if names and _LIST_OF_NAMES.issuperset(names):
+        fields += b"Access-Control-Allow-Headers: %b\r\n" % names
+    # Private Network Access: a page of the Internet asks to speak to this machine.
+    if head.get(b"access-control-request-private-network") == b"true":
+        fields += b"Access-Control-Allow-Private-Network: true\r\n"
+    return 204, fields + b"\r\n"
+
+
+def _refusal(error: HttpError, fields: bytes) -> Verdict:
+    def refuse(_query: bytes, _head: Head, _body: bytes) -> Reply:
+        raise error
+
+    return Verdict(refuse, fields)
+
+
+def _digest(token: bytes) -> bytes:
+    """All digests are of one length, so that comparing them does not tell the token's."""
+    return sha256(token).digest()
