@@ -62,6 +62,8 @@ class Listeners:
         self._unix: Path | None = None
         self._settings = settings
         self._backlog = settings.backlog or socket.SOMAXCONN
+        self._scheme = "https" if settings.tls_cert else "http"
+        self._unix_mode = int(settings.unix_mode, 8)
         try:
             port = settings.port
             for host in settings.host:
@@ -104,9 +106,8 @@ class Listeners:
                     listener.listen(self._backlog)
             except OSError as error:
                 raise StartError(_why_not(host, port, error)) from None
-            self.addresses.append(
-                f"http://[{address[0]}]:{port}" if ":" in str(address[0]) else f"http://{address[0]}:{port}"
-            )
+            shown = f"[{address[0]}]" if ":" in str(address[0]) else address[0]
+            self.addresses.append(f"{self._scheme}://{shown}:{port}")
         return port
 
     def _listen_unix(self, path: Path) -> None:
@@ -114,7 +115,13 @@ class Listeners:
         listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self._held.append(listener)
         try:
-            listener.bind(os.fspath(path))
+            # The umask rather than a chmod afterwards: at no moment may others connect. This process has one
+            # thread, so that nobody makes a file of theirs meanwhile.
+            umask = os.umask(0o777 & ~self._unix_mode)
+            try:
+                listener.bind(os.fspath(path))
+            finally:
+                os.umask(umask)
             self._unix = path
             listener.listen(self._backlog)
         except OSError as error:

@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 from fastkv import access_log, machine, worker
+from fastkv.credentials import Credentials
 from fastkv.errors import StartError
 from fastkv.kernel.start import prepare
 from fastkv.listeners import Listeners
@@ -88,6 +89,7 @@ class Supervisor:
         board: the workers' rows; twice as many as workers, for a reload has both generations alive.
         listeners: the sockets.
         notifier: tells the service manager, if there is one.
+        credentials: the token and the certificate, as they were read last.
     """
 
     settings: Settings
@@ -95,6 +97,7 @@ class Supervisor:
     board: Board
     listeners: Listeners
     notifier: Notifier = field(default_factory=Notifier.take)
+    credentials: Credentials = field(default_factory=Credentials)
     slots: list[Slot] = field(default_factory=list)
     retired: dict[int, Process] = field(default_factory=dict)
     _to_reload: list[Slot] = field(default_factory=list)
@@ -122,9 +125,7 @@ class Supervisor:
                     )
                     break
                 if arrived == signal.SIGHUP:
-                    _log.info("SIGHUP: the workers are replaced one by one.")
-                    self.notifier.reloading("The workers are replaced one by one.")
-                    self._to_reload = list(self.slots)
+                    self._reload()
                 self._reap()
                 self._kill_stuck()
                 self._restart_due()
@@ -182,7 +183,9 @@ class Supervisor:
         code = 1
         try:
             sockets = self.listeners.keep_only(slot.number)
-            code = worker.serve(self.store, self.settings, self.board, row, sockets, parent)
+            settings = self.credentials.fill_in(self.settings)
+            tls = self.credentials.tls
+            code = worker.serve(self.store, settings, self.board, row, sockets, parent, tls)
         except BaseException:  # noqa: BLE001 - nothing may unwind into the supervisor's stack
             _log.exception("Worker %d could not go on.", slot.number)
         finally:
@@ -268,6 +271,17 @@ class Supervisor:
                 _log.error("The worker with pid %d gives no sign of life; it is killed.", process.pid)
                 _kill(process.pid, signal.SIGKILL)
                 process.row[Column.HEARTBEAT] = time.monotonic_ns() // 1_000_000
+
+    def _reload(self) -> None:
+        """Replace all workers, unless a file that they would depend on has gone bad."""
+        try:
+            self.credentials = Credentials.read(self.settings)
+        except StartError as error:
+            _log.error("SIGHUP: the workers go on as they are, because a file is wrong. %s", error)
+            return
+        _log.info("SIGHUP: the workers are replaced one by one.")
+        self.notifier.reloading("The workers are replaced one by one.")
+        self._to_reload = list(self.slots)
 
     def _reload_next(self) -> None:
         """Reload one worker further: a successor accepts from the same sockets before the old one stops."""
@@ -384,10 +398,11 @@ def run(settings: Settings) -> int:
         )
     if settings.access_log is not None:
         access_log.check(settings.access_log)
+    credentials = Credentials.read(settings)
     board = Board(2 * settings.workers + 1)
     # Last, so that a server which cannot start has changed nothing, and first for the sockets.
     settings = dataclasses.replace(settings, backlog=prepare(settings))
     listeners = Listeners(settings)
     gc.collect()
     gc.freeze()
-    return Supervisor(settings, store, board, listeners).run()
+    return Supervisor(settings, store, board, listeners, credentials=credentials).run()

@@ -22,6 +22,8 @@ from fastkv.service import Service
 from fastkv.stats import Board, Column, State
 
 if TYPE_CHECKING:
+    import ssl
+
     from fastkv.settings import Settings
     from fastkv.store import Store
 
@@ -32,6 +34,7 @@ RETIRE: Final = signal.SIGUSR1
 
 _PR_SET_PDEATHSIG: Final = 1
 _TICK_SECONDS: Final = 0.25
+_LEAST_SHUTDOWN_SECONDS: Final = 0.1
 _LAST_READ_SECONDS: Final = 0.05
 # Young objects are looked at once a second, those that lived on once a minute: nothing on the way of a
 # request makes cycles, so there is little to find, and what start-up built is frozen.
@@ -65,6 +68,7 @@ class Worker:
         board: Board,
         row: memoryview[int],
         sockets: list[socket.socket],
+        tls: ssl.SSLContext | None = None,
     ) -> None:
         """Put a worker together.
 
@@ -74,15 +78,18 @@ class Worker:
             board: all workers' rows.
             row: its own.
             sockets: where it accepts.
+            tls: for TCP connections; None where they are plain.
         """
         self._settings = settings
         self._row = row
         self._sockets = sockets
+        self._tls = tls
         self._preludes = Preludes(int(time.time()))
         routes = Routes(store, settings, board, row, clock_ms)
         self._service = Service(store, settings, routes, board, row, self._preludes)
         self._access_log = None if settings.access_log is None else AccessLog(settings, row)
         self._servers: list[asyncio.AbstractServer] = []
+        self._ends: list[asyncio.Task[None]] = []
         self._ticks = 0
 
     def run(self) -> None:
@@ -95,14 +102,28 @@ class Worker:
         loop.add_signal_handler(signal.SIGTERM, self._stop)
         loop.add_signal_handler(RETIRE, self._retire)
         for listener in self._sockets:
-            make = loop.create_unix_server if listener.family.name == "AF_UNIX" else loop.create_server
             # The loop calls listen() again; it has to say what the supervisor said.
             backlog = self._settings.backlog or socket.SOMAXCONN
-            server = await make(self._connect, sock=listener, backlog=backlog)
+            if listener.family == socket.AF_UNIX:
+                server = await loop.create_unix_server(self._connect, sock=listener, backlog=backlog)
+            elif self._tls is None:
+                server = await loop.create_server(self._connect, sock=listener, backlog=backlog)
+            else:
+                server = await loop.create_server(
+                    self._connect,
+                    sock=listener,
+                    backlog=backlog,
+                    ssl=self._tls,
+                    ssl_handshake_timeout=self._settings.tls_handshake_seconds,
+                    ssl_shutdown_timeout=max(_LEAST_SHUTDOWN_SECONDS, self._settings.linger_seconds),
+                )
             self._servers.append(server)
+            self._ends.append(loop.create_task(server.wait_closed()))
         self._tick(loop)
         self._row[Column.STATE] = State.READY
         await self._service.drained.wait()
+        # Connections in the midst of a TLS handshake are not yet known as such; they are served as well.
+        await asyncio.gather(*self._ends, return_exceptions=True)
         if self._access_log is not None:
             self._access_log.close()
 
@@ -155,6 +176,8 @@ class Worker:
         """The time to drain is over: close what is left."""
         self._service.close_all(idle_only=False)
         self._service.drained.set()
+        for end in self._ends:
+            end.cancel()
 
 
 def serve(
@@ -164,6 +187,7 @@ def serve(
     row: memoryview[int],
     sockets: list[socket.socket],
     parent: int,
+    tls: ssl.SSLContext | None = None,
 ) -> int:
     """What a worker process does after the fork.
 
@@ -174,6 +198,7 @@ def serve(
         row: its own.
         sockets: where it accepts.
         parent: process id of the supervisor.
+        tls: for TCP connections; None where they are plain.
 
     Returns:
         The exit code.
@@ -185,5 +210,5 @@ def serve(
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
     row[Column.PID] = os.getpid()
     row[Column.HEARTBEAT] = time.monotonic_ns() // 1_000_000
-    Worker(store, settings, board, row, sockets).run()
+    Worker(store, settings, board, row, sockets, tls).run()
     return 0

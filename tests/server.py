@@ -274,7 +274,7 @@ def running(program: Sequence[str] = (*SERVE, "serve"), **settings: object) -> I
         server = Server(process, "", "", 0, log)
         try:
             server.ready = _ready_line(process)
-            address = server.ready.split()[2].rstrip(",").removeprefix("http://")
+            address = server.ready.split()[2].rstrip(",").partition("://")[2]
             server.host = address.rpartition(":")[0].strip("[]")
             server.port = int(address.rpartition(":")[2])
             yield server

@@ -1,0 +1,281 @@
+"""TLS: real sockets, real clients, renewal under load."""
+
+import json
+import os
+import shutil
+import signal
+import socket
+import ssl
+import subprocess
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+
+import pytest
+from certificates import Pair, make_pair, needs_openssl
+from fake import Worker, in_loop
+from fake import get as get_request
+from server import Reply, Server, in_background, read_reply, run_to_end, running, wait_until
+
+pytestmark = needs_openssl
+
+HEALTH = b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n"
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory: pytest.TempPathFactory) -> Pair:
+    return make_pair(tmp_path_factory.mktemp("tls"))
+
+
+@pytest.fixture(scope="module")
+def server(pair: Pair, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    unix = tmp_path_factory.mktemp("unix") / "fastkv.sock"
+    with running(**pair.settings, unix=unix, tls_handshake_seconds=0.5) as started:
+        yield started
+        assert started.stop() == 0
+        assert "ERROR" not in started.log()
+        assert "Traceback" not in started.log()
+
+
+def connect(server: Server, cert: Path, **options: object) -> ssl.SSLSocket:
+    """Open a connection to a server whose certificate is known."""
+    context = ssl.create_default_context(cafile=cert)
+    for name, value in options.items():
+        setattr(context, name, value)
+    return context.wrap_socket(server.connect(), server_hostname="localhost")
+
+
+def ask(server: Server, cert: Path, request: bytes = HEALTH) -> Reply:
+    """Send a request on a connection of its own."""
+    with connect(server, cert) as client, client.makefile("rb") as stream:
+        client.sendall(request)
+        return read_reply(stream)
+
+
+def serial(server: Server, cert: Path) -> str:
+    """Serial number of the certificate that a server shows; one that is not ``cert`` is refused."""
+    with connect(server, cert) as client:
+        shown = client.getpeercert()
+        assert shown is not None
+        return str(shown["serialNumber"])
+
+
+def test_the_ready_line_says_https(server: Server) -> None:
+    assert server.ready.startswith(f"fastkv serves https://127.0.0.1:{server.port}, unix:/")
+
+
+def test_curl(server: Server, pair: Pair) -> None:
+    command = ["curl", "--silent", "--show-error", "--max-time", "20", "--cacert", str(pair.cert)]
+    url = f"https://localhost:{server.port}"
+    for arguments, expected in (
+        (["-d", '{"key":"a","value":"1"}', f"{url}/put"], '"status":"OK"'),
+        ([f"{url}/get?key=a", f"{url}/get?key=a"], '"value":"1"}{"status":"OK","key":"a"'),
+        (["--tls-max", "1.2", "--http1.0", f"{url}/get?key=a"], '"value":"1"'),
+        (["--http2", f"{url}/get?key=a"], '"value":"1"'),
+        (["-H", f"Origin: {url}", f"{url}/version"], '"fastkv"'),
+        (["-H", f"Origin: http://localhost:{server.port}", f"{url}/version"], "other origins"),
+    ):
+        done = subprocess.run([*command, *arguments], capture_output=True, text=True, timeout=30, check=False)
+        assert done.returncode == 0, done.stderr
+        assert expected in done.stdout
+
+
+def test_versions_and_protocols(server: Server, pair: Pair) -> None:
+    for version in (ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3):
+        with connect(server, pair.cert, minimum_version=version, maximum_version=version) as client:
+            assert client.version() == version.name.replace("_", ".")
+    context = ssl.create_default_context(cafile=pair.cert)
+    context.set_alpn_protocols(["h2", "http/1.1"])
+    with context.wrap_socket(server.connect(), server_hostname="localhost") as client:
+        assert client.selected_alpn_protocol() == "http/1.1"
+
+
+@pytest.mark.filterwarnings("ignore:ssl.TLSVersion.TLSv1_1 is deprecated")
+def test_old_versions_are_refused(server: Server, pair: Pair) -> None:
+    context = ssl.create_default_context(cafile=pair.cert)
+    context.set_ciphers("ALL:@SECLEVEL=0")
+    context.minimum_version = context.maximum_version = ssl.TLSVersion.TLSv1_1
+    with server.connect() as client, pytest.raises(OSError, match=r"(?i)version|reset|EOF"):
+        context.wrap_socket(client, server_hostname="localhost")
+
+
+def test_plain_text_is_not_answered_and_the_unix_socket_is_plain(server: Server, pair: Pair) -> None:
+    with server.connect() as client:
+        client.sendall(HEALTH)
+        with suppress(ConnectionResetError):
+            while got := client.recv(4096):
+                assert b"HTTP" not in got
+    path = server.ready.split("unix:")[1].split(" ")[0]
+    with socket.socket(socket.AF_UNIX) as client:
+        client.settimeout(10)
+        client.connect(path)
+        client.sendall(HEALTH)
+        with client.makefile("rb") as stream:
+            assert read_reply(stream).status == 200
+
+
+@pytest.mark.parametrize("said", [b"", b"\x16\x03\x01", b"\x16\x03\x01\x02\x00\x01"])
+def test_a_handshake_that_does_not_come_to_an_end_is_closed(server: Server, pair: Pair, said: bytes) -> None:
+    with server.connect() as client:
+        client.sendall(said)
+        assert client.recv(4096) == b""
+    assert ask(server, pair.cert).status == 200
+
+
+def test_pipelined_and_at_any_split(server: Server, pair: Pair) -> None:
+    value = "v" * 300_000
+    body = json.dumps({"key": "big", "value": value}).encode()
+    put = b"PUT /put HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body)
+    requests = put + b"GET /get?key=big HTTP/1.1\r\nHost: localhost\r\n\r\n" * 20
+    with connect(server, pair.cert) as client, client.makefile("rb") as stream:
+        for at in range(0, len(requests), 70_001):
+            client.sendall(requests[at : at + 70_001])
+        assert read_reply(stream).status == 200
+        for _ in range(20):
+            assert json.loads(read_reply(stream).body)["value"] == value
+
+
+def test_a_refused_upload_reads_its_refusal(server: Server, pair: Pair) -> None:
+    """TLS has no half of a connection to close; the client must still read why, and may go on sending."""
+    body = b"x" * (12 << 20)
+    for _ in range(3):
+        with connect(server, pair.cert) as client, client.makefile("rb") as stream:
+            client.sendall(b"POST /put HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\n" % len(body))
+            client.sendall(body)
+            reply = read_reply(stream)
+            assert (reply.status, reply.fields["connection"]) == (413, "close")
+
+
+@pytest.mark.parametrize("raw", [b"hello\r\n\r\n", b"GET / HTTP/1.1\r\n\r\n", b"\0" * 100])
+def test_nonsense_is_told_so_and_closed(server: Server, pair: Pair, raw: bytes) -> None:
+    with connect(server, pair.cert) as client, client.makefile("rb") as stream:
+        client.sendall(raw)
+        assert read_reply(stream).status == 400
+        assert stream.read() == b""
+
+
+def test_a_client_that_is_done_reads_its_reply_and_the_end(server: Server, pair: Pair) -> None:
+    with connect(server, pair.cert) as client, client.makefile("rb") as stream:
+        client.sendall(HEALTH * 2 + HEALTH.replace(b"Host", b"Connection: close\r\nHost"))
+        assert [read_reply(stream).status for _ in range(3)] == [200] * 3
+        assert stream.read() == b""
+
+
+@in_loop
+async def test_a_half_that_is_closed_is_all_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What TLS transports say of themselves; the loop would log each True in reply to an end."""
+    for whole in (True, False):
+        client = Worker().client()
+        client.transport.slow = True
+        monkeypatch.setattr(client.transport, "can_write_eof", lambda whole=whole: whole)
+        client.send(get_request("a") * 2000)
+        assert client.connection.eof_received() is whole
+
+
+# -- renewal -----------------------------------------------------------------------------------------------
+
+
+def _client(server: Server, trusted: Path, keep: int, seen: set[str]) -> Callable[[Callable[[], bool]], None]:
+    """Ask again and again; ``keep`` requests at most on a connection."""
+
+    def run(over: Callable[[], bool]) -> None:
+        while not over():
+            with connect(server, trusted) as client, client.makefile("rb") as stream:
+                shown = client.getpeercert()
+                assert shown is not None
+                seen.add(str(shown["serialNumber"]))
+                for _ in range(keep):
+                    client.sendall(HEALTH)
+                    reply = read_reply(stream)
+                    assert reply.status == 200
+                    if over() or reply.fields.get("connection") == "close":
+                        break
+
+    return run
+
+
+def _are_gone(server: Server, workers: set[int]) -> bool:
+    return not workers & set(server.workers())
+
+
+def _is_seen(shown: str, seen: set[str], failed: Callable[[], bool]) -> bool:
+    return failed() or shown in seen
+
+
+def test_renewal_under_load_fails_no_request(tmp_path: Path) -> None:
+    trusted = tmp_path / "trusted.pem"
+    current = make_pair(tmp_path, "current")
+    certificates = [make_pair(tmp_path, f"new{number}") for number in range(3)]
+    trusted.write_bytes(b"".join(p.cert.read_bytes() for p in (current, *certificates)))
+    with running(**current.settings) as server:
+        seen: set[str] = set()
+        jobs = [_client(server, trusted, keep, seen) for keep in (1, 1, 3, 100)]
+        with in_background(*jobs) as failed:
+            for new in certificates:
+                before = set(server.workers())
+                shutil.copy(new.key, current.key)
+                shutil.copy(new.cert, current.cert)
+                server.send(signal.SIGHUP)
+                wait_until(partial(_are_gone, server, before), "new workers")
+                shown = serial(server, new.cert)  # no other is trusted here
+                wait_until(partial(_is_seen, shown, seen, failed), "a request under the new one")
+        assert len(seen) == 4
+        assert server.stop() == 0
+        assert "ERROR" not in server.log()
+
+
+def test_a_bad_renewal_is_told_and_changes_nothing(tmp_path: Path) -> None:
+    current = make_pair(tmp_path, "current")
+    kept = shutil.copy(current.cert, tmp_path / "kept.pem")
+    with running(**current.settings, workers=1) as server:
+        before, first = server.workers(), serial(server, Path(kept))
+        new = make_pair(tmp_path, "new")
+        shutil.copy(new.cert, current.cert)  # and not the key
+        server.send(signal.SIGHUP)
+        why = f"--tls-key: '{current.key}' is not the key of the certificate in '{current.cert}'."
+        sentence = f"SIGHUP: the workers go on as they are, because a file is wrong. {why}\n"
+        wait_until(lambda: sentence in server.log(), "the sentence")
+        assert server.workers() == before
+        assert serial(server, Path(kept)) == first
+        # A worker that is replaced meanwhile has what its predecessor had.
+        os.kill(before[0], signal.SIGKILL)
+        wait_until(lambda: server.workers() not in (before, []), "another worker")
+        assert serial(server, Path(kept)) == first
+        shutil.copy(new.key, current.key)
+        server.send(signal.SIGHUP)
+        wait_until(lambda: "All workers are replaced." in server.log(), "the renewal")
+        assert serial(server, new.cert) != first
+        assert server.stop() == 0
+
+
+def test_a_new_token_comes_with_sighup(tmp_path: Path) -> None:
+    path = tmp_path / "token"
+    path.write_text("first\n")
+    path.chmod(0o600)
+    with running(token_file=path, workers=1) as server:
+
+        def status(token: str) -> int:
+            return server.request("GET", "/version", None, {"Authorization": f"Bearer {token}"}).status
+
+        assert (status("first"), status("second")) == (200, 401)
+        path.write_text("second\n")
+        assert (status("first"), status("second")) == (200, 401)
+        server.send(signal.SIGHUP)
+        wait_until(lambda: "All workers are replaced." in server.log(), "the new token")
+        assert (status("first"), status("second")) == (401, 200)
+        path.write_text("\n")
+        server.send(signal.SIGHUP)
+        wait_until(lambda: "the token is empty" in server.log(), "the sentence")
+        assert (status(""), status("second")) == (401, 200)
+        assert server.stop() == 0
+        assert "first" not in server.log()
+        assert "second" not in server.log()
+
+
+def test_a_server_with_a_bad_file_does_not_start(tmp_path: Path) -> None:
+    pair = make_pair(tmp_path)
+    pair.key.unlink()
+    code, out, err = run_to_end(**pair.settings)
+    assert (code, out) == (1, "")
+    assert err == f"fastkv: --tls-key: '{pair.key}' cannot be read (No such file or directory).\n"
