@@ -51,11 +51,13 @@ class Address:
         scheme: ``http``, ``https`` or ``unix``.
         place: A host without brackets, or the path of a Unix socket.
         port: The TCP port; 0 for a Unix socket.
+        certificate: Path of the one certificate that is right, whatever host it names; "" for any that is valid.
     """
 
     scheme: str
     place: str
     port: int = 0
+    certificate: str = ""
 
     def __str__(self) -> str:
         if self.scheme == "unix":
@@ -93,8 +95,13 @@ class Address:
             return made
         import ssl  # late: it takes as long to import as all the rest of this module
 
+        context = ssl.create_default_context(cafile=self.certificate or None)
+        if self.certificate:
+            # Asked on a loopback address, it names another host; and it need not be its own issuer's.
+            context.check_hostname = False
+            context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
         with made:  # a handshake that succeeds takes the socket over
-            return ssl.create_default_context().wrap_socket(made, server_hostname=self.place)
+            return context.wrap_socket(made, server_hostname=self.place)
 
 
 class _AsWritten(Settings):
@@ -138,7 +145,10 @@ def server_address(flags: Mapping[str, Any], env: Mapping[str, str], config: Pat
             "--port: 0 takes a free port when the server starts; "
             "give the one that its first line names, with --port or --url."
         )
-    return Address("http", _reachable(settings.host[0]), settings.port)
+    host = _reachable(settings.host[0])
+    if settings.tls_cert is not None:
+        return Address("https", host, settings.port, str(settings.tls_cert))
+    return Address("http", host, settings.port)
 
 
 def parse_url(url: str) -> Address:

@@ -99,7 +99,8 @@ def test_every_option_can_be_given(run: Run, supervisor: Supervisor) -> None:
         "segment_bytes": "64kb",
     }
     values |= {"max_body_bytes": "2kb", "max_head_bytes": "2kb", "max_output_bytes": "1mb"}
-    values |= {"open_files": "64", "profile": "ultrafast"}
+    values |= {"open_files": "64", "profile": "ultrafast", "max_buffer_bytes": "1mb", "max_fields": "8"}
+    values |= {"access_log_format": "json"}
     values |= {"allow_origin": "https://a.b", "unix_mode": "660"}
     pairs = {"tls_cert": ["--tls-key", "2"], "tls_key": ["--tls-cert", "2"]}
     for option in OPTIONS:
