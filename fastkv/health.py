@@ -135,7 +135,9 @@ def server_address(flags: Mapping[str, Any], env: Mapping[str, str], config: Pat
         SettingsError: As `Settings.load`, or the port is 0 and thus not known.
     """
     # Unknown variables are left to the server, which warns of each once, and not with every check.
-    known = {name: env[name] for name in (CONFIG_VARIABLE, *(o.variable for o in OPTIONS)) if name in env}
+    # The token says nothing of the address, and `find_token` reads it.
+    variables = {CONFIG_VARIABLE, *(option.variable for option in OPTIONS)} - {TOKEN_VARIABLE}
+    known = {name: env[name] for name in variables if name in env}
     settings = _AsWritten.load(flags, known, config)
     by_tcp = flags.get("host") is not None or flags.get("port") is not None
     if settings.unix is not None and (flags.get("unix") is not None or not by_tcp):

@@ -148,7 +148,7 @@ def test_health_lists_its_options_and_fits_the_terminal(run: Run, monkeypatch: p
     words = " ".join(out.split())
     for option in OPTIONS:
         assert (f"default: {option.shown_default}; {option.variable}]" in words) == (option.flag in listed)
-    for shown in ("[0.01 to 3600 seconds; default: 2]", "[FASTKV_CONFIG]", "[FASTKV_TOKEN]"):
+    for shown in ("[0.01 to 3600 seconds; default: 2]", "[FASTKV_CONFIG]"):
         assert shown in words
 
 

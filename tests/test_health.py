@@ -375,11 +375,21 @@ def test_a_token_that_cannot_be_sent(run: Run, monkeypatch: pytest.MonkeyPatch, 
 @pytest.fixture(scope="module")
 def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A certificate of 127.0.0.1 that nobody but itself vouches for, and its key, in one file."""
+    return make_certificate(tmp_path_factory, "IP:127.0.0.1")
+
+
+@pytest.fixture(scope="module")
+def other_certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same, of a host that this machine is not known as."""
+    return make_certificate(tmp_path_factory, "DNS:cache.example")
+
+
+def make_certificate(tmp_path_factory: pytest.TempPathFactory, name: str) -> Path:
     program = shutil.which("openssl")
     if program is None:
         pytest.skip("There is no openssl to make a certificate with.")
     path = tmp_path_factory.mktemp("tls") / "both.pem"
-    options = "req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=fastkv -addext subjectAltName=IP:127.0.0.1"
+    options = f"req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=fastkv -addext subjectAltName={name}"
     made = subprocess.run(
         [program, *options.split(), "-keyout", "-", "-out", "-"], capture_output=True, check=True, timeout=60
     )
@@ -403,6 +413,19 @@ def answering_tls(certificate: Path) -> Iterator[int]:
 
         with in_background(serve):
             yield listener.getsockname()[1]
+
+
+def test_the_servers_own_certificate_is_right_whatever_host_it_names(
+    run: Run, monkeypatch: pytest.MonkeyPatch, certificate: Path, other_certificate: Path
+) -> None:
+    monkeypatch.setenv("FASTKV_TLS_CERT", str(other_certificate))
+    monkeypatch.setenv("FASTKV_TLS_KEY", str(other_certificate))
+    with answering_tls(other_certificate) as port:
+        assert run("--port", str(port), *PATIENT) == (0, f"https://127.0.0.1:{port} is healthy.\n", "")
+    with answering_tls(certificate) as port:
+        code, out, err = run("--port", str(port), *PATIENT)
+        assert (code, out) == (1, "")
+        assert "certificate" in err
 
 
 def test_https_is_verified(run: Run, monkeypatch: pytest.MonkeyPatch, certificate: Path) -> None:
