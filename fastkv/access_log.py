@@ -154,8 +154,8 @@ class LoggedConnection(Connection):
         self._note(began, line, head.version, reply)
         return reply
 
-    def _error(self, error: HttpError) -> bytes:
-        reply = super()._error(error)
+    def _error(self, error: HttpError, headless: bool) -> bytes:
+        reply = super()._error(error, headless)
         self._note(time.time_ns(), b"", b"1.1", reply)
         return reply
 

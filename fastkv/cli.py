@@ -223,7 +223,10 @@ def _health_parameters() -> list[inspect.Parameter]:
     url_help = (
         "Address as serve writes it on its first line: http://HOST:PORT, https://HOST:PORT or unix:PATH."
     )
-    token_help = f"Token to send; a flag can be seen by every user of the machine. [default: none; {health.TOKEN_VARIABLE}]"
+    token_help = (
+        "Token to send; a flag can be seen by every user of the machine. "
+        f"[default: none; {health.TOKEN_VARIABLE}]"
+    )
     return [
         _keyword("url", str | None, "--url", url_help, "URL"),
         *(_parameter(replace(o, summary=_ASKED[o.name])) for o in OPTIONS if o.name in _ASKED),

@@ -274,7 +274,7 @@ class Connection(asyncio.Protocol):
                 out.append(CONTINUE)
                 continue
             if isinstance(found, HttpError):
-                out.append(self._error(found))
+                out.append(self._error(found, stream.headless))
                 self._closing = True
                 break
             lines, head, body, rest = found
@@ -405,9 +405,15 @@ class Connection(asyncio.Protocol):
             self._closing = True
         return self._service.preludes.kinds[persistence][status] + tail
 
-    def _error(self, error: HttpError) -> bytes:
-        """The reply to what could not be read as a request; the last one."""
-        (status, tail), _ = self._service.failure(error)
+    def _error(self, error: HttpError, headless: bool) -> bytes:
+        """The reply to what could not be read as a request; the last one.
+
+        Args:
+            error: what was wrong.
+            headless: whether a HEAD is refused.
+        """
+        reply, _ = self._service.failure(error)
+        status, tail = without_body(reply) if headless else reply
         return self._service.preludes.kinds[CLOSE][status] + tail
 
     def _end_with(self, reply: Reply) -> None:
@@ -433,7 +439,9 @@ class Connection(asyncio.Protocol):
             self._write(b"".join(out))
         if self._closing:
             self._close()
-        self._at_rest = self.idle and not (self._closing or self._service.draining)
+        self._at_rest = self._stream.at_rest and not (
+            self._stalled or self._closing or self._service.draining
+        )
 
     def _close(self) -> None:
         """Close after the last reply, in a way that lets the client read it."""

@@ -51,7 +51,7 @@ class Address:
         scheme: ``http``, ``https`` or ``unix``.
         place: A host without brackets, or the path of a Unix socket.
         port: The TCP port; 0 for a Unix socket.
-        certificate: Path of the one certificate that is right, whatever host it names; "" for any that is valid.
+        certificate: Path of the one certificate that is right, whatever host it names; "" for any valid one.
     """
 
     scheme: str

@@ -6,6 +6,7 @@ import os
 import re
 
 import pytest
+from cases import CASES
 from fake import (
     CLOSE,
     DELETED,
@@ -25,7 +26,6 @@ from fake import (
     put_pair,
     reply,
 )
-from http_cases import CASES
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -780,6 +780,19 @@ async def test_idle_connections_of_a_retired_worker_close_when_the_server_stops(
     client.send(get("a"))
     worker.service.drain()
     assert not client.is_closed()
+    worker.service.drain()
+    worker.service.close_all(idle_only=True)
+    assert client.is_closed()
+    worker.verify()
+
+
+@in_loop
+async def test_an_empty_line_begins_no_request() -> None:
+    worker = Worker()
+    client = worker.client()
+    for _ in range(6):
+        assert client.ask(get("a")) == NOT_FOUND
+        assert client.ask(b"\r\n") == b""
     worker.service.drain()
     worker.service.close_all(idle_only=True)
     assert client.is_closed()

@@ -1,7 +1,7 @@
 """The fast parser by itself: batches, limits and what it keeps."""
 
 import pytest
-from http_cases import BODY, GET, GET_LINE, GOOD, HOST
+from cases.case import BODY, GET, GET_LINE, GOOD, HOST
 
 from fastkv.http import fast
 from fastkv.http.fast import DECLINED, NEED_DATA, FastParser, is_request_line

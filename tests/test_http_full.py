@@ -1,8 +1,8 @@
-"""The full parser's state between reads; what it reads and refuses is in `http_cases`."""
+"""The full parser's state between reads; what it reads and refuses is in `cases`."""
 
 import gc
 
-from http_cases import BODY, CHUNKED, GET_LINE, GOOD, HOST, MAX_BODY_BYTES, MAX_HEAD_BYTES
+from cases.case import BODY, CHUNKED, GET_LINE, GOOD, HOST, MAX_BODY_BYTES, MAX_HEAD_BYTES
 
 from fastkv.http.full import FullParser
 
@@ -26,6 +26,25 @@ def test_boundary_and_body() -> None:
     assert [line for line, _, _ in parser.messages] == [GET_LINE, b"POST /put"]
 
 
+def test_empty_lines_are_counted_over_reads_and_begin_nothing() -> None:
+    parser = _parser(b"\r\n" * 3)
+    assert (parser.idle, parser.at_boundary) == (True, False)
+    parser.feed(b"\r\n" + GOOD)
+    assert (parser.idle, parser.at_boundary) == (True, True)
+    for _ in range(5):
+        parser.feed(b"\r\n")
+    assert parser.error is not None
+    assert (parser.idle, parser.at_boundary) == (False, False)
+
+
+def test_the_reply_to_a_refused_head_has_no_body() -> None:
+    for method in (b"HEAD", b"GET", b"HEADS"):
+        for rest in (b" /a b HTTP/1.1\r\n", b" / HTTP/1.1\r\n\r\n", b" /" + b"a" * MAX_HEAD_BYTES):
+            parser = _parser(method + rest)
+            assert parser.error is not None
+            assert parser.headless is (method == b"HEAD")
+
+
 def test_nothing_is_read_after_an_error_or_after_close() -> None:
     refused = _parser(b"GET / HTTP/2.0\r\n")
     last = _parser(b"GET / HTTP/1.0\r\n\r\n")
@@ -44,7 +63,7 @@ def test_100_is_due_once_and_only_until_the_body_begins() -> None:
     assert [parser.expecting, parser.take_expecting()] == [False, False]
     assert not _parser(_EXPECTING + b"{").expecting
     assert not _parser(_EXPECTING + BODY).expecting
-    assert not _parser(_EXPECTING.replace(b"36", b"1001")).expecting
+    assert not _parser(_EXPECTING.replace(b"36", b"1025")).expecting
 
 
 def test_buffered_bytes() -> None:

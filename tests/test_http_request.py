@@ -1,7 +1,8 @@
-"""The facts of a head; what is refused is in `http_cases`."""
+"""The facts of a head; what is refused is in `cases`."""
 
 import pytest
-from http_cases import CHROME, HOST, NODE
+from cases.case import HOST
+from cases.clients import CHROME, NODE
 
 from fastkv.http.request import (
     CLOSE,

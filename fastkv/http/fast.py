@@ -177,10 +177,12 @@ class FastParser:
         full only what is new.
         """
         line, crlf, _ = data.partition(b"\r\n")
+        lines = data.count(b"\r\n")
         if (
             (crlf and not line.endswith(b" HTTP/1.1"))
             or _END in data
-            or data.count(b"\n") != data.count(b"\r\n")
+            or data.count(b"\n") != lines
+            or data.count(b"\r", 0, -1) != lines  # the last one may be half an end
         ):
             return DECLINED
         if len(data) > self._max_block or not (data[:1].isupper() or not data):

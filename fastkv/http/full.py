@@ -3,18 +3,14 @@
 In: the bytes of one connection. Out: complete messages in order, or the one `HttpError` after which nothing
 is read any more. Nothing is raised.
 
-The work is divided by whom one can trust with it. llhttp, behind httptools, lets a missing or repeated Host
-pass, knows a fixed list of methods, stops at an upgrade and does not say where a message ended; so the head
-is read here, line by line, with the functions of `request` that the fast parser uses too. Lengths and chunks
-of a body are where it is strict, so there it has the word: a body is fed to it behind a head of our own, in
-pieces that end where the message may end.
+It reads by lines what `fast` declines, with the functions of `request` that the fast parser uses too, and
+leaves the body to `body`.
 """
 
 from collections import deque
 from typing import Final
 
-import httptools
-
+from fastkv.http.body import Body, ChunkedBody, too_large
 from fastkv.http.request import (
     CLOSE,
     MAX_FIELDS,
@@ -31,10 +27,6 @@ from fastkv.http.request import (
 MAX_EMPTY_LINES: Final = 4
 """Empty lines passed over before a request line (RFC 9112, 2.2): some clients send one after a body."""
 
-CHUNK_LINE_BYTES: Final = 24
-"""What a chunk may add to its data for free: 16 digits and two CRLF, and a little more."""
-
-_END = b"\r\n\r\n"
 _CR = 0x0D
 
 
@@ -53,6 +45,7 @@ class FullParser:
         messages: Complete messages, the oldest at the left; to be popped.
         error: Why the input was refused, or None. What arrives after it is ignored, and so is what follows a
             request that ends the connection.
+        headless: True where it was a HEAD that was refused: the reply has no body (RFC 9110, 9.3.2).
     """
 
     __slots__ = (
@@ -71,6 +64,7 @@ class FullParser:
         "_searched",
         "_version",
         "error",
+        "headless",
         "messages",
     )
 
@@ -80,6 +74,7 @@ class FullParser:
         self._max_fields = max_fields
         self.messages: deque[Message] = deque()
         self.error: HttpError | None = None
+        self.headless = False
         # The connection: an unfinished line, how much of it has no LF, whether the last request was read.
         self._rest = b""
         self._searched = 0
@@ -91,21 +86,27 @@ class FullParser:
         self._fields: list[Field] = []
         self._head_bytes = 0
         self._empty_lines = 0
-        self._body: _Body | None = None
+        self._body: Body | None = None
         self._continue_due = False
 
     @property
-    def at_boundary(self) -> bool:
-        """True where the next byte begins a message, which any parser may read then.
-
-        Not behind an empty line: they are counted here, or a client could send them for ever.
-        """
-        return not (self.in_head or self._empty_lines or self._at_end or self.error)
+    def idle(self) -> bool:
+        """True where no message has begun; an empty line before one is none."""
+        return not (self.in_head or self._at_end or self.error)
 
     @property
     def in_head(self) -> bool:
         """True where a message has begun."""
         return bool(self._line or self._rest)
+
+    @property
+    def at_boundary(self) -> bool:
+        """True where the next byte begins a message, which any parser may read then.
+
+        Not behind an empty line: another parser would count them anew, and they would be bounded in one read
+        only.
+        """
+        return self.idle and not self._empty_lines
 
     @property
     def in_body(self) -> bool:
@@ -115,7 +116,7 @@ class FullParser:
     @property
     def body_bytes(self) -> int:
         """Bytes of the body that have arrived."""
-        return self._body.size if self._body else 0
+        return len(self._body.content) if self._body else 0
 
     @property
     def buffered_bytes(self) -> int:
@@ -152,6 +153,7 @@ class FullParser:
         except HttpError as error:
             # Without the traceback, which would hold this object and so make a cycle.
             self.error = error.with_traceback(None)
+            self.headless = (self._line or data[at : at + 5]).startswith(b"HEAD ")
             self._at_end = True
             self._continue_due = False
             self._body = None
@@ -162,7 +164,7 @@ class FullParser:
             # A TLS handshake, for one: it may never send an LF.
             raise HttpError(400, "This is not an HTTP request.", close=True)
         end = data.find(b"\n", at + self._searched) + 1
-        self._check_head_size((end or len(data) + 1) - at)
+        self._check_head_size(data, at, (end or len(data) + 1) - at)
         if not end:
             self._searched = len(data) - at
             return at
@@ -179,9 +181,13 @@ class FullParser:
             self._end_head(build_head(self._version, tuple(self._fields), self._authority))
         return end
 
-    def _check_head_size(self, line_bytes: int) -> None:
+    def _check_head_size(self, data: bytes, at: int, line_bytes: int) -> None:
         """Refuse a line before it is complete if its end, one LF away at best, is out of bounds."""
-        if not self._line and line_bytes > self._max_head // 2 + 2:
+        longest = self._max_head // 2 + 2
+        if not self._line and line_bytes > longest:
+            # Without a space it is not the target that is too long; whether it is a method nobody can say.
+            if data.find(b" ", at, at + longest) < 0:
+                raise HttpError(400, "This is not an HTTP request.", close=True)
             raise HttpError(414, "The request line is too long.", close=True)
         if self._head_bytes + line_bytes > self._max_head:
             raise HttpError(431, "The header section is too large.", close=True)
@@ -205,20 +211,23 @@ class FullParser:
     def _end_head(self, head: Head) -> None:
         """Go on to the body, if there is one."""
         if head.content_length > self._max_body:
-            raise _too_large()
-        if not head.chunked and not head.content_length:
+            raise too_large()
+        if head.chunked:
+            self._body = ChunkedBody(head, self._max_body, self._max_head, self._max_fields)
+        elif head.content_length:
+            self._body = Body(head)
+        else:
             self._end_message(head, b"")
             return
-        self._body = _Body(head, self._max_body, self._max_head)
         self._continue_due = head.expect_continue
 
-    def _read_body(self, data: bytes, at: int, body: "_Body") -> int:
-        """Read a piece of the body and return where the next begins."""
-        end = body.piece_end(data, at)
+    def _read_body(self, data: bytes, at: int, body: Body) -> int:
+        """Read what there is of the body and return where to read on."""
         self._continue_due = False
-        if body.feed(memoryview(data)[at:end]):
-            self._end_message(body.head, body.content)
-        return end
+        after = body.read(data, at)
+        if body.complete:
+            self._end_message(body.head, bytes(body.content))
+        return after
 
     def _end_message(self, head: Head, content: bytes) -> None:
         """Hand over a message and make ready for the next, if there may be one."""
@@ -230,106 +239,3 @@ class FullParser:
         self._head_bytes = 0
         self._empty_lines = 0
         self._body = None
-
-
-class _Body:
-    """One body as httptools frames it.
-
-    Attributes:
-        head: The head that declares the body.
-    """
-
-    __slots__ = ("_fed", "_max_framing", "_parser", "_sink", "head")
-
-    def __init__(self, head: Head, max_body_bytes: int, max_framing_bytes: int) -> None:
-        self.head = head
-        self._max_framing = max_framing_bytes
-        self._fed = 0
-        self._sink = _Sink(max_body_bytes)
-        self._parser = httptools.HttpRequestParser(self._sink)
-        length = b"Content-Length: %d" % head.content_length
-        if head.chunked:
-            length = b"Transfer-Encoding: chunked"
-        self._parser.feed_data(b"POST / HTTP/1.1\r\n" + length + _END)
-
-    @property
-    def content(self) -> bytes:
-        """What has arrived of the body, free of any coding."""
-        return bytes(self._sink.content)
-
-    @property
-    def size(self) -> int:
-        """Bytes of the content so far."""
-        return len(self._sink.content)
-
-    def piece_end(self, data: bytes, at: int) -> int:
-        """Return the first index after `at` where the message may end, or where `data` does.
-
-        A chunked body ends with an empty line. Where that line is split between two reads, its end is among
-        the first three bytes of the second, so these are fed alone.
-        """
-        if not self.head.chunked:
-            return min(at + self.head.content_length - self.size, len(data))
-        if at < len(_END) - 1:
-            return at + 1
-        end = data.find(_END, at - len(_END) + 1)
-        return len(data) if end < 0 else end + len(_END)
-
-    def feed(self, piece: memoryview) -> bool:
-        """Read a piece and return True where the body is complete with it.
-
-        Raises:
-            HttpError: 400 for malformed chunks or trailers, 413 for a body, chunk extensions or trailers out
-                of bounds.
-        """
-        sink, malformed = self._sink, False
-        try:
-            self._parser.feed_data(piece)
-        except (httptools.HttpParserError, httptools.HttpParserUpgrade):
-            malformed = True
-        self._fed += len(piece)
-        if len(sink.content) > sink.max_bytes:
-            raise _too_large()
-        if malformed:
-            raise HttpError(400, "The chunks of the body are malformed.", close=True)
-        if self._fed - len(sink.content) - CHUNK_LINE_BYTES * sink.chunks > self._max_framing:
-            raise HttpError(413, "The chunk extensions or trailers are too large.", close=True)
-        return sink.complete
-
-
-class _Sink:
-    """What httptools calls back. It does not know its parser: together they would be a cycle.
-
-    Attributes:
-        max_bytes: Bytes of content after which the parser is stopped.
-        content: The content so far; a list of parts would take twenty times the memory when a body comes in
-            twos of bytes.
-        chunks: How many chunks have begun.
-        complete: True after the end of the body and its trailers.
-    """
-
-    __slots__ = ("chunks", "complete", "content", "max_bytes")
-
-    def __init__(self, max_bytes: int) -> None:
-        self.max_bytes = max_bytes
-        self.content = bytearray()
-        self.chunks = 0
-        self.complete = False
-
-    def on_body(self, part: bytes) -> None:
-        """Collect a part; only an exception stops the parser within a piece."""
-        self.content += part
-        if len(self.content) > self.max_bytes:
-            raise OverflowError
-
-    def on_chunk_header(self) -> None:
-        """Count a chunk."""
-        self.chunks += 1
-
-    def on_message_complete(self) -> None:
-        """Note the end."""
-        self.complete = True
-
-
-def _too_large() -> HttpError:
-    return HttpError(413, "The request body is too large.", close=True)

@@ -7,6 +7,7 @@ RFC 9112 forbid and for whatever two readers could frame differently; no repair 
 
 import re
 from dataclasses import dataclass
+from ipaddress import AddressValueError, IPv6Address
 from typing import Final, TypeAlias
 
 KEEP_ALIVE: Final = 0
@@ -36,9 +37,9 @@ _SPACE = 0x20
 
 _forbidden_in_value = re.compile(rb"[^\t\x20-\x7e\x80-\xff]").search
 _match_version = re.compile(rb"HTTP/([0-9])\.([0-9])").fullmatch
-_match_absolute = re.compile(rb"(?i:https?)://([^/?]*)(.*)", re.DOTALL).fullmatch
+_match_absolute = re.compile(rb"(?i:http(s?))://([^/?]*)(.*)", re.DOTALL).fullmatch
 _match_authority = re.compile(
-    rb"(?:\[[0-9A-Fa-f:.]{2,45}\]|(?:[0-9A-Za-z\-._~!$&'()*+,;=]|%[0-9A-Fa-f]{2})+)(?::([0-9]{0,5}))?"
+    rb"(?:\[([0-9A-Fa-f:.]{2,45})\]|(?:[0-9A-Za-z\-._~!$&'()*+;=]|%[0-9A-Fa-f]{2})+)(?::([0-9]{0,5}))?"
 ).fullmatch
 
 # A reply to a request with one of these depends on more than the target, so its parse is not worth
@@ -120,7 +121,8 @@ def parse_request_line(line: bytes) -> tuple[bytes, bytes | None, bytes]:
         None; the version, b"1.0" or b"1.1". A higher minor version is read as 1.1 (RFC 9110, 2.5).
 
     Raises:
-        HttpError: 400 for a malformed line, 405 for CONNECT, 505 for another major version.
+        HttpError: 400 for a malformed line, 405 for CONNECT, 421 for an https URL, 505 for another major
+            version.
     """
     parts = line.split(b" ")
     if len(parts) != 3:
@@ -153,7 +155,10 @@ def _origin_form(method: bytes, target: bytes) -> tuple[bytes, bytes | None]:
     absolute = _match_absolute(target)
     if absolute is None:
         raise _refused("The request target is neither a path nor an http URL.")
-    authority, path = absolute.groups()
+    if absolute[1]:
+        # What was asked for in private must not be answered in public (RFC 9110, 7.4).
+        raise HttpError(421, "This connection is not secured, as an https URL demands.", close=True)
+    authority, path = absolute[2], absolute[3]
     if not _is_authority(authority):
         raise _refused("The host of the request target is malformed.")
     if not path and method == b"OPTIONS":
@@ -243,9 +248,19 @@ def _check_host(version: bytes, hosts: list[bytes]) -> None:
 
 
 def _is_authority(value: bytes) -> bool:
-    """True for a host with an optional port and without user information (RFC 3986, 3.2)."""
+    """True for a host with an optional port and without user information (RFC 3986, 3.2).
+
+    A comma is refused, though a name may have one by the letter: whoever reads a list there sees two hosts.
+    """
     match = _match_authority(value)
-    return match is not None and int(match[1] or 0) <= 65535
+    if match is None or int(match[2] or 0) > 65535:
+        return False
+    if match[1] is not None:
+        try:
+            IPv6Address(match[1].decode())
+        except AddressValueError:
+            return False
+    return True
 
 
 def _parse_content_length(values: list[bytes]) -> int:

@@ -54,9 +54,19 @@ class RequestStream:
         self.began = False
 
     @property
-    def idle(self) -> bool:
-        """True on a message boundary with nothing received behind it."""
+    def at_rest(self) -> bool:
+        """True on a message boundary with nothing behind it: whoever likes may read what comes next."""
         return not self._data and self._pending is None and self._full is None
+
+    @property
+    def idle(self) -> bool:
+        """True where no request has begun."""
+        return not self._data and self._pending is None and (self._full is None or self._full.idle)
+
+    @property
+    def headless(self) -> bool:
+        """True where it was a HEAD that was refused: the reply has no body (RFC 9110, 9.3.2)."""
+        return self._full is not None and self._full.headless
 
     @property
     def more(self) -> bool:
