@@ -255,6 +255,13 @@ _ROWS = (
         then=Then.CLOSED,
     ),
     several(
+        "close twice",
+        "RFC 9112, 9.6",
+        (GET + HOST + b"Connection: close\r\n\r\n") * 2,
+        (GET_LINE, b""),
+        then=Then.CLOSED,
+    ),
+    several(
         "nothing is read after close and a body",
         "RFC 9112, 9.6",
         PUT + b"Connection: close\r\n" + LENGTH + b"\r\n" + BODY + GOOD,
