@@ -1,0 +1,27 @@
+"""Fuzzing: two harnesses, each a `check` that takes any bytes and raises for what must not be.
+
+    python -m fuzz SECONDS            # both at once, each for so long, with tests/ on the path
+    python -m fuzz parsers FILE       # one input again
+
+An input is a seed of two bytes, for where the stream is cut in reads and for what else there is to choose,
+and the stream itself.
+"""
+
+import random
+from collections.abc import Sequence
+
+SEED_BYTES = 2
+
+
+def unpack(data: bytes) -> tuple[random.Random, bytes]:
+    """Return what chooses, and the stream."""
+    return random.Random(data[:SEED_BYTES]), data[SEED_BYTES:]
+
+
+def cut(rng: random.Random, stream: bytes) -> Sequence[bytes]:
+    """Cut a stream in reads: in a few pieces, or in very many."""
+    if len(stream) < 2:
+        return [stream] if stream else []
+    most = len(stream) if rng.random() < 0.1 else min(len(stream), 6)
+    bounds = sorted(rng.sample(range(1, len(stream)), rng.randrange(most)))
+    return [stream[start:end] for start, end in zip([0, *bounds], [*bounds, len(stream)], strict=True)]

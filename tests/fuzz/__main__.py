@@ -1,0 +1,99 @@
+"""Runs the harnesses; see the package.
+
+`python -m fuzz SECONDS` runs each in a process of its own, and ends with 1 where one has found something; the
+input is then in `fuzz-found/`. `python -m fuzz NAME ...` is one of these processes: what follows are
+libFuzzer's own arguments.
+"""
+
+import importlib
+import os
+import random
+import re
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+NAMES = ("parsers", "connection")
+HERE = Path(__file__).parent
+FOUND = Path("fuzz-found")
+MAX_INPUT_BYTES = 3000
+MAX_INPUT_SECONDS = 30
+
+
+def fuzz(name: str, arguments: list[str]) -> None:
+    """Run one harness until its time is over; does not return.
+
+    Args:
+        name: Its name.
+        arguments: For libFuzzer.
+    """
+    atheris: Any = importlib.import_module("atheris")
+    with atheris.instrument_imports(include=["fastkv.http", "fastkv.connection"]):
+        check = importlib.import_module(f"fuzz.{name}").check
+    mutate = importlib.import_module("fuzz.grammar").mutate
+
+    def mutator(data: bytes, max_size: int, seed: int) -> bytes:
+        if random.Random(seed).random() < 0.3:
+            return bytes(atheris.Mutate(data, max_size))
+        return bytes(mutate(data, max_size, seed))
+
+    atheris.Setup([name, *arguments], check, custom_mutator=mutator)
+    atheris.Fuzz()
+
+
+def run_all(seconds: int) -> int:
+    """Run all harnesses at once.
+
+    Args:
+        seconds: How long.
+
+    Returns:
+        The exit code: 1 where one has found something.
+    """
+    FOUND.mkdir(exist_ok=True)
+    with tempfile.TemporaryDirectory() as work:
+        running = {name: _start(name, seconds, Path(work) / name) for name in NAMES}
+        failed = False
+        for name, process in running.items():
+            log, _ = process.communicate()
+            count = re.search(r"number_of_executed_units: (\d+)", log)
+            if process.returncode or not count:
+                failed = True
+                sys.stdout.write(f"{log}\n{name}: found something; see {FOUND}/\n")
+            else:
+                sys.stdout.write(f"{name}: {int(count[1]):,} executions, nothing found\n")
+    if not any(FOUND.iterdir()):
+        FOUND.rmdir()
+    return int(failed)
+
+
+def _start(name: str, seconds: int, work: Path) -> "subprocess.Popen[str]":
+    """Start a harness; what it finds interesting goes to `work`, the committed corpus stays as it is."""
+    work.mkdir()
+    arguments = [
+        str(work),
+        str(HERE / "corpus" / name),
+        f"-max_total_time={seconds}",
+        f"-max_len={MAX_INPUT_BYTES}",
+        f"-timeout={MAX_INPUT_SECONDS}",
+        f"-artifact_prefix={FOUND}/{name}-",
+        "-print_final_stats=1",
+    ]
+    path = os.pathsep.join([str(HERE.parent), str(HERE.parent.parent), os.environ.get("PYTHONPATH", "")])
+    return subprocess.Popen(
+        [sys.executable, "-m", "fuzz", name, *arguments],
+        env={**os.environ, "PYTHONPATH": path},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+if __name__ == "__main__":
+    first, *others = sys.argv[1:]
+    if first in NAMES:
+        fuzz(first, others)
+    else:
+        sys.exit(run_all(int(first)))

@@ -1,0 +1,102 @@
+"""The whole connection on a fake transport, with a closed list of outcomes."""
+
+import asyncio
+from functools import cache
+
+from cases.case import BODY, HOST, MAX_BODY_BYTES, MAX_HEAD_BYTES, Then
+from fake import Client, Worker
+from reader import Reader, read
+from replies import read_replies
+
+from fastkv.stats import Column
+from fuzz import cut, unpack
+
+STATUSES = frozenset({100, 200, 204, 400, 404, 405, 411, 413, 414, 417, 421, 431, 501, 505})
+
+_STORE = b"PUT /put HTTP/1.1\r\n" + HOST + b"Content-Length: 36\r\n\r\n" + BODY
+_SMUGGLED = _STORE.replace(b'"name"', b'"evil"')
+# A worker is used for so many inputs: to make a store takes longer than to answer an input.
+_INPUTS_PER_WORKER = 500
+
+
+class _Fixture:
+    """A worker, a loop, and how often both were used."""
+
+    def __init__(self) -> None:
+        self.loop = asyncio.new_event_loop()
+        self.renew()
+
+    def renew(self) -> None:
+        self.used = 0
+        self.worker = Worker(max_head_bytes=MAX_HEAD_BYTES, max_body_bytes=MAX_BODY_BYTES, memo_bytes=20_000)
+
+
+_fixture = cache(_Fixture)
+
+
+def check(data: bytes) -> None:
+    """Raise where a connection does what none may do.
+
+    Args:
+        data: The input.
+
+    Raises:
+        AssertionError: A reply is malformed, missing, one too many, or of an unknown status; what follows a
+            refusal was read; the server made a mistake; the store is damaged.
+    """
+    fixture = _fixture()
+    fixture.loop.run_until_complete(_converse(fixture.worker, data))
+    fixture.used += 1
+    if fixture.used == _INPUTS_PER_WORKER:
+        fixture.worker.verify()
+        fixture.renew()
+
+
+async def _converse(worker: Worker, data: bytes) -> None:
+    rng, stream = unpack(data)
+    expected = read([stream], None)
+    client = worker.client()
+    client.transport.slow = rng.random() < 0.2
+    await client.send_patiently(*cut(rng, stream))
+    while not client.transport.reading:
+        client.transport.client_reads()
+        await asyncio.sleep(0)
+    _check(client, expected)
+    if client.transport.ended:
+        sent = len(client.transport.sent)
+        client.send(_SMUGGLED)
+        assert len(client.transport.sent) == sent
+    if rng.random() < 0.5:
+        client.finish()
+    client.transport.close()
+    await asyncio.sleep(0)
+    assert not client.transport.aborted
+    assert not worker.service.connections
+    assert worker.counters[Column.CONNECTIONS] == 0
+    assert worker.counters[Column.INTERNAL_ERRORS] == 0
+
+
+def _check(client: Client, expected: Reader) -> None:
+    """Each message has its reply, a refusal its own, and there is no other."""
+    methods = [line.partition(b" ")[0] for line, _, _ in expected.messages]
+    expecting = sum(head.expect_continue for _, head, _ in expected.messages) + expected.full.in_body
+    refused = None
+    ended = client.transport.ended
+    replies = read_replies(
+        bytes(client.transport.sent), [*methods, b"HEAD" if expected.full.headless else b""]
+    )
+    final = [reply for reply in replies if reply.status >= 200]
+    assert len(replies) - len(final) <= expecting
+    if expected.full.expecting:
+        assert replies[-1].status == 100
+    assert {reply.status for reply in replies} <= STATUSES
+    # The fast parser may wait for the end of a head that the full one refuses before it.
+    if expected.error is not None and ended:
+        refused = final.pop()
+        assert refused.status == expected.error
+        assert refused.closes
+    assert len(final) == len(methods)
+    assert [reply.closes for reply in final[:-1]] == [False] * (len(final) - 1)
+    if refused is None:
+        assert ended is (bool(final) and final[-1].closes)
+        assert expected.error is not None or ended is (expected.then is Then.CLOSED)

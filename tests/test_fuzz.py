@@ -1,0 +1,51 @@
+"""The harnesses still find nothing in what they found interesting before, and nothing new in a short run."""
+
+import importlib
+import importlib.util
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from cases import CASES
+from fuzz.__main__ import NAMES
+from fuzz.grammar import mutate
+
+HERE = Path(__file__).parent
+CORPUS = HERE / "fuzz" / "corpus"
+_EACH = pytest.mark.parametrize("name", NAMES)
+_SECONDS = 10
+
+
+@_EACH
+def test_the_corpus_and_what_is_near_it(name: str) -> None:
+    check = importlib.import_module(f"fuzz.{name}").check
+    for number, path in enumerate(sorted((CORPUS / name).iterdir())):
+        check(path.read_bytes())
+        check(mutate(path.read_bytes(), 3000, number))
+    for case in CASES:
+        check(b"\0\0" + case.data)
+
+
+def test_corpora_are_small() -> None:
+    sizes = [path.stat().st_size for path in CORPUS.rglob("*") if path.is_file()]
+    assert len(sizes) > 100
+    assert sum(sizes) < 200_000
+
+
+@pytest.mark.skipif(importlib.util.find_spec("atheris") is None, reason="atheris is not installed: make fuzz")
+def test_a_short_run(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "fuzz", str(_SECONDS)],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(HERE), str(HERE.parent)])},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    for name in NAMES:
+        assert re.search(rf"^{name}: [1-9][0-9,]* executions, nothing found$", done.stdout, re.MULTILINE)
