@@ -274,14 +274,18 @@ class Supervisor:
 
     def _reload(self) -> None:
         """Replace all workers, unless a file that they would depend on has gone bad."""
+        self.notifier.reloading("The workers are replaced one by one.")
         try:
             self.credentials = Credentials.read(self.settings)
         except StartError as error:
             _log.error("SIGHUP: the workers go on as they are, because a file is wrong. %s", error)
+            if not self._to_reload:
+                # systemd waits for the end of each reload, also of one that came to nothing.
+                self.notifier.ready(f"Serves {self._served()}; a reload failed.")
             return
         _log.info("SIGHUP: the workers are replaced one by one.")
-        self.notifier.reloading("The workers are replaced one by one.")
-        self._to_reload = list(self.slots)
+        # A successor that an earlier reload has begun with knows nothing of this one: it is replaced in turn.
+        self._to_reload = [*(slot for slot in self.slots if slot.successor), *self.slots]
 
     def _reload_next(self) -> None:
         """Reload one worker further: a successor accepts from the same sockets before the old one stops."""

@@ -208,7 +208,11 @@ EXPECTED: dict[str, Any] = {
     "get": [200, {"status": "OK", "key": "a", "value": "é"}, None],
     "delete": [200, {"status": "OK", "message": "Key deleted successfully."}, None],
     "missing": [404, {"status": "ERROR", "message": "Key not found."}, None],
-    "wrong": [405, {"status": "ERROR", "message": "This route takes GET, HEAD only."}, "GET, HEAD"],
+    "wrong": [
+        405,
+        {"status": "ERROR", "message": "This route takes GET, HEAD, OPTIONS only."},
+        "GET, HEAD, OPTIONS",
+    ],
 }
 
 

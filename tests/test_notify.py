@@ -220,6 +220,21 @@ def test_a_reload_ends_also_where_no_worker_is_there_to_be_replaced(manager: Man
         assert server.stop() == 0
 
 
+def test_a_reload_that_fails_ends_too(manager: Manager, tmp_path: Path) -> None:
+    """A manager that waits for the end of a reload would end the service else."""
+    token = tmp_path / "token"
+    token.write_text("s3cret")
+    with running(managed(manager), workers=1, token_file=token) as server:
+        assert "READY" in manager.next()
+        token.write_text("")
+        server.send(signal.SIGHUP)
+        assert "RELOADING" in manager.next()
+        told = manager.next()
+        assert told["READY"] == "1"
+        assert told["STATUS"].endswith("; a reload failed.")
+        assert server.stop() == 0
+
+
 def test_the_watchdog_hears_of_a_server_from_start_to_end(manager: Manager) -> None:
     with running(managed(manager, usec=1_000_000), workers=1, drain_seconds=2) as server:
         manager.next_with("READY")

@@ -273,6 +273,42 @@ def test_a_new_token_comes_with_sighup(tmp_path: Path) -> None:
         assert "second" not in server.log()
 
 
+def test_a_reload_in_the_midst_of_another(tmp_path: Path) -> None:
+    """A worker that the first one started does not stay behind with what it was started with."""
+    path = tmp_path / "token"
+    path.write_text("t0")
+    path.chmod(0o600)
+    with running(token_file=path, workers=4) as server:
+        for number in range(1, 5):
+            before = len(_ever(server))
+            path.write_text("another")
+            server.send(signal.SIGHUP)
+            wait_until(partial(_are_more, server, before), "a successor")
+            path.write_text(f"t{number}")
+            server.send(signal.SIGHUP)
+            wait_until(partial(_have_ended, server, number), "the end of both")
+            token = {"Authorization": f"Bearer t{number}"}
+            assert {server.request("GET", "/version", None, token).status for _ in range(40)} == {200}
+        assert server.stop() == 0
+
+
+def _ever(server: Server) -> set[int]:
+    """All workers that ever were."""
+    server.workers()
+    return server._seen
+
+
+def _are_more(server: Server, before: int) -> bool:
+    return len(_ever(server)) > before
+
+
+def _have_ended(server: Server, times: int) -> bool:
+    """Whether so many pairs of reloads have; the second one of a pair may begin after the first has ended."""
+    log = server.log()
+    ends = log.rfind("All workers are replaced.") > log.rfind("SIGHUP: the workers")
+    return log.count("SIGHUP: the workers") == 2 * times and ends
+
+
 def test_a_server_with_a_bad_file_does_not_start(tmp_path: Path) -> None:
     pair = make_pair(tmp_path)
     pair.key.unlink()
