@@ -480,9 +480,9 @@ class Connection(asyncio.Protocol):
         self._stalled = False
         self._at_rest = False
         self._receive(b"")
-        if self._stalled or self._closing:
+        if self._stalled or transport.is_closing():
             return
-        transport.resume_reading()
+        transport.resume_reading()  # after the last reply too: what the client still sends is thrown away
         if self._eof:
             transport.close()
 
