@@ -73,6 +73,16 @@ def has_ended(*pids: int) -> bool:
     return not any(map(is_alive, pids))
 
 
+def has_ipv6() -> bool:
+    """True where the machine has a loopback address of IPv6."""
+    try:
+        with socket.socket(socket.AF_INET6) as probe:
+            probe.bind(("::1", 0))
+    except OSError:
+        return False
+    return True
+
+
 def read_reply(stream: IO[bytes], method: str = "GET") -> Reply:
     """Read one reply.
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from server import Server, read_reply, running
+from server import Server, has_ipv6, read_reply, running
 
 from fastkv import __version__
 
@@ -263,16 +263,7 @@ def test_nonsense_is_told_so_and_closed(server: Server, raw: bytes) -> None:
 # -- addresses ---------------------------------------------------------------------------------------------
 
 
-def _has_ipv6() -> bool:
-    try:
-        with socket.socket(socket.AF_INET6) as probe:
-            probe.bind(("::1", 0))
-    except OSError:
-        return False
-    return True
-
-
-@pytest.mark.skipif(not _has_ipv6(), reason="this machine has no ::1")
+@pytest.mark.skipif(not has_ipv6(), reason="this machine has no ::1")
 def test_several_hosts_share_a_port() -> None:
     with running(host=("127.0.0.1", "::1", "127.0.0.2")) as server:
         port = server.port
