@@ -512,6 +512,21 @@ def test_pipelined_streams(server: Server) -> None:
                 assert value is None or reply.body == value
 
 
+def test_who_is_refused_after_a_large_reply_may_finish_sending(server: Server) -> None:
+    """It was not read from while it did not read; once it has, it is read from to the end."""
+    server.request("PUT", "/kv/loaded", BIG)
+    get = b"GET /kv/loaded HTTP/1.1\r\nHost: a\r\n\r\n"
+    put = b"PUT /kv/loaded HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\n" % (64 * MIB)
+
+    def send(_: object) -> None:
+        client.sendall(get + put + bytes(20 * MIB))
+
+    with server.connect(SECONDS) as client, client.makefile("rb") as stream, in_background(send):
+        assert read_reply(stream).body == BIG
+        assert read_reply(stream).status == 413
+        assert stream.read() == b""
+
+
 # -- Node ----------------------------------------------------------------------------------------------------
 
 
@@ -653,7 +668,8 @@ def test_who_is_slow_but_steady_is_served_whole() -> None:
     def curl_sends(_: object) -> None:
         curl("--limit-rate", "1m", "-T", "-", f"http://127.0.0.1:{slow.port}/kv/limited", text=value)
 
-    with running(body_seconds=0.1, output_seconds=0.1, min_rate="1kb") as slow:
+    # The long linger: who has been answered for the last time and leaves is let go at once.
+    with running(body_seconds=0.1, output_seconds=0.1, min_rate="1kb", linger_seconds=600) as slow:
         slow.request("PUT", "/kv/loaded", text[:MIB])
         with in_background(
             sends("/put", body_for("/put", text[:MIB])),
