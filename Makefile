@@ -2,6 +2,7 @@
 
 PYTHON ?= python3
 ARGS ?=
+SECONDS ?= 60
 
 VENV := .venv
 LOCK := requirements-dev.lock
@@ -9,10 +10,11 @@ PIP := $(VENV)/bin/python -m pip --disable-pip-version-check --quiet
 # Stamps: what the server needs, and on top of it what development needs.
 SERVER := $(VENV)/server.stamp
 TOOLS := $(VENV)/tools.stamp
+FUZZ := $(VENV)/fuzz.stamp
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help serve test check format lock image clean
+.PHONY: help serve test check format lock fuzz image clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "%-14s %s\n", $$1, $$2 }'
@@ -41,6 +43,9 @@ lock: ## pin the newest versions of everything in requirements-dev.lock
 	   $(VENV)-lock/bin/python -m pip --disable-pip-version-check freeze --exclude-editable; } > $(LOCK).new
 	@mv $(LOCK).new $(LOCK)
 	@rm -rf $(VENV)-lock
+
+fuzz: $(FUZZ) ## look for inputs that break the parsers or a connection; SECONDS=60
+	@PYTHONPATH=tests $(VENV)/bin/python -m fuzz $(SECONDS)
 
 image: ## build the container image
 	@docker build --tag ultrafast-kv-cache .
@@ -71,4 +76,8 @@ $(SERVER): pyproject.toml $(LOCK)
 $(TOOLS): $(SERVER)
 	@echo "Installing the development tools …"
 	@$(PIP) install --requirement $(LOCK)
+	@touch $@
+
+$(FUZZ): $(TOOLS)
+	@$(PIP) install --constraint $(LOCK) --no-build-isolation --editable '.[fuzz]'
 	@touch $@

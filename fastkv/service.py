@@ -162,7 +162,12 @@ class Service:
     def full_parser(self) -> FullParser:
         """A parser for what the fast one declines."""
         settings = self._settings
-        return FullParser(settings.max_head_bytes, settings.max_body_bytes or 0, settings.max_fields)
+        return FullParser(
+            settings.max_head_bytes,
+            settings.max_body_bytes or 0,
+            settings.max_fields,
+            secure=settings.tls_cert is not None,
+        )
 
     def admit(self, connection: Drainable) -> Reply | None:
         """Give a new connection its place, if there is one.

@@ -153,6 +153,11 @@ class Client:
         """Whether the server has closed."""
         return self.transport.closed
 
+    def leave(self) -> None:
+        """The connection ends, and the server hears of it."""
+        self.transport.closed = True
+        self.connection.connection_lost(None)
+
     def take(self) -> bytes:
         """What was sent since the last time, without Date."""
         new = bytes(self.transport.sent[self._taken :])

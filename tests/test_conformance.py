@@ -67,7 +67,7 @@ def _continues(case: Case) -> int:
 
 @pytest.fixture(scope="module")
 def worker() -> Iterator[Worker]:
-    worker = Worker(max_head_bytes=MAX_HEAD_BYTES, max_body_bytes=MAX_BODY_BYTES)
+    worker = Worker(max_head_bytes=MAX_HEAD_BYTES, max_body_bytes=MAX_BODY_BYTES, allowed_host="a.b.")
     with running_loop():
         worker.client().send(_STORE)
     yield worker
@@ -86,17 +86,18 @@ def test_on_a_connection(case: Case, worker: Worker) -> None:
             interim = _check(bytes(client.transport.sent), case, ended=client.transport.ended)
             waits = head in (at, len(data))
             assert len(interim) == (_continues(case) if waits else 0)
-            client.transport.close()
+            client.leave()
         client = worker.client()
         client.send(*(data[at : at + 1] for at in range(len(data))))
         interim = _check(bytes(client.transport.sent), case, ended=client.transport.ended)
         assert len(interim) == _continues(case)
-        client.transport.close()
+        client.leave()
 
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[Server]:
     limits = {"max_head_bytes": f"{MAX_HEAD_BYTES}", "max_body_bytes": f"{MAX_BODY_BYTES}"}
+    limits["allowed_host"] = "a.b."
     with running(workers=2, max_value_bytes="128", max_key_bytes="32", **limits) as server:
         _converse(server, [_STORE, _LAST])
         yield server

@@ -65,6 +65,9 @@ def test_expectation_and_upgrade_are_not_for_http_1_0() -> None:
 
 
 def test_absolute_form_takes_the_place_of_host() -> None:
+    for scheme, secure in ((b"http", False), (b"http", True), (b"https", True)):
+        found = parse_request_line(b"GET " + scheme + b"://b:1/x?y HTTP/1.1", secure=secure)
+        assert found == (b"GET /x?y", b"b:1", b"1.1")
     line, authority, version = parse_request_line(b"GET http://b:1/x?y HTTP/1.1")
     assert (line, authority, version) == (b"GET /x?y", b"b:1", b"1.1")
     assert _head(b"X: 1\r\nHost: a\r\n", version, authority).fields == ((b"host", b"b:1"), (b"x", b"1"))

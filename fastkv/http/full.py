@@ -40,6 +40,7 @@ class FullParser:
             (414).
         max_body_bytes: Bytes of a body, declared or arrived (413).
         max_fields: Fields of a header section (431).
+        secure: The connection is secured: an https URL may be asked for (421 otherwise).
 
     Attributes:
         messages: Complete messages, the oldest at the left; to be popped.
@@ -62,13 +63,17 @@ class FullParser:
         "_max_head",
         "_rest",
         "_searched",
+        "_secure",
         "_version",
         "error",
         "headless",
         "messages",
     )
 
-    def __init__(self, max_head_bytes: int, max_body_bytes: int, max_fields: int = MAX_FIELDS) -> None:
+    def __init__(
+        self, max_head_bytes: int, max_body_bytes: int, max_fields: int = MAX_FIELDS, *, secure: bool = False
+    ) -> None:
+        self._secure = secure
         self._max_head = max_head_bytes
         self._max_body = max_body_bytes
         self._max_fields = max_fields
@@ -195,7 +200,7 @@ class FullParser:
     def _begin(self, line: bytes) -> None:
         """Read a request line, or the empty line that may precede it."""
         if line:
-            self._line, self._authority, self._version = parse_request_line(line)
+            self._line, self._authority, self._version = parse_request_line(line, secure=self._secure)
             return
         self._head_bytes = 0
         self._empty_lines += 1

@@ -110,11 +110,12 @@ Message: TypeAlias = tuple[bytes, Head, bytes]
 """(line, head, body): the line is method, space and target in origin-form, the body is free of any coding."""
 
 
-def parse_request_line(line: bytes) -> tuple[bytes, bytes | None, bytes]:
+def parse_request_line(line: bytes, *, secure: bool = False) -> tuple[bytes, bytes | None, bytes]:
     """Take a request line apart and bring its target into origin-form (RFC 9112, 3).
 
     Args:
         line: The line without its CRLF.
+        secure: The connection is secured, so that an https URL may be asked for.
 
     Returns:
         Method, space and target in origin-form (or `*`); the authority of a target in absolute-form, else
@@ -137,11 +138,11 @@ def parse_request_line(line: bytes) -> tuple[bytes, bytes | None, bytes]:
         raise HttpError(505, "Only HTTP/1.1 and HTTP/1.0 are spoken here.", close=True)
     if not target or _SPACE in target.translate(_TARGET):
         raise _refused("The request target is malformed.")
-    target, authority = _origin_form(method, target)
+    target, authority = _origin_form(method, target, secure)
     return method + b" " + target, authority, b"1.0" if version[2] == b"0" else b"1.1"
 
 
-def _origin_form(method: bytes, target: bytes) -> tuple[bytes, bytes | None]:
+def _origin_form(method: bytes, target: bytes, secure: bool) -> tuple[bytes, bytes | None]:
     """Return a target in origin-form and the authority that an absolute-form named (RFC 9112, 3.2)."""
     if method == b"CONNECT":
         raise HttpError(
@@ -155,7 +156,7 @@ def _origin_form(method: bytes, target: bytes) -> tuple[bytes, bytes | None]:
     absolute = _match_absolute(target)
     if absolute is None:
         raise _refused("The request target is neither a path nor an http URL.")
-    if absolute[1]:
+    if absolute[1] and not secure:
         # What was asked for in private must not be answered in public (RFC 9110, 7.4).
         raise HttpError(421, "This connection is not secured, as an https URL demands.", close=True)
     authority, path = absolute[2], absolute[3]

@@ -11,7 +11,9 @@ from replies import read_replies
 from fastkv.stats import Column
 from fuzz import cut, unpack
 
-STATUSES = frozenset({100, 200, 204, 400, 404, 405, 411, 413, 414, 417, 421, 431, 501, 505})
+STATUSES = frozenset(
+    {100, 200, 201, 204, 206, 304, 400, 401, 403, 404, 405, 411, 412, 413, 414, 416, 417, 421, 431, 501, 505}
+)
 
 _STORE = b"PUT /put HTTP/1.1\r\n" + HOST + b"Content-Length: 36\r\n\r\n" + BODY
 _SMUGGLED = _STORE.replace(b'"name"', b'"evil"')
