@@ -22,6 +22,7 @@ from fastkv.credentials import Credentials
 from fastkv.errors import StartError
 from fastkv.kernel.start import prepare
 from fastkv.listeners import Listeners
+from fastkv.names import may_be_loopback
 from fastkv.notify import Notifier
 from fastkv.options import format_size
 from fastkv.stats import Board, Column, State
@@ -407,6 +408,11 @@ def run(settings: Settings) -> int:
     # Last, so that a server which cannot start has changed nothing, and first for the sockets.
     settings = dataclasses.replace(settings, backlog=prepare(settings))
     listeners = Listeners(settings)
+    if settings.token is None and credentials.token is None and not all(map(may_be_loopback, settings.host)):
+        _log.warning(
+            "Whoever reaches %s may read and write every entry; with --token-file they need a token.",
+            ", ".join(listeners.addresses),
+        )
     gc.collect()
     gc.freeze()
     return Supervisor(settings, store, board, listeners, credentials=credentials).run()

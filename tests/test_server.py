@@ -369,3 +369,16 @@ def test_wrk_finds_no_fault(server: Server, tmp_path: Path) -> None:
     assert "Non-2xx" not in done.stdout
     assert "Socket errors" not in done.stdout
     assert int(re.findall(r"(\d+) requests in", done.stdout)[0]) > 0
+
+
+@pytest.mark.parametrize(
+    ("more", "warned"),
+    [
+        ({"host": "0.0.0.0"}, True),
+        ({"host": "0.0.0.0", "token": "s3cret"}, False),
+        ({"host": ("127.0.0.1", "localhost")}, False),
+    ],
+)
+def test_who_listens_to_all_without_a_token_is_warned(more: dict[str, Any], warned: bool) -> None:
+    with running(workers=1, **more) as server:
+        assert ("may read and write every entry" in server.log()) is warned

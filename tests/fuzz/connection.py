@@ -1,6 +1,7 @@
 """The whole connection on a fake transport, with a closed list of outcomes."""
 
 import asyncio
+import atexit
 from functools import cache
 
 from cases.case import BODY, HOST, MAX_BODY_BYTES, MAX_HEAD_BYTES, Then
@@ -26,6 +27,7 @@ class _Fixture:
 
     def __init__(self) -> None:
         self.loop = asyncio.new_event_loop()
+        atexit.register(self.loop.close)
         self.renew()
 
     def renew(self) -> None:
