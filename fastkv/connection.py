@@ -290,7 +290,8 @@ class Connection(asyncio.Protocol):
                 self._counters[Column.PIPELINE_PAUSES] += room <= 0
                 self._stall()
         self._routes.source = None
-        self._take_stock(stream)
+        if self._holding or not stream.at_rest:
+            self._take_stock(stream)
         self._flush(out)
 
     def _take_stock(self, stream: RequestStream) -> None:
