@@ -16,6 +16,7 @@ import uvloop
 
 from fastkv.access_log import AccessLog, LoggedConnection
 from fastkv.connection import Connection
+from fastkv.flow import SWEEP_SECONDS
 from fastkv.http.responses import Preludes
 from fastkv.http.routes import Routes
 from fastkv.service import Service
@@ -120,6 +121,7 @@ class Worker:
             self._servers.append(server)
             self._ends.append(loop.create_task(server.wait_closed()))
         self._tick(loop)
+        self._sweep(loop)
         self._row[Column.STATE] = State.READY
         await self._service.drained.wait()
         # Connections in the midst of a TLS handshake are not yet known as such; they are served as well.
@@ -139,7 +141,6 @@ class Worker:
         self._row[Column.MEMO_EVICTIONS] += self._service.memo.evictions
         self._service.memo.evictions = 0
         self._preludes.set_date(int(time.time()))
-        self._service.turn()
         if self._access_log is not None:
             self._access_log.turn()
         self._ticks += 1
@@ -148,6 +149,11 @@ class Worker:
         elif self._ticks % _TICKS_TO_YOUNG == 0:
             gc.collect(0)
         loop.call_later(_TICK_SECONDS, self._tick, loop)
+
+    def _sweep(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Look after the deadlines of some connections, over and over."""
+        self._service.turn()
+        loop.call_later(SWEEP_SECONDS, self._sweep, loop)
 
     def _stop(self) -> None:
         """SIGTERM: finish what is under way, then end."""
