@@ -180,10 +180,16 @@ def _tune_kernel(**typed: Any) -> None:
     except FastKVError as error:
         typer.echo(f"fastkv: {error}", err=True)
         raise typer.Exit(error.exit_code) from None
-    if typed["json"]:
-        typer.echo(json.dumps(report.as_json(), indent=2))
-    else:
-        report.show()
+    try:
+        if typed["json"]:
+            typer.echo(json.dumps(report.as_json(), indent=2))
+        else:
+            report.show()
+    except BrokenPipeError:  # typer's to handle: the reader has seen enough
+        raise
+    except OSError as error:
+        typer.echo(f"fastkv: {action} was done, but cannot be told ({error.strerror}).", err=True)
+        raise typer.Exit(1) from None
     raise typer.Exit(0 if report.ok else 1)
 
 
@@ -246,7 +252,10 @@ def _tune_parameters() -> list[inspect.Parameter]:
         "persist": "Write /etc/sysctl.d/60-fastkv.conf, which every boot reads; a later file wins over it.",
         "json": "Print JSON.",
     }
-    root_help = "Directory to take for the root of the file system; it has to have a proc/sys."
+    root_help = (
+        "Directory to take for the root of the file system; it has to have a proc/sys. The default of "
+        "--state-dir is then var/lib/fastkv below it."
+    )
     return [
         *(_keyword(name, bool | None, f"--{name}", text, "") for name, text in switches.items()),
         *(_parameter(replace(o, summary=_TUNED[o.name])) for o in OPTIONS if o.name in _TUNED),

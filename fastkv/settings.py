@@ -242,7 +242,7 @@ class Settings:
         found: dict[str, Callable[[], object]] = {
             "workers": lambda: min(machine.usable_cpus(), _MOST_WORKERS),
             "memory_bytes": lambda: _quarter(machine.usable_memory_bytes()),
-            "state_dir": _state_directory,
+            "state_dir": default_state_directory,
             # Six bytes of JSON, as in \u0000, may stand for one of a key or a value.
             "max_body_bytes": lambda: 6 * (self.max_key_bytes + self.max_value_bytes) + _KB,
         }
@@ -379,7 +379,7 @@ def _unknown(where: str, nearest: str | None) -> SettingsError:
     return SettingsError(f"{where}: there is no such setting; {hint}")
 
 
-def _state_directory() -> Path:
+def default_state_directory() -> Path:
     """Return where a program of this user keeps what outlives it (XDG Base Directory Specification 0.8)."""
     if os.geteuid() == 0:
         return Path("/var/lib/fastkv")

@@ -271,6 +271,54 @@ def test_a_reader_that_goes_away_is_no_traceback(tmp_path: Path) -> None:
         assert b"Traceback" not in done.stderr
 
 
+def test_what_cannot_be_told_is_no_traceback(tmp_path: Path) -> None:
+    make_files(tmp_path)
+    command = [sys.executable, "-m", "fastkv", "tune-kernel", "--root", str(tmp_path)]
+    for form in ([], ["--check"], ["--json"]):
+        with open("/dev/full", "w") as full:
+            done = subprocess.run(
+                [*command, *form],
+                env=environment(),
+                cwd=ROOT,
+                stdout=full,
+                stderr=subprocess.PIPE,
+                check=False,
+            )
+        assert done.returncode == 1
+        assert b"cannot be told (No space left on device).\n" in done.stderr
+        assert b"Traceback" not in done.stderr
+
+
+def test_another_root_has_a_record_of_its_own(tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        make_files(tmp_path / name)
+        # The same boot: in one record they would be taken for each other.
+        assert tune("--apply", "--root", tmp_path / name).code == 0
+    for name in ("one", "two"):
+        assert (tmp_path / name / "var/lib/fastkv" / f"tuning-{BOOT_ID}.json").exists()
+        assert tune("--revert", "--root", tmp_path / name).code == 0
+        assert Tree(tmp_path / name).read(path_of(SOMAXCONN)) == "4096"
+
+
+def test_what_can_be_done_next_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_files(tmp_path)
+    flags = ("--root", tmp_path, "--state-dir", tmp_path / "state", "--json")
+    assert tune(*flags).json["notes"] == [
+        "fastkv tune-kernel --apply changes 5 settings, --revert undoes it."
+    ]
+    (note,) = tune("--profile", "ultrafast", *flags).json["notes"]
+    assert note.startswith("fastkv tune-kernel --profile ultrafast --apply changes 1")
+    monkeypatch.setattr(Tree, "is_writable", lambda self, path: False)
+    assert tune(*flags).json["notes"] == (
+        [] if os.geteuid() == 0 else ["What is not permitted here may be to root."]
+    )
+    first, *_ = tune("--apply", *flags).json["notes"]
+    assert first.startswith("Nothing that may be changed from here. Profile recommended: not as wanted are ")
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    assert tune(*flags).json["notes"] == ["What is not permitted here may be to root."]
+    assert tune("--apply", *flags).json["notes"][1:] == ["What is not permitted here may be to root."]
+
+
 def test_changes_are_lines_and_risks_are_told(tmp_path: Path) -> None:
     make_files(tmp_path)
     flags = ("--root", tmp_path, "--state-dir", tmp_path / "state")

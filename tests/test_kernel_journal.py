@@ -327,3 +327,12 @@ def test_a_file_is_replaced_whole_and_is_for_everybody_to_read(tmp_path: Path) -
     assert (tmp_path / "x").read_text(encoding="utf-8") == "new é\n"
     assert (tmp_path / "x").stat().st_mode & 0o777 == 0o644
     assert os.listdir(tmp_path) == ["x"]
+
+
+def test_no_umask_makes_a_file_that_others_may_write(tmp_path: Path) -> None:
+    before = os.umask(0)
+    try:
+        replace_file(tmp_path / "x", "y\n")
+    finally:
+        os.umask(before)
+    assert (tmp_path / "x").stat().st_mode & 0o777 == 0o644

@@ -795,5 +795,6 @@ def test_a_change_is_a_line() -> None:
     assert str(Change("a.b", "", "7171", Outcome.CHANGED)) == "a.b: empty → 7171"
     assert str(Change("a.b", "7171", "", Outcome.RESTORED)) == "a.b: 7171 → empty"
     assert str(Change("a.b", "1", "1", Outcome.FAILED, "why.")) == "a.b stays 1: why."
-    assert str(Change("a.b", None, None, Outcome.LEFT, "why.")) == "a.b stays empty: why."
+    assert str(Change("a.b", None, None, Outcome.LEFT, "why.")) == "a.b is left: why."
+    assert str(Change("a.b", "1", "1", Outcome.RESTORED)) == "a.b: 1, as it was"
     assert str(DROP_IN) == f"/{PERSISTED}"

@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING
 from fastkv.errors import SettingsError, TuningError
 from fastkv.kernel.limits import OpenFiles
 from fastkv.kernel.plan import Plan, Row, Verdict, judge, judge_open_files
-from fastkv.kernel.profile import load
+from fastkv.kernel.profile import PROFILES, load
 from fastkv.kernel.report import Report
 from fastkv.kernel.sysctl import Tree
 from fastkv.kernel.tuning import Outcome, Tuner
+from fastkv.settings import default_state_directory
 
 if TYPE_CHECKING:
     from fastkv.settings import Settings
@@ -49,8 +50,13 @@ def run(action: Action, settings: "Settings", root: Path = Path("/"), *, persist
     if not os.path.isdir(root / "proc/sys") and root != Path("/"):
         raise SettingsError(f"--root: '{root}' has no proc/sys, so that there is no kernel to be seen.")
     assert settings.state_dir is not None
+    state_dir = settings.state_dir
+    if root != Path("/") and state_dir == default_state_directory():
+        # Another machine's originals: beside this one's they would be taken for those of an earlier boot, or
+        # for this one's own.
+        state_dir = root / "var/lib/fastkv"
     tree = Tree(root)
-    tuner = Tuner(tree, settings.state_dir)
+    tuner = Tuner(tree, state_dir)
     profile = load(settings.profile, settings.port)
     limits = judge_open_files(OpenFiles.look(settings.open_files))
 
@@ -60,7 +66,7 @@ def run(action: Action, settings: "Settings", root: Path = Path("/"), *, persist
     plan = look()
     match action:
         case Action.SHOW:
-            return Report(action, plan)
+            return Report(action, plan, notes=_what_next(plan))
         case Action.CHECK:
             return Report(action, plan, notes=[_verdict(plan)], ok=plan.in_place)
         case Action.PERSIST:
@@ -91,7 +97,9 @@ def run(action: Action, settings: "Settings", root: Path = Path("/"), *, persist
                 notes.append(str(error))
                 ok = False
             after = look()
-            notes.append(_verdict(after) if changes else f"Nothing to change. {_verdict(after)}")
+            nothing = "Nothing to change. " if plan.in_place else "Nothing that may be changed from here. "
+            notes.append(_verdict(after) if changes else nothing + _verdict(after))
+            notes += _privileges(after)
             if persisted is not None:
                 notes.append(f"Every boot now reads {persisted}.")
             return Report(action, after, changes, persisted, notes, ok)
@@ -99,6 +107,22 @@ def run(action: Action, settings: "Settings", root: Path = Path("/"), *, persist
 
 def _is_risk(row: Row) -> bool:
     return row.writes and row.verdict is Verdict.RISKY
+
+
+def _what_next(plan: Plan) -> list[str]:
+    """Say how to get what is missing, as far as it may be changed from here."""
+    count = sum(row.writes for row in plan.rows)
+    if not count:
+        return _privileges(plan)
+    chosen = "" if plan.profile.name == PROFILES[0] else f" --profile {plan.profile.name}"
+    what = "1 setting" if count == 1 else f"{count} settings"
+    return [f"fastkv tune-kernel{chosen} --apply changes {what}, --revert undoes it.", *_privileges(plan)]
+
+
+def _privileges(plan: Plan) -> list[str]:
+    """Say that root may do more, to whoever is not."""
+    refused = any(row.counts and row.verdict is Verdict.NOT_PERMITTED for row in plan.rows)
+    return ["What is not permitted here may be to root."] if refused and os.geteuid() else []
 
 
 def _verdict(plan: Plan) -> str:

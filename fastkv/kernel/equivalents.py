@@ -50,7 +50,7 @@ class Equivalents:
             pod=_pod(own),
             pod_safe={row.name: row.setting.pod for row in own if row.setting and row.setting.pod},
             pod_unsafe=[row.name for row in own if row.setting and not row.setting.pod],
-            host=[_host_command(row) for row in missing if row.scope is Scope.GLOBAL],
+            host=[_host_command(row, plan.profile.exact) for row in missing if row.scope is Scope.GLOBAL],
         )
 
 
@@ -83,8 +83,10 @@ def _pod(rows: Sequence[Row]) -> str:
     return "\n".join(lines)
 
 
-def _host_command(row: Row) -> str:
-    return f"sysctl -w {row.name}={_quoted(row.wanted)}"
+def _host_command(row: Row, exact: bool) -> str:
+    # What the host has cannot be seen from here, and may be more.
+    unseen = "" if row.current is not None or exact else "  # unless it is as good already"
+    return f"sysctl -w {row.name}={_quoted(row.wanted)}{unseen}"
 
 
 def _quoted(value: str | None) -> str:

@@ -150,7 +150,8 @@ def replace_file(path: Path, text: str) -> None:
     # Made anew: a link that somebody has put there must not be followed.
     new.unlink(missing_ok=True)
     try:
-        with new.open("x", encoding="utf-8") as stream:
+        # Whatever the umask is: nobody else may say what every boot sets, or what a setting was.
+        with open(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644), "w", encoding="utf-8") as stream:
             stream.write(text)
             stream.flush()
             os.fsync(stream.fileno())

@@ -122,6 +122,8 @@ def _row(tree: Tree, profile: Profile, setting: Setting, memory_bytes: int) -> R
         risk = setting.risk
     elif exact and setting.rule != "any" and setting.is_met(current, wanted):
         risk = f"The present {current} is better. {why}"
+    elif exact and not setting.is_met(wanted, current):
+        risk = f"The present {current} is better in part. {why}"
     # Also to whoever sets it from elsewhere the risk is told.
     if not tree.is_writable(setting.path):
         return row(Verdict.NOT_PERMITTED, risk)

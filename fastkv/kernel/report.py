@@ -107,6 +107,9 @@ class Report:
             _block(console, "The same in a compose file:", others.compose)
         if others.pod:
             _block(console, "The same in a pod:", others.pod)
+        if others.pod_safe:
+            safe = ", ".join(f"{name} ({since})" for name, since in others.pod_safe.items())
+            console.print(f"A pod may always set, since that Kubernetes: {safe}.", soft_wrap=True)
         if others.pod_unsafe:
             names = ", ".join(others.pod_unsafe)
             console.print(

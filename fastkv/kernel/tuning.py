@@ -56,6 +56,10 @@ class Change:
 
     def __str__(self) -> str:
         """Return it as a line for a person."""
+        if self.after is None:
+            return f"{self.name} is left: {self.reason}"
+        if self.outcome is Outcome.RESTORED and self.before == self.after:
+            return f"{self.name}: {self.after or 'empty'}, as it was"
         if self.outcome in (Outcome.CHANGED, Outcome.RESTORED):
             return f"{self.name}: {self.before or 'empty'} → {self.after or 'empty'}"
         return f"{self.name} stays {self.after or 'empty'}: {self.reason}"
