@@ -38,7 +38,9 @@ _log = logging.getLogger("fastkv")
 
 _MOST_WAITING: Final = 65_536
 _WRITE_BYTES: Final = 64 << 10
-_token = re.compile(rb"(?<=[?&]_token=)[^&]*")
+# The name may have come with escapes: what decodes to it presents a token all the same.
+_NAME = "".join(f"(?:{letter}|%{ord(letter):02x})" for letter in "_token").encode()
+_token = re.compile(rb"(?<=[?&])((?i:%b)=)[^&]*" % _NAME)
 
 
 class Noted(NamedTuple):
@@ -208,7 +210,8 @@ def _request(noted: Noted) -> str:
     """The request line without the token that it may carry."""
     if not noted.line:
         return "-"
-    return f"{_token.sub(b'***', noted.line).decode('ascii', 'replace')} HTTP/{noted.version.decode()}"
+    line = _token.sub(rb"\1***", noted.line)
+    return f"{line.decode('ascii', 'replace')} HTTP/{noted.version.decode()}"
 
 
 def _as_text(noted: Noted) -> bytes:
