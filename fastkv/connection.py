@@ -11,9 +11,10 @@ callback; there is no task, future or queue on the way of a request.
 from __future__ import annotations
 
 import asyncio
+import socket
 from typing import TYPE_CHECKING, Final, cast
 
-from fastkv.flow import Phase, bytes_acked
+from fastkv.flow import Phase, bytes_acked, has_unacked
 from fastkv.http.request import CLOSE, KEEP_ALIVE, HttpError
 from fastkv.http.responses import CONTINUE, TOO_SLOW, Reply, with_fields, without_body
 from fastkv.http.stream import EXPECTING, RequestStream
@@ -65,6 +66,7 @@ class Connection(asyncio.Protocol):
         "_transport",
         "_words",
         "_write",
+        "_written",
         "heard",
         "since",
     )
@@ -95,6 +97,7 @@ class Connection(asyncio.Protocol):
         self._stalled = False  # there are requests that wait for output to go out
         self._holding = False  # what it has received counts as memory held
         self._begun = False  # the client has said something
+        self._written = 0  # bytes, where only they tell how much the client has taken
         self.heard = False
         self.since = 0.0
         # Requests.
@@ -108,6 +111,9 @@ class Connection(asyncio.Protocol):
         service = self._service
         self._transport = cast("asyncio.Transport", transport)
         self._write: Callable[[bytes], None] = self._transport.write
+        connection = transport.get_extra_info("socket")
+        if connection is None or connection.family == socket.AF_UNIX:
+            self._write = self._write_counting
         self._transport.set_write_buffer_limits(service.output_limit)
         self.since = self._flow.now
         refusal = service.admit(self)
@@ -172,7 +178,8 @@ class Connection(asyncio.Protocol):
         self._paused = True
         self._stall()
         if self._transport is not None:
-            self._flow.hold(self, self._transport.get_write_buffer_size())
+            # What it has sent meanwhile stays as well.
+            self._flow.hold(self, self._transport.get_write_buffer_size() + self._stream.held_bytes)
 
     def resume_writing(self) -> None:
         """The client has read: go on."""
@@ -187,11 +194,12 @@ class Connection(asyncio.Protocol):
         """What it waits for."""
         transport = self._transport
         self._begun = self._begun or self.heard
-        if transport is None or transport.is_closing():
+        if transport is None:
             return Phase.CLOSING
-        if self._paused or transport.get_write_buffer_size():
+        # Before all else: what was written goes out after close(), too, and takes its time.
+        if self._owes_output(transport):
             return Phase.OUTPUT
-        if self._closing:
+        if self._closing or transport.is_closing():
             return Phase.CLOSING
         if self._stream.in_body:
             return Phase.BODY
@@ -203,12 +211,26 @@ class Connection(asyncio.Protocol):
     def progress(self) -> int:
         """Bytes of the body that have arrived, or of the output that the client has taken."""
         transport = self._transport
-        if self._stream.in_body:
-            return self._stream.body_bytes
         if transport is None:
             return 0
+        # A body may have begun to arrive behind a request whose reply still goes out.
+        if not self._owes_output(transport):
+            return self._stream.body_bytes
         # Where the kernel does not tell, what has left the transport.
-        return bytes_acked(transport.get_extra_info("socket")) or -transport.get_write_buffer_size()
+        acked = bytes_acked(transport.get_extra_info("socket"))
+        return acked or self._written - transport.get_write_buffer_size()
+
+    def _owes_output(self, transport: asyncio.Transport) -> bool:
+        """Whether the client has yet to take what was written.
+
+        With TLS the transport shows only what is not yet encrypted, which mostly is nothing; the rest waits
+        behind what the kernel holds.
+        """
+        return (
+            self._paused
+            or transport.get_write_buffer_size() > 0
+            or (not transport.can_write_eof() and has_unacked(transport.get_extra_info("socket")))
+        )
 
     def expire(self, phase: Phase) -> None:
         """Its time is up: a request that has begun is answered with 408, the others are closed.
@@ -269,6 +291,8 @@ class Connection(asyncio.Protocol):
         while not (self._closing or self._stalled):
             found = stream.next(room)
             if found is None:
+                if stream.behind:
+                    self._stall()
                 break
             if found is EXPECTING:
                 out.append(CONTINUE)
@@ -429,6 +453,12 @@ class Connection(asyncio.Protocol):
         self._close()
 
     # -- writing -----------------------------------------------------------------------------------------
+
+    def _write_counting(self, data: bytes) -> None:
+        """Write, and count how much: the kernel does not tell it of a Unix socket."""
+        self._written += len(data)
+        if self._transport is not None:
+            self._transport.write(data)
 
     def _flush(self, out: list[bytes]) -> None:
         """Write what is due, in one call, and close if it was the last.

@@ -10,8 +10,10 @@ slowest where all together hold too much. Nothing is raised.
 
 from __future__ import annotations
 
+import fcntl
 import socket
 import struct
+import termios
 import time
 from collections import OrderedDict
 from enum import IntEnum
@@ -212,3 +214,20 @@ def bytes_acked(connection: socket.socket | None) -> int:
     except OSError:
         return 0
     return int(_TCP_INFO_BYTES_ACKED.unpack(info)[0]) if len(info) == _TCP_INFO_BYTES_ACKED.size else 0
+
+
+def has_unacked(connection: socket.socket | None) -> bool:
+    """Ask the kernel whether the other end has yet to receive something that was sent.
+
+    Args:
+        connection: a TCP socket, or None.
+
+    Returns:
+        False as well where the kernel does not tell.
+    """
+    if connection is None:
+        return False
+    try:
+        return any(fcntl.ioctl(connection.fileno(), termios.TIOCOUTQ, bytes(4)))
+    except OSError:
+        return False

@@ -35,7 +35,7 @@ RETIRE: Final = signal.SIGUSR1
 
 _PR_SET_PDEATHSIG: Final = 1
 _TICK_SECONDS: Final = 0.25
-_LEAST_SHUTDOWN_SECONDS: Final = 0.1
+_TLS_SHUTDOWN_SECONDS: Final = 86_400.0
 _LAST_READ_SECONDS: Final = 0.05
 # Young objects are looked at once a second, those that lived on once a minute: nothing on the way of a
 # request makes cycles, so there is little to find, and what start-up built is frozen.
@@ -116,7 +116,8 @@ class Worker:
                     backlog=backlog,
                     ssl=self._tls,
                     ssl_handshake_timeout=self._settings.tls_handshake_seconds,
-                    ssl_shutdown_timeout=max(_LEAST_SHUTDOWN_SECONDS, self._settings.linger_seconds),
+                    # It would count from close(), however much has still to be read; the sweep knows better.
+                    ssl_shutdown_timeout=_TLS_SHUTDOWN_SECONDS,
                 )
             self._servers.append(server)
             self._ends.append(loop.create_task(server.wait_closed()))

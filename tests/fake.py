@@ -106,6 +106,7 @@ class FakeTransport(asyncio.Transport):
 
     def abort(self) -> None:
         self.aborted = True
+        self._buffered = 0
         self.close()
 
 

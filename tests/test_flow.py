@@ -10,7 +10,7 @@ from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import pytest
-from fake import Client, Worker, in_loop
+from fake import MAX_OUTPUT_BYTES, Client, Worker, in_loop
 from server import Server, in_background, read_reply, running, wait_until
 
 from fastkv import flow
@@ -190,6 +190,68 @@ async def test_reading_buys_a_reader_time_and_then_it_is_idle_from_the_end(clock
     assert not is_open(client)
     assert not client.transport.aborted
     assert worker.counters[Column.IDLE_TIMEOUTS] == 1
+
+
+@in_loop
+async def test_a_busy_pipeline_is_no_slow_reader_where_the_kernel_does_not_count(clock: Clock) -> None:
+    """On a Unix socket: there is always something unread, and there is ever more of it."""
+    worker = Worker(output_seconds=10, min_rate_bytes=10)
+    worker.store.put(b"k", b"v" * 2000, lambda: 0)
+    client = worker.client()
+    client.transport.slow = True
+    client.send(GET)
+    for _ in range(20):
+        client.send(GET * 2)
+        clock(worker, 3)
+        client.transport.drain(3000)
+    assert is_open(client)
+    clock(worker, 60_000)
+    assert client.transport.aborted
+
+
+@in_loop
+async def test_a_body_behind_an_unread_reply_does_not_count_as_reading_back(clock: Clock) -> None:
+    worker = Worker(output_seconds=10, min_rate_bytes=10)
+    worker.store.put(b"k", b"v" * 2000, lambda: 0)
+    client = worker.client()
+    client.send(GET * 10)
+    client.transport.slow = True
+    client.send(GET * 2)
+    clock(worker, 1)
+    client.send(PUT_HEAD)
+    clock(worker, 1)
+    assert is_open(client)
+
+
+def test_what_was_written_may_be_read_slowly_after_the_server_has_closed() -> None:
+    """A client that has shut its half, so that there is nothing to wait for behind the reply."""
+    with running(linger_seconds=0.2, workers=1) as server, server.connect() as client:
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        value = b"v" * 1_000_000
+        with server.connect() as writer, writer.makefile("rb") as stream:
+            writer.sendall(
+                b"PUT /kv/k HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\n" % len(value) + value
+            )
+            assert read_reply(stream).status == 201
+        client.sendall(b"GET /kv/k HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
+        client.shutdown(socket.SHUT_WR)
+        time.sleep(2.5)
+        taken = 0
+        while piece := client.recv(1 << 16):
+            taken += len(piece)
+        assert taken > len(value)
+
+
+@in_loop
+async def test_what_a_client_sends_while_it_does_not_read_counts_as_memory() -> None:
+    worker = Worker()
+    worker.store.put(b"k", b"v" * 4000, lambda: 0)
+    client = worker.client()
+    client.transport.slow = True
+    client.send(GET * 5000)
+    assert worker.service.flow.held_bytes > MAX_OUTPUT_BYTES + 4900 * len(GET)
+    client.connection.connection_lost(None)
+    assert worker.service.flow.held_bytes == 0
 
 
 @in_loop

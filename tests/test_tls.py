@@ -7,6 +7,7 @@ import signal
 import socket
 import ssl
 import subprocess
+import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from functools import partial
@@ -51,6 +52,22 @@ def ask(server: Server, cert: Path, request: bytes = HEALTH) -> Reply:
     with connect(server, cert) as client, client.makefile("rb") as stream:
         client.sendall(request)
         return read_reply(stream)
+
+
+def test_the_last_reply_may_be_read_slowly(pair: Pair) -> None:
+    """What TLS has encrypted nobody but the kernel sees; it has to go out before the connection ends."""
+    value = b"v" * 1_000_000
+    with running(**pair.settings, linger_seconds=0.2, workers=1) as server:
+        head = b"PUT /kv/k HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\n" % len(value)
+        assert ask(server, pair.cert, head + value).status == 201
+        with connect(server, pair.cert) as client:
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            client.sendall(b"GET /kv/k HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
+            time.sleep(2.5)
+            taken = 0
+            while piece := client.recv(1 << 16):
+                taken += len(piece)
+            assert taken > len(value)
 
 
 def serial(server: Server, cert: Path) -> str:

@@ -28,6 +28,13 @@ class Wish(Enum):
 
 EXPECTING: Final = Wish.CONTINUE
 
+# What the parsers are given at once. The fast one searches and splits all that it is given for each request
+# that differs from the one before, and the full one makes objects of it: of 256 KB this took 0.2 ms and MBs.
+_WINDOW_BYTES: Final = 16 << 10
+
+# What the full parser reads of a message before others have a turn: tiny chunks take it 0.4 us for each byte.
+_TURN_BYTES: Final = 64 << 10
+
 
 class RequestStream:
     """The requests of one connection.
@@ -74,6 +81,11 @@ class RequestStream:
         return bool(self._data or (self._full is not None and self._full.messages))
 
     @property
+    def behind(self) -> bool:
+        """True where `next` has returned None to let others have a turn: it need not wait for more."""
+        return self._full is not None and bool(self._data)
+
+    @property
     def in_head(self) -> bool:
         """True where a head has begun to arrive."""
         return self._partial or (self._full is not None and self._full.in_head and not self._full.in_body)
@@ -91,7 +103,8 @@ class RequestStream:
     @property
     def held_bytes(self) -> int:
         """Bytes held for the request in progress."""
-        return self._full.buffered_bytes if self._full is not None else len(self._body) + len(self._data)
+        in_progress = len(self._body) if self._full is None else self._full.buffered_bytes
+        return in_progress + len(self._data)
 
     def receive(self, data: bytes, known: Parsed | Outcome | None = None) -> None:
         """Take what has arrived.
@@ -133,8 +146,12 @@ class RequestStream:
         data = self._data
         if not data:
             return None
-        found = self._known or self._parse(data)
+        found = self._known
         self._known = None
+        if found is None:
+            found = self._parse(data[:_WINDOW_BYTES])
+            if found is NEED_DATA and len(data) > _WINDOW_BYTES:
+                found = self._parse(data)
         if found is NEED_DATA:
             self.began = self.began or not self._partial
             self._partial = True
@@ -177,7 +194,11 @@ class RequestStream:
         if self._data and not full.messages:
             data, self._data = self._data, b""
             before = full.in_head, full.in_body
-            full.feed(data)
+            at = 0
+            while at < min(len(data), _TURN_BYTES) and not (full.messages or full.error):
+                full.feed(data[at : at + _WINDOW_BYTES])
+                at += _WINDOW_BYTES
+            self._data = data[at:]
             self.began = self.began or bool(full.messages) or before != (full.in_head, full.in_body)
         if full.messages:
             line, head, body = full.messages.popleft()
@@ -186,6 +207,6 @@ class RequestStream:
             return full.error
         if full.take_expecting():
             return EXPECTING
-        if full.at_boundary:
+        if full.at_boundary and not self._data:
             self._full = None
         return None
