@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from fastkv.http.request import Head, HttpError
+    from fastkv.http.responses import Reply
     from fastkv.http.routes import Handler
     from fastkv.service import Service
     from fastkv.settings import Settings
@@ -87,6 +88,7 @@ class AccessLog:
         self._waiting: list[Noted] = []
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="access log")
         self._writing: Future[None] | None = None
+        self._failing = False
 
     def note(self, noted: Noted) -> None:
         """Take note of a request, if it is its turn.
@@ -129,7 +131,11 @@ class AccessLog:
             _write_all(self._file, b"".join(pending))
         except OSError as error:
             self._counters[Column.ACCESS_LOG_DROPPED] += len(batch)
-            _log.error("The access log cannot be written: %s.", error.strerror or error)
+            if not self._failing:  # once, until it can be written again
+                _log.error("The access log cannot be written: %s.", error.strerror or error)
+            self._failing = True
+        else:
+            self._failing = False
 
 
 class LoggedConnection(Connection):
@@ -160,6 +166,10 @@ class LoggedConnection(Connection):
         reply = super()._error(error, headless)
         self._note(time.time_ns(), b"", b"1.1", reply)
         return reply
+
+    def _end_with(self, reply: Reply) -> None:
+        self._note(time.time_ns(), b"", b"1.1", b"HTTP/1.1 %d " % reply[0] + reply[1])
+        super()._end_with(reply)
 
     def _note(self, began_ns: int, line: bytes, version: bytes, reply: bytes) -> None:
         if not self._peer:

@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 
 # Less than this is not worth the count: it is bounded by the number of connections.
 _HOLD_FROM_BYTES: Final = 4 << 10
+_FIRST_LOOK_SECONDS: Final = 0.001
+_LAST_LOOK_SECONDS: Final = 0.25
 
 
 class Connection(asyncio.Protocol):
@@ -112,7 +114,10 @@ class Connection(asyncio.Protocol):
         self._transport = cast("asyncio.Transport", transport)
         self._write: Callable[[bytes], None] = self._transport.write
         connection = transport.get_extra_info("socket")
-        if connection is None or connection.family == socket.AF_UNIX:
+        if not self._transport.can_write_eof():
+            # With TLS a write is encrypted at once, and what waits then is not the transport's any more.
+            self._write = self._write_secured
+        elif connection is None or connection.family == socket.AF_UNIX:
             self._write = self._write_counting
         self._transport.set_write_buffer_limits(service.output_limit)
         self.since = self._flow.now
@@ -177,12 +182,12 @@ class Connection(asyncio.Protocol):
         self._counters[Column.OUTPUT_PAUSES] += 1
         self._paused = True
         self._stall()
-        if self._transport is not None:
-            # What it has sent meanwhile stays as well.
-            self._flow.hold(self, self._transport.get_write_buffer_size() + self._stream.held_bytes)
+        self._flow.hold(self, self.held_bytes)
 
     def resume_writing(self) -> None:
         """The client has read: go on."""
+        if self._owed_bytes() > self._service.output_limit:
+            return  # with TLS the transport cannot know; `_look_again` will
         self._paused = False
         self._flow.release(self)
         self._go_on()
@@ -231,6 +236,20 @@ class Connection(asyncio.Protocol):
             or transport.get_write_buffer_size() > 0
             or (not transport.can_write_eof() and has_unacked(transport.get_extra_info("socket")))
         )
+
+    @property
+    def held_bytes(self) -> int:
+        """Bytes that it keeps: replies that are not read, and what has arrived meanwhile."""
+        return self._owed_bytes() + self._stream.held_bytes
+
+    def _owed_bytes(self) -> int:
+        """Bytes of replies that are in this process's memory, as far as can be told."""
+        transport = self._transport
+        if transport is None:
+            return 0
+        if transport.can_write_eof():
+            return transport.get_write_buffer_size()
+        return max(0, self._written - bytes_acked(transport.get_extra_info("socket")))
 
     def expire(self, phase: Phase) -> None:
         """Its time is up: a request that has begun is answered with 408, the others are closed.
@@ -459,6 +478,21 @@ class Connection(asyncio.Protocol):
         self._written += len(data)
         if self._transport is not None:
             self._transport.write(data)
+
+    def _write_secured(self, data: bytes) -> None:
+        """Write with TLS; nothing but the kernel knows when the client has taken it."""
+        self._write_counting(data)
+        if not self._paused and self._owed_bytes() > self._service.output_limit:
+            self.pause_writing()
+            self._look_again(_FIRST_LOOK_SECONDS)
+
+    def _look_again(self, seconds: float) -> None:
+        """Go on once a client has read what was written with TLS; look less and less often."""
+        if self._paused and self._transport is not None:
+            self.resume_writing()
+            if self._paused:
+                longer = min(2 * seconds, _LAST_LOOK_SECONDS)
+                asyncio.get_running_loop().call_later(seconds, self._look_again, longer)
 
     def _flush(self, out: list[bytes]) -> None:
         """Write what is due, in one call, and close if it was the last.

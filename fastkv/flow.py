@@ -76,6 +76,10 @@ class Client(Protocol):
     def progress(self) -> int:
         """Bytes of the body that have arrived, or of the output that the client has taken."""
 
+    @property
+    def held_bytes(self) -> int:
+        """Bytes that it keeps: replies that are not read, and what has arrived meanwhile."""
+
     def expire(self, phase: Phase) -> None:
         """Its time is up."""
 
@@ -151,6 +155,12 @@ class Flow:
             self._readers.pop(client, None)
             if phase is Phase.BODY:
                 done = client.progress
+        if phase is not Phase.IDLE or client in self._held:
+            held_bytes = client.held_bytes
+            if held_bytes:
+                self.hold(client, held_bytes)
+            else:
+                self.release(client)
         if now - since > self._allowed[phase] + done / self._rate:
             if phase in COUNTER_OF:
                 self._counters[COUNTER_OF[phase]] += 1

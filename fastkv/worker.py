@@ -37,6 +37,7 @@ _PR_SET_PDEATHSIG: Final = 1
 _TICK_SECONDS: Final = 0.25
 _TLS_SHUTDOWN_SECONDS: Final = 86_400.0
 _LAST_READ_SECONDS: Final = 0.05
+_RETIRED_SECONDS: Final = 600.0
 # Young objects are looked at once a second, those that lived on once a minute: nothing on the way of a
 # request makes cycles, so there is little to find, and what start-up built is frozen.
 _TICKS_TO_YOUNG: Final = 4
@@ -160,20 +161,25 @@ class Worker:
         """SIGTERM: finish what is under way, then end."""
         self._service.routes.draining = True
         self._drain()
+        asyncio.get_running_loop().call_later(self._settings.drain_seconds, self._end)
         # What clients had sent before this moment is read and answered first.
         asyncio.get_running_loop().call_later(_LAST_READ_SECONDS, self._close_idle)
 
     def _retire(self) -> None:
-        """RETIRE: a successor accepts already; end as clients come to the end of what they do."""
+        """RETIRE: a successor accepts already; end as clients come to the end of what they do.
+
+        Nobody waits for this process: who still sends or reads goes on for as long as the deadlines allow.
+        """
         self._drain()
+        loop = asyncio.get_running_loop()
+        loop.call_later(self._settings.drain_seconds, self._close_idle)
+        loop.call_later(_RETIRED_SECONDS, self._end)
 
     def _drain(self) -> None:
         self._row[Column.STATE] = State.DRAINING
         for server in self._servers:
             server.close()
         self._servers.clear()
-        if not self._service.draining:
-            asyncio.get_running_loop().call_later(self._settings.drain_seconds, self._end)
         self._service.drain()
 
     def _close_idle(self) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from fake import MAX_OUTPUT_BYTES, Client, Worker, in_loop
-from server import Server, in_background, read_reply, running, wait_until
+from server import Server, in_background, private_bytes, read_reply, running, wait_until
 
 from fastkv import flow
 from fastkv.flow import SWEEP_TURNS, Phase, bytes_acked
@@ -456,12 +456,12 @@ def test_two_thousand_slow_readers_are_closed_and_take_a_bounded_memory() -> Non
         body = b'{"key":"big","value":"' + value + b'"}'
         assert server.request("PUT", "/put", body).status == 200
         worker = server.workers()[0]
-        before = anonymous_bytes(worker)
+        before = private_bytes(worker)
         most = before
         # Three requests each: what the kernel takes of a reply is not the worker's.
         with many(server, lambda client: client.sendall(request * 8)) as clients:
             with in_background(healthy(server)):
-                most = max(most, anonymous_bytes(worker))
+                most = max(most, private_bytes(worker))
                 wait_until(
                     lambda: stats(server)["output_timeouts"] + stats(server)["slowest_closed"] == MANY,
                     "all are closed",
@@ -471,12 +471,6 @@ def test_two_thousand_slow_readers_are_closed_and_take_a_bounded_memory() -> Non
         assert stats(server)["slowest_closed"] > 0
         # Twice the bound: the allocator keeps some of what was freed.
         assert most - before < 128 << 20
-
-
-def anonymous_bytes(pid: int) -> int:
-    """Memory of a process that it shares with nobody."""
-    with open(f"/proc/{pid}/smaps_rollup") as rollup:
-        return sum(int(line.split()[1]) << 10 for line in rollup if line.startswith("Private_Dirty"))
 
 
 def test_a_client_that_sends_five_megabytes_reads_its_413_every_time() -> None:

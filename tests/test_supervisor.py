@@ -433,3 +433,29 @@ def test_the_limit_of_open_files_is_raised_and_never_lowered(wanted: int) -> Non
             assert int(found[1]) in {max(600, min(wanted, hard)), max(600, wanted)}
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def test_a_reload_cuts_off_nobody_who_reads_or_sends() -> None:
+    """Longer than the drain time, and shorter than their own deadlines."""
+    value = b"v" * 1_000_000
+    put = b"PUT /kv/%b HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\n"
+    with running(workers=1, drain_seconds=0.3) as server:
+        assert server.request("PUT", "/kv/big", value).status == 201
+        old = server.workers()[0]
+        with server.connect() as reader, server.connect() as sender, sender.makefile("rb") as told:
+            reader.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            reader.sendall(b"GET /kv/big HTTP/1.1\r\nHost: a\r\n\r\n" * 4)
+            sender.sendall(put % (b"slow", len(value)) + value[:1000])
+            server.send(signal.SIGHUP)
+            wait_until(lambda: len(server.workers()) == 2, "there is a successor")
+            pieces = [reader.recv(20_000)]
+            for _ in range(20):
+                time.sleep(0.05)
+                pieces.append(reader.recv(20_000))
+            sender.sendall(value[1000:])
+            assert read_reply(told).status == 201
+            while piece := reader.recv(1 << 16):
+                pieces.append(piece)
+            assert len(b"".join(pieces)) > len(value)
+            assert b"".join(pieces).partition(b"\r\n\r\n")[2].startswith(value)
+        wait_until(lambda: has_ended(old), "the old worker ends")

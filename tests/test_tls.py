@@ -9,7 +9,7 @@ import ssl
 import subprocess
 import time
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from functools import partial
 from pathlib import Path
 
@@ -17,7 +17,7 @@ import pytest
 from certificates import Pair, make_pair, needs_openssl
 from fake import Worker, in_loop
 from fake import get as get_request
-from server import Reply, Server, in_background, read_reply, run_to_end, running, wait_until
+from server import Reply, Server, in_background, private_bytes, read_reply, run_to_end, running, wait_until
 
 pytestmark = needs_openssl
 
@@ -76,6 +76,44 @@ def serial(server: Server, cert: Path) -> str:
         shown = client.getpeercert()
         assert shown is not None
         return str(shown["serialNumber"])
+
+
+def test_unread_replies_take_a_bounded_memory(pair: Pair) -> None:
+    """A transport with TLS says of an encrypted reply that it is gone; it is bounded all the same."""
+    value = b"v" * 1_000_000
+    limits = {"workers": 1, "max_buffer_bytes": "8mb", "output_seconds": 60}
+    with running(**pair.settings, **limits) as server, ExitStack() as stack:  # type: ignore[arg-type]
+        put = b"PUT /kv/big HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n" % len(value)
+        assert ask(server, pair.cert, put + value).status == 201
+        get = b"GET /kv/big HTTP/1.1\r\nHost: localhost\r\n\r\n"
+        worker = server.workers()[0]
+        before = private_bytes(worker)
+        context = ssl.create_default_context(cafile=pair.cert)
+        for _ in range(60):
+            plain = stack.enter_context(socket.socket())
+            plain.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            plain.connect((server.host, server.port))
+            client = stack.enter_context(context.wrap_socket(plain, server_hostname="localhost"))
+            client.sendall(get * 3)
+        told = json.loads(ask(server, pair.cert, HEALTH.replace(b"/health", b"/stats")).body)
+        assert told["slowest_closed"] >= 45
+        # The bound, a reply that goes beyond it, and what the allocator keeps of all that was freed.
+        assert private_bytes(worker) - before < 40 << 20
+
+
+def test_whoever_reads_steadily_gets_all(pair: Pair) -> None:
+    value = os.urandom(1_000_000)
+    put = b"PUT /kv/big HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n" % len(value)
+    with (
+        running(**pair.settings, workers=1) as server,
+        connect(server, pair.cert) as client,
+        client.makefile("rb") as stream,
+    ):
+        client.sendall(put + value)
+        assert read_reply(stream).status == 201
+        client.sendall(b"GET /kv/big HTTP/1.1\r\nHost: localhost\r\n\r\n" * 20)
+        for _ in range(20):
+            assert read_reply(stream).body == value
 
 
 def test_the_ready_line_says_https(server: Server) -> None:
