@@ -110,9 +110,10 @@ def test_processes_are_killed_and_others_go_on(shards: int) -> None:
             for _ in range(150):
                 client.work(client.random.randrange(60))
                 victim = client.random.randrange(len(pids))
-                os.kill(pids[victim], signal.SIGKILL)
-                assert end_of(pids[victim]) == -signal.SIGKILL
-                pids[victim] = another()
+                pid = pids.pop(victim)
+                os.kill(pid, signal.SIGKILL)
+                assert end_of(pid) == -signal.SIGKILL
+                pids.append(another())
         finally:
             for pid in pids:
                 os.kill(pid, signal.SIGKILL)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 from contextlib import contextmanager
@@ -234,3 +235,23 @@ def test_an_exception_anywhere_in_a_write_repairs_and_lets_go(size: int) -> None
         assert 0 < count < i
         del model[b"7"]
         assert {key: value_of(store, key) for key in model} == model
+
+
+@pytest.mark.parametrize(
+    ("wait_ms", "free_at", "waits"),
+    [(250, None, [100, 100, 50]), (100, None, [100]), (30, None, [30]), (250, 2, [100, 100])],
+)
+def test_a_long_wait_looks_again_now_and_then(
+    monkeypatch: pytest.MonkeyPatch, wait_ms: int, free_at: int | None, waits: list[int]
+) -> None:
+    """A wake-up may be lost with whoever was woken and killed."""
+    seen: list[int] = []
+
+    def wait(mutex: object, slice_ms: int) -> int:
+        seen.append(slice_ms)
+        return 0 if len(seen) == free_at else errno.ETIMEDOUT
+
+    monkeypatch.setattr("fastkv.store.lock._lock_until", wait)
+    (lock,) = LockTable([wait_ms]).locks
+    assert lock._wait_in_slices() == (errno.ETIMEDOUT if free_at is None else 0)
+    assert seen == waits
