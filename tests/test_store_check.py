@@ -203,8 +203,14 @@ DAMAGES: dict[str, tuple[Callable[[Scalpel], object], str]] = {
     ),
     "slot, lost": (lambda cut: cut.set(cut.slot(b"7"), 0), "entries are counted"),
     "slot, generation": (
-        lambda cut: cut.add(cut.slot(b"7"), 1 << cut.store.geometry.location_bits),
+        lambda cut: cut.add(
+            cut.slot(b"7"), 1 << cut.store.geometry.location_bits + cut.store.geometry.version_bits
+        ),
         "old generation",
+    ),
+    "slot, version": (
+        lambda cut: cut.flip((cut.slot(b"7") << 3) + (cut.store.geometry.location_bits >> 3), 128),
+        "another version",
     ),
     "slot, tag": (lambda cut: cut.add(cut.slot(b"7"), 1 << TAG_SHIFT), "does not belong here"),
     "slot, location between records": (lambda cut: cut.add(cut.slot(b"49"), 1), "slot "),

@@ -87,7 +87,8 @@ def test_tables_do_not_overlap_and_everything_is_within_the_budget(
     assert geometry.segments - geometry.first_segment >= 4 * geometry.shards + RESERVE
     # A slot word has room for the tag, the location and some generations.
     assert geometry.memory_bytes // WORD <= 1 << geometry.location_bits
-    assert TAG_BITS + geometry.location_bits <= 56
+    assert TAG_BITS + geometry.location_bits + geometry.version_bits + geometry.generation_bits == 64
+    assert 5 <= geometry.version_bits <= geometry.generation_bits
     assert 1 <= geometry.directory_bits <= TAG_BITS
 
 

@@ -18,7 +18,6 @@ from fastkv.store.layout import (
     SB_LAYOUT,
     SB_MAGIC,
     SEG_COVERS,
-    SEG_GENERATION,
     SEG_HEAD,
     SEG_STATE,
     SH_ENTRIES,
@@ -170,17 +169,17 @@ class Check:
         row = self._segments.row(segment)
         if owned.get(segment) not in (OPEN, OPEN_KEPT, CLOSED):
             return f"refers to segment {segment}, which is not in the shard's log"
-        if (
-            word >> self._arena.geometry.location_bits & self._segments.generation_mask
-            != self._words[row + SEG_GENERATION]
-        ):
+        if not self._segments.is_current(word):
             return f"has an old generation of segment {segment}"
         if location + shard.length(location) > self._segments.base(segment) + self._words[row + SEG_HEAD]:
             return "refers to a record past the segment's head"
-        key, value, flags, _, deadline_ms = parse_record(mem, location << 3)
+        key, value, flags, version, deadline_ms = parse_record(mem, location << 3)
         size = HEAD_BYTES + (8 if deadline_ms else 0) + len(key) + len(value) + 4
         if not record_is_whole(mem[location << 3 : (location << 3) + size]):
             return f"the record of {key!r} is damaged"
+        geometry = self._arena.geometry
+        if (word >> geometry.location_bits ^ version) & (1 << geometry.version_bits) - 1:
+            return f"has another version than the record of {key!r}"
         key_hash = xxh3_64_intdigest(key, self._seed)
         if (slot, word) not in list(self._index.candidates(key_hash)):
             return f"the key {key!r} does not belong here"

@@ -11,11 +11,13 @@ zeros in 21% of its reads.)
 
     index page = buckets of 64 bytes, one cache line each:
         word 0      one access count (0-3) a byte, byte i for slot i; byte 0 unused
-        words 1-7   slots: tag (16 bits) | segment generation | location, 0 for an empty slot
+        words 1-7   slots: tag (16 bits) | generation | version | location, 0 for an empty slot
 
-A location is a word offset from the start of the arena. How many bits it takes depends on the arena; the
-generation has all that tag and location leave (23 bits at 256 MiB), so that a slot word that was seen
-once does not come back while somebody still remembers it.
+A location is a word offset from the start of the arena. How many bits it takes depends on the arena; what
+tag and location leave (23 bits at 256 MiB) is shared by the low bits of the segment's generation and of the
+record's version. The generation keeps a slot word that was seen once from coming back while somebody still
+remembers it; the version lets word and record vouch for each other: a word that was damaged may lead to an
+older record of the same key, but not to one with its version.
 """
 
 from __future__ import annotations
@@ -26,8 +28,8 @@ from dataclasses import dataclass
 from fastkv.errors import StartError
 
 WORD = 8
-LAYOUT_VERSION = 1
-MAGIC = int.from_bytes(b"fastkv\x00\x01", "little")
+LAYOUT_VERSION = 2
+MAGIC = int.from_bytes(b"fastkv\x00\x02", "little")
 
 # Superblock: words from the start of the arena.
 SB_MAGIC, SB_LAYOUT, SB_MEMORY, SB_SEGMENT, SB_SHARDS, SB_SEED = range(6)
@@ -178,6 +180,16 @@ class Geometry:
     def location_bits(self) -> int:
         """Bits that a location (a word offset) takes in a slot word."""
         return (self.memory_bytes // WORD - 1).bit_length()
+
+    @property
+    def version_bits(self) -> int:
+        """Bits of the record's version in a slot word, above the location."""
+        return (64 - TAG_BITS - self.location_bits) // 2
+
+    @property
+    def generation_bits(self) -> int:
+        """Bits of the segment's generation in a slot word, above the version."""
+        return 64 - TAG_BITS - self.location_bits - self.version_bits
 
     @property
     def sequences_at(self) -> int:

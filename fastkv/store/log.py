@@ -12,11 +12,12 @@ from fastkv.store.layout import (
     OPEN,
     OPEN_KEPT,
     RESERVE,
-    SEG_GENERATION,
     SEG_HEAD,
     SH_OPEN,
     SH_OPEN_KEPT,
     SHARD_WORDS,
+    TAG_MASK,
+    TAG_SHIFT,
     Arena,
 )
 from fastkv.store.records import (
@@ -49,11 +50,12 @@ class Log:
     """
 
     __slots__ = (
-        "_location_bits",
         "_location_mask",
         "_mem",
         "_segment_words",
         "_segments",
+        "_version_mask",
+        "_version_shift",
         "_words",
         "header",
         "inline_words",
@@ -76,8 +78,9 @@ class Log:
         self._words = arena.words
         self._segments = segments
         self._segment_words = geometry.segment_words
-        self._location_bits = geometry.location_bits
         self._location_mask = (1 << geometry.location_bits) - 1
+        self._version_mask = (1 << geometry.version_bits) - 1
+        self._version_shift = geometry.location_bits
 
     def segments_for(self, key_len: int, value_len: int) -> int:
         """How many segments a write may have to take out of the pool, but for one for an index page.
@@ -111,7 +114,7 @@ class Log:
                 leaves segments without a live record, which are free at once.
 
         Returns:
-            Its slot word without the tag, 0 if the pool has no segment.
+            Its slot word without tag and version, 0 if the pool has no segment.
         """
         words = self._words
         field = self.header + (SH_OPEN_KEPT if kept else SH_OPEN)
@@ -125,7 +128,7 @@ class Log:
             if not segment:
                 return 0
             row = self._segments.row(segment)
-            opened = words[row + SEG_GENERATION] << self._location_bits | self._segments.base(segment)
+            opened = self._segments.place(segment)
             words[field] = opened
             head = 0
         location = (opened & self._location_mask) + head
@@ -134,8 +137,22 @@ class Log:
         words[row + SEG_HEAD] = head + length
         if deadline_ms:
             self._segments.note_deadline(location, deadline_ms)
-        # A slot word without its tag, as ``opened``: generation and location.
+        # Generation and location, as ``opened``.
         return opened + head
+
+    def word_of(self, key_hash: int, version: int, place: int) -> int:
+        """The slot word of a record.
+
+        Args:
+            key_hash: its key's hash.
+            version: its version.
+            place: what ``append`` returned for it.
+
+        Returns:
+            Tag, generation, version and location in one word.
+        """
+        check = (version & self._version_mask) << self._version_shift
+        return (key_hash & TAG_MASK) << TAG_SHIFT | check | place
 
     def row_of(self, place: int) -> int:
         """The row of the segment in which a slot word's record lies."""

@@ -20,7 +20,6 @@ from fastkv.store.layout import (
     SEG_COVERS,
     SEG_DEAD,
     SEG_DEADLINE,
-    SEG_GENERATION,
     SEG_HEAD,
     SEG_STAMP,
     SEG_STATE,
@@ -183,12 +182,8 @@ class Guard:
         segment = segments.segment_of(location)
         if segment not in own:
             return False
-        row = segments.row(segment)
-        generation = word >> self._arena.geometry.location_bits & segments.generation_mask
-        return (
-            generation == words[row + SEG_GENERATION]
-            and location < segments.base(segment) + words[row + SEG_HEAD]
-        )
+        head = words[segments.row(segment) + SEG_HEAD]
+        return segments.is_current(word) and location < segments.base(segment) + head
 
     def _rebuild_queue(self, shard: Shard, log: list[int]) -> None:
         """Close what was open and queue everything by age; what holds nothing alive becomes free.

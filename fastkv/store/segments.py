@@ -51,6 +51,8 @@ class Segments:
 
     __slots__ = (
         "_first",
+        "_generation_shift",
+        "_location_mask",
         "_lock",
         "_segment_words",
         "_shift",
@@ -73,9 +75,11 @@ class Segments:
         self._table = geometry.table_at
         self._segment_words = geometry.segment_words
         self._shift = geometry.segment_words.bit_length() - 1
+        self._location_mask = (1 << geometry.location_bits) - 1
         self._first = geometry.first_segment
         self._total = geometry.segments
-        self.generation_mask = (1 << (48 - geometry.location_bits)) - 1
+        self.generation_mask = (1 << geometry.generation_bits) - 1
+        self._generation_shift = geometry.location_bits + geometry.version_bits
 
     # -- the table ---------------------------------------------------------------------------------
 
@@ -90,6 +94,15 @@ class Segments:
     def segment_of(self, location: int) -> int:
         """The segment that a location lies in."""
         return location >> self._shift
+
+    def place(self, segment: int) -> int:
+        """Where a segment begins, as a slot word without tag and version."""
+        return self._words[self.row(segment) + SEG_GENERATION] << self._generation_shift | self.base(segment)
+
+    def is_current(self, word: int) -> bool:
+        """Tell whether a slot word names the generation that its segment has now."""
+        row = self.row(self.segment_of(word & self._location_mask))
+        return word >> self._generation_shift & self.generation_mask == self._words[row + SEG_GENERATION]
 
     def owned(self, shard: int) -> Iterator[tuple[int, int]]:
         """The segments of a shard, in the order of the table.

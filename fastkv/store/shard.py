@@ -74,6 +74,7 @@ class Shard(Log):
         "_segment_shift",
         "_sequence",
         "_table",
+        "_tag_and_version",
         "_version_at",
         "lock",
     )
@@ -104,6 +105,7 @@ class Shard(Log):
         self._index = index
         self._locate = index.locate
         self._sequence = geometry.sequences_at + number
+        self._tag_and_version = TAG_MASK << TAG_SHIFT | self._version_mask << self._version_shift
         self._segment_shift = geometry.segment_words.bit_length() - 1
         self._table = geometry.table_at
         # What ``put`` needs of the open segment, for as long as the header names the same one.
@@ -146,7 +148,8 @@ class Shard(Log):
         self._mem[at : at + len(body) + CHECKSUM_BYTES] = body + xxh32_digest(body)
         words[self._open_head_at] = head + length
         words[self._version_at] = version
-        words[slot] = (key_hash & TAG_MASK) << TAG_SHIFT | opened + head
+        check = (version & self._version_mask) << self._version_shift
+        words[slot] = (key_hash & TAG_MASK) << TAG_SHIFT | check | opened + head
         if not old:
             words[self.header + SH_ENTRIES] += 1
         elif old_flags > CALLER_FLAGS:
@@ -213,7 +216,7 @@ class Shard(Log):
             return 0
         # Before the entry is seen: a version that a client was shown is never given again.
         words[self.header + SH_VERSION] = version
-        words[slot] = (key_hash & TAG_MASK) << TAG_SHIFT | place
+        words[slot] = self.word_of(key_hash, version, place)
         if old:
             self.bury(old)
         else:
@@ -267,7 +270,7 @@ class Shard(Log):
         new = self.append(self._mem[old << 3 : old + length << 3], length, deadline_ms, kept=True)
         if not new:
             return False
-        self._words[slot] = word >> TAG_SHIFT << TAG_SHIFT | new
+        self._words[slot] = word & self._tag_and_version | new
         self._segments.bury(self.header, old, length)
         self._words[self.header + SH_RELOCATED] += 1
         return True
@@ -300,7 +303,7 @@ class Shard(Log):
         ):
             self.bury_pieces(moved)
             return False
-        self._words[slot] = word >> TAG_SHIFT << TAG_SHIFT | new
+        self._words[slot] = word & self._tag_and_version | new
         self.bury_pieces((piece, old))
         self._words[self.header + SH_RELOCATED] += 1
         return True
