@@ -159,7 +159,10 @@ DAMAGES: dict[str, tuple[Callable[[Scalpel], object], str]] = {
         lambda cut: cut.set(cut.row(CLOSED, SEG_STATE), OPEN),
         "is not the one that the table calls open",
     ),
-    "table, the open segment is closed": (lambda cut: cut.set(cut.row(OPEN, SEG_STATE), CLOSED), "the queue"),
+    "table, the open segment is closed": (
+        lambda cut: cut.set(cut.row(OPEN, SEG_STATE), CLOSED),
+        "small queue",
+    ),
     "table, written past the end": (lambda cut: cut.add(cut.row(OPEN, SEG_HEAD), 4096), "past its end"),
     "table, head moved back": (lambda cut: cut.set(cut.row(CLOSED, SEG_HEAD), 8), "past the segment's head"),
     "table, live words, one too few": (lambda cut: cut.add(cut.row(CLOSED, SEG_DEAD), 1), "live words"),
@@ -178,19 +181,19 @@ DAMAGES: dict[str, tuple[Callable[[Scalpel], object], str]] = {
     "shard, pages": (lambda cut: cut.add(cut.shard(SH_PAGES), 1), "pages, each once"),
     "shard, version": (lambda cut: cut.set(cut.shard(SH_VERSION), 5), "run ahead"),
     "shard, no open segment": (lambda cut: cut.set(cut.shard(SH_OPEN), 0), "calls open"),
-    "shard, queue lost": (lambda cut: cut.set(cut.shard(SH_OLDEST), 0), "the queue"),
+    "shard, queue lost": (lambda cut: cut.set(cut.shard(SH_OLDEST), 0), "small queue"),
     "shard, queue cut": (
         lambda cut: cut.set(
             cut.store.geometry.table_at + cut.words[cut.shard(SH_OLDEST)] * SEGMENT_ROW + SEG_NEXT, 0
         ),
-        "the queue",
+        "small queue",
     ),
     "shard, queue bent into a ring": (
         lambda cut: cut.set(
             cut.store.geometry.table_at + cut.words[cut.shard(SH_NEWEST)] * SEGMENT_ROW + SEG_NEXT,
             cut.words[cut.shard(SH_OLDEST)],
         ),
-        "the queue",
+        "small queue",
     ),
     "sequence left odd": (lambda cut: cut.add(cut.store.geometry.sequences_at, 1), "sequence is odd"),
     "directory, an entry of a page that does not cover it": (

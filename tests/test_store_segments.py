@@ -10,11 +10,12 @@ from store_helpers import MIB, at_opcode, clock, dies_at
 from fastkv.store.layout import (
     CLOSED,
     OPEN,
-    OPEN_KEPT,
+    OPEN_MAIN,
     PAGE_NEW,
     RESERVE,
     SEG_GENERATION,
     SEG_STATE,
+    SH_OLDEST,
     Arena,
     Geometry,
 )
@@ -64,8 +65,8 @@ def test_each_segment_is_taken_once_and_some_are_kept_back(pool: Pool) -> None:
     taken = [segments.take(i % 2, OPEN) for i in range(pool.total - RESERVE)]
     assert not segments.take(0, OPEN)
     assert not segments.take(0, PAGE_NEW)
-    kept = [segments.take(0, OPEN_KEPT, floor=0) for _ in range(RESERVE)]
-    assert not segments.take(0, OPEN_KEPT, floor=0)
+    kept = [segments.take(0, OPEN_MAIN, floor=0) for _ in range(RESERVE)]
+    assert not segments.take(0, OPEN_MAIN, floor=0)
     assert sorted(taken + kept) == list(segments.used())
     assert len(segments.used()) == pool.total
 
@@ -107,13 +108,13 @@ def test_a_queue_is_left_from_any_place(pool: Pool, at: int) -> None:
     for segment in queue:
         pool.arena.words[segments.row(segment) + SEG_STATE] = CLOSED
         segments.enqueue(header, segment)
-    assert list(segments.queue(header)) == queue
+    assert list(segments.queue(header + SH_OLDEST)) == queue
     for segment in [queue.pop(at), *queue]:
         segments.dequeue(header, segment)
         segments.give_back(segment)
-        left = list(segments.queue(header))
+        left = list(segments.queue(header + SH_OLDEST))
         assert left == [one for one in queue if one in left]
-    assert list(segments.queue(header)) == []
+    assert list(segments.queue(header + SH_OLDEST)) == []
 
 
 def give_back(segments: Segments, taken: list[int]) -> None:

@@ -8,21 +8,31 @@ from xxhash import xxh3_64_intdigest
 
 from fastkv.store.layout import (
     CLOSED,
+    CLOSED_MAIN,
     FREE,
+    GHOSTS,
     LAYOUT_VERSION,
+    LOG_STATES,
     MAGIC,
+    MAIN_STATES,
     OPEN,
-    OPEN_KEPT,
+    OPEN_MAIN,
     PAGE,
     POOL_FREE_COUNT,
+    POOL_MAIN,
+    POOL_SMALL,
     SB_LAYOUT,
     SB_MAGIC,
     SEG_COVERS,
+    SEG_DUE,
     SEG_HEAD,
     SEG_STATE,
+    SH_DUE,
     SH_ENTRIES,
+    SH_MAIN_OLDEST,
+    SH_OLDEST,
     SH_OPEN,
-    SH_OPEN_KEPT,
+    SH_OPEN_MAIN,
     SH_PAGES,
     SH_VERSION,
     Arena,
@@ -32,6 +42,7 @@ from fastkv.store.records import FRAGMENT, HEAD_BYTES, LARGE, parse_pieces, pars
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from fastkv.store.ghosts import Ghosts
     from fastkv.store.index import Index
     from fastkv.store.segments import Segments
     from fastkv.store.shard import Shard
@@ -41,7 +52,13 @@ class Check:
     """Looks for what must not be. The caller holds the lock of every shard."""
 
     def __init__(
-        self, arena: Arena, shards: list[Shard], segments: Segments, index: Index, seed: int
+        self,
+        arena: Arena,
+        shards: list[Shard],
+        segments: Segments,
+        index: Index,
+        ghosts: Ghosts,
+        seed: int,
     ) -> None:
         """Bind to a store.
 
@@ -50,6 +67,7 @@ class Check:
             shards: its shards.
             segments: its pool.
             index: its index.
+            ghosts: its ghost table.
             seed: seed of the keys' hashes.
         """
         self._arena = arena
@@ -57,6 +75,7 @@ class Check:
         self._shards = shards
         self._segments = segments
         self._index = index
+        self._ghosts = ghosts
         self._seed = seed
         self._shard_bits = arena.geometry.shards.bit_length() - 1
 
@@ -89,10 +108,18 @@ class Check:
             yield f"the free list has {len(listed)} segments, the table {len(free)} free ones, not the same"
         if self._words[POOL_FREE_COUNT] != len(free):
             yield f"the pool counts {self._words[POOL_FREE_COUNT]} free segments of {len(free)}"
+        states = [self._state(segment) for segment in self._segments.used()]
+        for what, field, owned in (("small", POOL_SMALL, (OPEN, CLOSED)), ("main", POOL_MAIN, MAIN_STATES)):
+            found = sum(states.count(state) for state in owned)
+            if self._words[field] != found:
+                yield f"the pool counts {self._words[field]} segments in {what} queues of {found}"
+        ghosts = [segment for segment in self._segments.used() if self._state(segment) == GHOSTS]
+        if sorted(self._ghosts.named()) != ghosts:
+            yield "the ghost table does not name its segments, each once"
         shards = len(self._shards)
         for segment in self._segments.used():
             state = self._words[self._segments.row(segment) + SEG_STATE]
-            if state & 0xFF not in (FREE, PAGE, OPEN, OPEN_KEPT, CLOSED) or state >> 8 >= shards:
+            if state & 0xFF not in (FREE, PAGE, *LOG_STATES, GHOSTS) or state >> 8 >= shards:
                 yield f"segment {segment} has the state {state:#x}"
             if self._words[self._segments.row(segment) + SEG_HEAD] > self._arena.geometry.segment_words:
                 yield f"segment {segment} is written past its end"
@@ -119,17 +146,28 @@ class Check:
     def _queue(self, shard: Shard) -> Iterator[str]:
         name = f"shard {shard.number}"
         owned = dict(self._segments.owned(shard.number))
-        queue = list(self._segments.queue(shard.header))
-        if sorted(queue) != [segment for segment, state in owned.items() if state == CLOSED]:
-            yield f"{name}: the queue does not hold the shard's closed segments, each once"
-        for field, state in ((SH_OPEN, OPEN), (SH_OPEN_KEPT, OPEN_KEPT)):
+        for which, oldest, closed in (("small", SH_OLDEST, CLOSED), ("main", SH_MAIN_OLDEST, CLOSED_MAIN)):
+            queue = sorted(self._segments.queue(shard.header + oldest))
+            if queue != [segment for segment, state in owned.items() if state == closed]:
+                yield f"{name}: the {which} queue does not hold the shard's closed segments, each once"
+        for field, state in ((SH_OPEN, OPEN), (SH_OPEN_MAIN, OPEN_MAIN)):
             opened = self._words[shard.header + field]
             named = [self._segments.segment_of(opened & self._index.location_mask)] if opened else []
             if [segment for segment, found in owned.items() if found == state] != named:
                 yield f"{name}: its open segment is not the one that the table calls open"
-        for segment in queue:
+        for segment in self._segments.closed(shard.header):
             if not self._segments.live_words(segment):
                 yield f"{name}: closed segment {segment} holds nothing alive but is not free"
+
+        due = [due for segment in owned if (due := self._due(segment))]
+        if due and not 0 < self._words[shard.header + SH_DUE] <= min(due):
+            yield f"{name}: it looks for what has expired later than its segments want"
+
+    def _due(self, segment: int) -> int:
+        """When expiry has to look at a segment, 0 for never."""
+        if self._state(segment) not in LOG_STATES:
+            return 0
+        return self._words[self._segments.row(segment) + SEG_DUE]
 
     def _entries(self, shard: Shard) -> Iterator[str]:
         """Each slot refers to a whole record of its own key; what is alive is counted once."""
@@ -146,7 +184,9 @@ class Check:
                 if problem:
                     yield f"{name}: slot {slot}: {problem}"
                     continue
-                key, _, _, version, _ = parse_record(self._arena.mem, location << 3)
+                key, _, _, version, deadline_ms = parse_record(self._arena.mem, location << 3)
+                if deadline_ms and not self._due(self._segments.segment_of(location)):
+                    yield f"{name}: nobody looks whether {key!r} has expired"
                 if key in keys:
                     yield f"{name}: the key {key!r} stands in two slots"
                 keys.add(key)
@@ -167,7 +207,7 @@ class Check:
         location = word & mask
         segment = self._segments.segment_of(location)
         row = self._segments.row(segment)
-        if owned.get(segment) not in (OPEN, OPEN_KEPT, CLOSED):
+        if owned.get(segment) not in LOG_STATES:
             return f"refers to segment {segment}, which is not in the shard's log"
         if not self._segments.is_current(word):
             return f"has an old generation of segment {segment}"
@@ -192,7 +232,7 @@ class Check:
     def _pieces_problem(self, key_hash: int, listed: bytes, owned: dict[int, int]) -> str | None:
         whole, *pieces = parse_pieces(listed)
         for piece in pieces:
-            if owned.get(self._segments.segment_of(piece)) not in (OPEN, OPEN_KEPT, CLOSED):
+            if owned.get(self._segments.segment_of(piece)) not in LOG_STATES:
                 return f"a fragment at {piece} is not in the shard's log"
             _, value, flags, owner, _ = parse_record(self._arena.mem, piece << 3)
             if not flags & FRAGMENT or owner != key_hash:

@@ -1,8 +1,9 @@
 """Where everything lies in the arena, and nothing else.
 
 The arena is one shared mapping, cut into segments of equal size. The first segments hold what describes
-the rest: superblock, pool, sequence words, shard headers, directory and segment table. Every other
-segment belongs to the pool and is, in turns, free, an index page or a piece of a shard's log.
+the rest: superblock, pool, sequence words, shard headers, directory, segment table and ghost directory.
+Every other segment belongs to the pool and is, in turns, free, an index page, a piece of a shard's log or
+of the ghost table.
 
 All words are 64 bits, native, aligned, and are read and written through one ``memoryview.cast("Q")``: a
 single 8-byte load or store, so that a reader in another process never sees half of one. (``struct`` with
@@ -34,7 +35,21 @@ MAGIC = int.from_bytes(b"fastkv\x00\x02", "little")
 # Superblock: words from the start of the arena.
 SB_MAGIC, SB_LAYOUT, SB_MEMORY, SB_SEGMENT, SB_SHARDS, SB_SEED = range(6)
 # The pool's words share the superblock's page and lie on a cache line of their own.
-POOL_FREE_HEAD, POOL_FREE_TAIL, POOL_FREE_COUNT, POOL_FRESH, POOL_STAMP, POOL_CREDIT = range(16, 22)
+(
+    POOL_FREE_HEAD,  # the first recycled segment, 0 for none
+    POOL_FREE_TAIL,  # the last one
+    POOL_FREE_COUNT,  # how many there are
+    POOL_FRESH,  # the first segment that nobody had yet
+    POOL_STAMP,  # counts the segments that were ever taken
+    POOL_CREDIT,  # words that cleaning may copy
+    POOL_SMALL,  # segments of the small queues, the open ones included
+    POOL_MAIN,  # segments of the main queues, the open ones included
+    POOL_CURSOR,  # where emptying goes on in a segment that it has begun with
+    POOL_CURSOR_STAMP,  # the stamp of that segment
+    POOL_GHOST_BUCKETS,  # buckets of the ghost table, 0 while nobody was evicted
+    POOL_GHOST_BYTES,  # bytes of each of them that count
+    POOL_GHOST_SEGMENTS,  # how many segments its directory names
+) = range(16, 29)
 SUPERBLOCK_WORDS = 64
 
 # Shard header: words from the header's start. The sequence words lie apart, side by side.
@@ -43,16 +58,19 @@ SUPERBLOCK_WORDS = 64
     SH_ENTRIES,  # published entries
     SH_PAGES,  # index pages
     SH_OPEN,  # where the segment that takes new records begins, as a slot word without tag; 0 for none
-    SH_OPEN_KEPT,  # the same for relocated records
-    SH_OLDEST,  # head of the queue of closed segments, 0 for none
+    SH_OPEN_MAIN,  # the same for the main queue
+    SH_OLDEST,  # head of the small queue, whose segments are closed; 0 for none
     SH_NEWEST,  # its tail
+    SH_MAIN_OLDEST,  # head of the main queue
+    SH_MAIN_NEWEST,  # its tail
     SH_DEADEST,  # a closed segment with much dead space, 0 for none known
     SH_MOST_DEAD,  # how many dead words it had when it became that
     SH_EVICTED,  # entries evicted to make room
     SH_EXPIRED,  # entries dropped because their deadline had passed
     SH_RELOCATED,  # records copied by cleaning or for a second chance
     SH_REPAIRS,  # repairs after an owner's death
-) = range(13)
+    SH_DUE,  # when expiry has to look at one of its segments in ms, 0 for never; not later than is right
+) = range(16)
 SHARD_WORDS = 16
 
 # Segment table row.
@@ -64,13 +82,16 @@ SHARD_WORDS = 16
     SEG_NEXT,  # queue or free list
     SEG_PREV,  # queue; index page: the tags it covers, a 1 and then the bits that they begin with
     SEG_STAMP,  # order of allocation over all shards
-    SEG_DEADLINE,  # smallest deadline of its records in ms, 0 where none has one
+    SEG_DUE,  # when expiry has to look at it in ms, 0 for never
 ) = range(8)
 SEGMENT_ROW = 8
 SEG_COVERS = SEG_PREV
 
-# Segment states. PAGE_NEW is a page whose words are being copied: it counts for nothing yet.
-FREE, PAGE_NEW, PAGE, OPEN, OPEN_KEPT, CLOSED = range(6)
+# Segment states. PAGE_NEW is a page whose words are being copied: it counts for nothing yet. A segment that
+# is being emptied is open, too, so that the death of its last record does not free it at once.
+FREE, PAGE_NEW, PAGE, OPEN, OPEN_MAIN, CLOSED, CLOSED_MAIN, GHOSTS = range(8)
+LOG_STATES = (OPEN, OPEN_MAIN, CLOSED, CLOSED_MAIN)
+MAIN_STATES = (OPEN_MAIN, CLOSED_MAIN)
 
 BUCKET_WORDS = 8
 BUCKET_SLOTS = 7
@@ -90,6 +111,8 @@ RESERVE = 3
 RESERVE_OVERWRITING = 1
 # Fewer would not even hold the largest value next to what is always open.
 _FEWEST_SEGMENTS = 14
+# The ghost table may take a segment of so many, beside the one that it begins with.
+_GHOST_SHARE = 32
 # The smallest record (16-byte head, 1-byte key, checksum) and its share of the index.
 _SMALLEST_ENTRY = 24 + 12
 
@@ -158,7 +181,11 @@ class Geometry:
         # Twice what even the smallest entries need, because pages do not split in step.
         directory_bits = min(TAG_BITS, max(1, int(2 * pages / shards).bit_length()))
         tables = (
-            SUPERBLOCK_WORDS + shards * (1 + SHARD_WORDS + (1 << directory_bits)) + segments * SEGMENT_ROW
+            SUPERBLOCK_WORDS
+            + shards * (1 + SHARD_WORDS + (1 << directory_bits))
+            + segments * SEGMENT_ROW
+            + segments // _GHOST_SHARE
+            + 1
         )
         first = -(-tables * WORD // segment_bytes)
         # Each shard needs a page and two open segments, and eviction its reserve.
@@ -210,6 +237,16 @@ class Geometry:
     def table_at(self) -> int:
         """Word offset of the segment table."""
         return self.directory_at + (self.shards << self.directory_bits)
+
+    @property
+    def ghosts_at(self) -> int:
+        """Word offset of the ghost table's directory: locations of its segments."""
+        return self.table_at + self.segments * SEGMENT_ROW
+
+    @property
+    def most_ghosts(self) -> int:
+        """How many segments the ghost table may have."""
+        return self.segments // _GHOST_SHARE + 1
 
 
 class Arena:

@@ -131,10 +131,18 @@ class RobustLock:
                 break
         return code
 
-    def is_held(self) -> bool:
-        """Tell whether a living process has the lock; for one that guards an order and no state."""
+    def is_held(self, repair: Callable[[], None]) -> bool:
+        """Tell whether a living process has the lock.
+
+        Args:
+            repair: what is done first if its owner died, because nobody else will learn of it.
+
+        Returns:
+            True if it is not to be had at this moment.
+        """
         code = self.attempt()
         if code == errno.EOWNERDEAD:
+            repair()
             self.consistent()
         if code in (0, errno.EOWNERDEAD):
             self.release()

@@ -1,7 +1,8 @@
 """A shard's log: records in, locations out, and the count of what is dead.
 
-Records are appended to the open segment; a full one is closed and queued. There are two logs, one for new
-records and one for old ones that are kept. Everything here runs under the shard's lock.
+Records are appended to the open segment; a full one is closed and queued. There are two logs, for the small
+queue, where entries begin, and for the main queue, where those are kept that proved themselves. Everything
+here runs under the shard's lock.
 """
 
 from __future__ import annotations
@@ -10,11 +11,11 @@ from typing import TYPE_CHECKING
 
 from fastkv.store.layout import (
     OPEN,
-    OPEN_KEPT,
+    OPEN_MAIN,
     RESERVE,
     SEG_HEAD,
     SH_OPEN,
-    SH_OPEN_KEPT,
+    SH_OPEN_MAIN,
     SHARD_WORDS,
     TAG_MASK,
     TAG_SHIFT,
@@ -97,7 +98,7 @@ class Log:
         return value_len // ((self._segment_words << 3) - HEAD_BYTES - CHECKSUM_BYTES) + 3
 
     def append(
-        self, record: bytes, length: int, deadline_ms: int = 0, floor: int = RESERVE, *, kept: bool = False
+        self, record: bytes, length: int, deadline_ms: int = 0, floor: int = RESERVE, *, main: bool = False
     ) -> int:
         """Write a record where no slot refers to yet.
 
@@ -109,22 +110,22 @@ class Log:
             length: its words.
             deadline_ms: its deadline, 0 for none.
             floor: how many segments must stay in the pool.
-            kept: whether it is an old record that is kept, and not a new one. They lie in segments of
-                their own: what was kept once will rather live on, and what is overwritten all the time
-                leaves segments without a live record, which are free at once.
+            main: whether it belongs to the main queue. Besides, what was kept once will rather live on:
+                what is overwritten all the time leaves segments without a live record behind, which are free
+                at once.
 
         Returns:
             Its slot word without tag and version, 0 if the pool has no segment.
         """
         words = self._words
-        field = self.header + (SH_OPEN_KEPT if kept else SH_OPEN)
+        field = self.header + (SH_OPEN_MAIN if main else SH_OPEN)
         opened = words[field]
         row = self.row_of(opened)
         head = words[row + SEG_HEAD] if opened else self._segment_words
         if head + length > self._segment_words:
             if opened:
                 self.close_open(field)
-            segment = self._segments.take(self.number, OPEN_KEPT if kept else OPEN, 0 if kept else floor)
+            segment = self._segments.take(self.number, OPEN_MAIN if main else OPEN, floor)
             if not segment:
                 return 0
             row = self._segments.row(segment)
@@ -136,7 +137,7 @@ class Log:
         self._mem[at : at + len(record)] = record
         words[row + SEG_HEAD] = head + length
         if deadline_ms:
-            self._segments.note_deadline(location, deadline_ms)
+            self._segments.note_deadline(self.header, location, deadline_ms)
         # Generation and location, as ``opened``.
         return opened + head
 
@@ -162,14 +163,14 @@ class Log:
         """Close an open segment.
 
         Args:
-            field: word of the header that holds it, ``SH_OPEN`` or ``SH_OPEN_KEPT`` past the header's start.
+            field: word of the header that holds it, ``SH_OPEN`` or ``SH_OPEN_MAIN`` past the header's start.
         """
         segment = self._segments.segment_of(self._words[field] & self._location_mask)
         self._words[field] = 0
         self._segments.close(self.header, self.number, segment)
 
     def append_pieces(
-        self, key_hash: int, value: bytes, floor: int = RESERVE, *, kept: bool = False
+        self, key_hash: int, value: bytes, floor: int = RESERVE, *, main: bool = False
     ) -> list[int]:
         """Write a value as fragments, into what is left of the open segment and then into new ones.
 
@@ -177,7 +178,7 @@ class Log:
             key_hash: the hash of its key, so that a fragment leads to its owner.
             value: the value, not empty.
             floor: as for ``append``.
-            kept: as for ``_append``.
+            main: as for ``append``.
 
         Returns:
             Where the fragments lie, in order; none if the pool ran out of segments.
@@ -186,13 +187,13 @@ class Log:
         locations: list[int] = []
         start = 0
         while start < len(value):
-            opened = words[self.header + (SH_OPEN_KEPT if kept else SH_OPEN)]
+            opened = words[self.header + (SH_OPEN_MAIN if main else SH_OPEN)]
             room = self._segment_words - words[self.row_of(opened) + SEG_HEAD] if opened else 0
             if room < self.inline_words:
                 room = self._segment_words
             piece = value[start : start + (room << 3) - HEAD_BYTES - CHECKSUM_BYTES]
             record = build_record(b"", piece, FRAGMENT, key_hash, 0)
-            place = self.append(record, record_words(0, FRAGMENT, len(piece)), 0, floor, kept=kept)
+            place = self.append(record, record_words(0, FRAGMENT, len(piece)), 0, floor, main=main)
             if not place:
                 self.bury_pieces(locations)
                 return []
@@ -224,19 +225,26 @@ class Log:
         _, value, flags, _, _ = parse_record(self._mem, location << 3)
         return parse_pieces(value)[1:] if flags & LARGE else ()
 
-    def bury(self, word: int) -> None:
-        """Discount a record that no slot refers to any more, and its fragments."""
+    def bury(self, word: int, *, evicted: bool = False) -> None:
+        """Discount a record that no slot refers to any more, and its fragments.
+
+        Args:
+            word: the slot word that referred to it.
+            evicted: as for ``Segments.bury``.
+        """
         location = word & self._location_mask
         key_len, flags, value_len, _ = unpack_head(self._mem, location << 3)
         if flags & LARGE:
-            self.bury_pieces(self.pieces(location))
-        self._segments.bury(self.header, location, record_words(key_len, flags, value_len))
+            self.bury_pieces(self.pieces(location), evicted=evicted)
+        length = record_words(key_len, flags, value_len)
+        self._segments.bury(self.header, location, length, evicted=evicted)
 
-    def bury_pieces(self, pieces: Iterable[int]) -> None:
+    def bury_pieces(self, pieces: Iterable[int], *, evicted: bool = False) -> None:
         """Discount records that nothing refers to any more.
 
         Args:
             pieces: their locations.
+            evicted: as for ``Segments.bury``.
         """
         for piece in pieces:
-            self._segments.bury(self.header, piece, self.length(piece))
+            self._segments.bury(self.header, piece, self.length(piece), evicted=evicted)

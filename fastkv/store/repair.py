@@ -13,23 +13,27 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final
 
 from fastkv.store.layout import (
+    LOG_STATES,
     OPEN,
-    OPEN_KEPT,
+    OPEN_MAIN,
     PAGE,
     PAGE_NEW,
     SEG_COVERS,
     SEG_DEAD,
-    SEG_DEADLINE,
+    SEG_DUE,
     SEG_HEAD,
     SEG_STAMP,
     SEG_STATE,
     SH_DEADEST,
+    SH_DUE,
     SH_ENTRIES,
+    SH_MAIN_NEWEST,
+    SH_MAIN_OLDEST,
     SH_MOST_DEAD,
     SH_NEWEST,
     SH_OLDEST,
     SH_OPEN,
-    SH_OPEN_KEPT,
+    SH_OPEN_MAIN,
     SH_PAGES,
     SH_REPAIRS,
     SH_VERSION,
@@ -132,7 +136,7 @@ class Guard:
                 pages.append(segment)
             elif state == PAGE_NEW:
                 segments.give_back(segment)
-            else:
+            elif state in LOG_STATES:
                 log.append(segment)
         covered = {words[segments.row(page) + SEG_COVERS] for page in pages}
         for page in pages:
@@ -157,7 +161,8 @@ class Guard:
         for segment in log:
             row = segments.row(segment)
             words[row + SEG_DEAD] = words[row + SEG_HEAD]
-            words[row + SEG_DEADLINE] = 0
+            words[row + SEG_DUE] = 0
+        words[shard.header + SH_DUE] = 0
         own = set(log)
         entries = newest = 0
         for page in self._index.pages(shard.number):
@@ -170,7 +175,7 @@ class Guard:
                 for at in (location, *shard.pieces(location)):
                     words[segments.row(segments.segment_of(at)) + SEG_DEAD] -= shard.length(at)
                 if deadline_ms:
-                    segments.note_deadline(location, deadline_ms)
+                    segments.note_deadline(shard.header, location, deadline_ms)
                 entries += 1
                 newest = max(newest, version)
         words[shard.header + SH_ENTRIES] = entries
@@ -193,8 +198,17 @@ class Guard:
             log: its segments that are no pages.
         """
         words, segments = self._arena.words, self._segments
-        for field in (SH_OPEN, SH_OPEN_KEPT, SH_OLDEST, SH_NEWEST, SH_DEADEST, SH_MOST_DEAD):
+        for field in (
+            SH_OPEN,
+            SH_OPEN_MAIN,
+            SH_OLDEST,
+            SH_NEWEST,
+            SH_MAIN_OLDEST,
+            SH_MAIN_NEWEST,
+            SH_DEADEST,
+            SH_MOST_DEAD,
+        ):
             words[shard.header + field] = 0
         for segment in sorted(log, key=lambda segment: words[segments.row(segment) + SEG_STAMP]):
             segments.close(shard.header, shard.number, segment)
-        assert all(words[segments.row(s) + SEG_STATE] & 0xFF not in (OPEN, OPEN_KEPT) for s in log)
+        assert all(words[segments.row(s) + SEG_STATE] & 0xFF not in (OPEN, OPEN_MAIN) for s in log)

@@ -12,17 +12,22 @@ from typing import TYPE_CHECKING
 
 from fastkv.store.layout import (
     CLOSED,
+    CLOSED_MAIN,
     FREE,
+    LOG_STATES,
+    MAIN_STATES,
     OPEN,
     POOL_CREDIT,
     POOL_FREE_COUNT,
     POOL_FREE_HEAD,
     POOL_FREE_TAIL,
     POOL_FRESH,
+    POOL_MAIN,
+    POOL_SMALL,
     POOL_STAMP,
     RESERVE,
     SEG_DEAD,
-    SEG_DEADLINE,
+    SEG_DUE,
     SEG_GENERATION,
     SEG_HEAD,
     SEG_NEXT,
@@ -31,8 +36,9 @@ from fastkv.store.layout import (
     SEG_STATE,
     SEGMENT_ROW,
     SH_DEADEST,
+    SH_DUE,
+    SH_MAIN_OLDEST,
     SH_MOST_DEAD,
-    SH_NEWEST,
     SH_OLDEST,
     Arena,
 )
@@ -104,6 +110,10 @@ class Segments:
         row = self.row(self.segment_of(word & self._location_mask))
         return word >> self._generation_shift & self.generation_mask == self._words[row + SEG_GENERATION]
 
+    def segment_named(self, place: int) -> int:
+        """The segment in which a slot word's record lies."""
+        return (place & self._location_mask) >> self._shift
+
     def owned(self, shard: int) -> Iterator[tuple[int, int]]:
         """The segments of a shard, in the order of the table.
 
@@ -171,11 +181,12 @@ class Segments:
                 segment = words[POOL_FRESH]
                 row = self.row(segment)
                 words[POOL_FRESH] = segment + 1
-            for field in (SEG_HEAD, SEG_DEAD, SEG_NEXT, SEG_PREV, SEG_DEADLINE):
+            for field in (SEG_HEAD, SEG_DEAD, SEG_NEXT, SEG_PREV, SEG_DUE):
                 words[row + field] = 0
             words[POOL_STAMP] += 1
             words[row + SEG_STAMP] = words[POOL_STAMP]
             words[row + SEG_STATE] = shard << 8 | state
+            self._count(state, 1)
         return segment
 
     def give_back(self, segment: int) -> None:
@@ -189,8 +200,16 @@ class Segments:
         with self.locked():
             # From here on no slot word that named the old generation can be valid.
             words[row + SEG_GENERATION] = words[row + SEG_GENERATION] + 1 & self.generation_mask
+            self._count(words[row + SEG_STATE] & 0xFF, -1)
             words[row + SEG_STATE] = FREE
             self._append_free(segment)
+
+    def _count(self, state: int, by: int) -> None:
+        """Keep the lengths of the small and of the main queues."""
+        if state in MAIN_STATES:
+            self._words[POOL_MAIN] += by
+        elif state in LOG_STATES:
+            self._words[POOL_SMALL] += by
 
     def _append_free(self, segment: int) -> None:
         words = self._words
@@ -203,11 +222,14 @@ class Segments:
         words[POOL_FREE_COUNT] += 1
 
     def rebuild_free_list(self) -> None:
-        """Repair the pool after its lock's owner died: what the table calls free is the free list."""
+        """Repair the pool after its lock's owner died: what the table says is so."""
         words = self._words
         words[POOL_FREE_HEAD] = words[POOL_FREE_TAIL] = words[POOL_FREE_COUNT] = 0
+        words[POOL_SMALL] = words[POOL_MAIN] = 0
         for segment in self.used():
-            if words[self.row(segment) + SEG_STATE] & 0xFF == FREE:
+            state = words[self.row(segment) + SEG_STATE] & 0xFF
+            self._count(state, 1)
+            if state == FREE:
                 self._append_free(segment)
 
     def free_list(self) -> Iterator[int]:
@@ -242,10 +264,10 @@ class Segments:
         """
         self._words[POOL_CREDIT] = max(self._words[POOL_CREDIT] - words_copied, 0)
 
-    # -- a shard's queue of closed segments, oldest first ---------------------------------------------
+    # -- a shard's two queues of closed segments, oldest first ------------------------------------------
 
     def close(self, header: int, shard: int, segment: int) -> None:
-        """Append a full segment to its shard's queue, or free it if nothing in it is alive.
+        """Append a full segment to a queue of its shard, or free it if nothing in it is alive.
 
         Args:
             header: word offset of the shard's header.
@@ -254,49 +276,72 @@ class Segments:
         """
         words = self._words
         row = self.row(segment)
-        if words[row + SEG_STATE] & 0xFF == OPEN:
+        state = words[row + SEG_STATE] & 0xFF
+        if state == OPEN:
             # Only for what clients wrote: if copying earned credit as well, cleaning could feed on itself.
             self.earn_credit(words[row + SEG_HEAD])
-        words[row + SEG_STATE] = shard << 8 | CLOSED
+        words[row + SEG_STATE] = shard << 8 | (CLOSED_MAIN if state in MAIN_STATES else CLOSED)
         self.enqueue(header, segment)
         self.free_if_dead(header, segment)
 
     def enqueue(self, header: int, segment: int) -> None:
-        """Put a closed segment at the young end of its shard's queue."""
+        """Put a closed segment at the young end of its queue."""
         words = self._words
         row = self.row(segment)
-        newest = words[header + SH_NEWEST]
+        oldest_at = self._queue_of(header, row)
+        newest = words[oldest_at + 1]
         words[row + SEG_PREV] = newest
         words[row + SEG_NEXT] = 0
         if newest:
             words[self.row(newest) + SEG_NEXT] = segment
         else:
-            words[header + SH_OLDEST] = segment
-        words[header + SH_NEWEST] = segment
+            words[oldest_at] = segment
+        words[oldest_at + 1] = segment
+
+    def _queue_of(self, header: int, row: int) -> int:
+        """Where the head of a closed segment's queue stands; its tail stands behind it."""
+        main = self._words[row + SEG_STATE] & 0xFF == CLOSED_MAIN
+        return header + (SH_MAIN_OLDEST if main else SH_OLDEST)
 
     def dequeue(self, header: int, segment: int) -> None:
-        """Take a closed segment out of its shard's queue, wherever it stands."""
+        """Take a closed segment out of its queue, wherever it stands."""
         words = self._words
         row = self.row(segment)
+        oldest_at = self._queue_of(header, row)
         before, after = words[row + SEG_PREV], words[row + SEG_NEXT]
         if before:
             words[self.row(before) + SEG_NEXT] = after
         else:
-            words[header + SH_OLDEST] = after
+            words[oldest_at] = after
         if after:
             words[self.row(after) + SEG_PREV] = before
         else:
-            words[header + SH_NEWEST] = before
+            words[oldest_at + 1] = before
         if words[header + SH_DEADEST] == segment:
             self.choose_deadest(header)
 
-    def queue(self, header: int) -> Iterator[int]:
-        """A shard's closed segments, oldest first, for check().
+    def closed(self, header: int) -> Iterator[int]:
+        """All closed segments of a shard.
+
+        Args:
+            header: word offset of the shard's header.
+
+        Yields:
+            Segment numbers.
+        """
+        yield from self.queue(header + SH_OLDEST)
+        yield from self.queue(header + SH_MAIN_OLDEST)
+
+    def queue(self, oldest_at: int) -> Iterator[int]:
+        """The segments of a queue, oldest first.
+
+        Args:
+            oldest_at: word offset of its head.
 
         Yields:
             Segment numbers, at most as many as there are.
         """
-        segment = self._words[header + SH_OLDEST]
+        segment = self._words[oldest_at]
         for _ in range(self._total):
             if not segment:
                 return
@@ -317,32 +362,36 @@ class Segments:
         row = self.row(segment)
         return self._words[row + SEG_HEAD] - self._words[row + SEG_DEAD]
 
-    def note_deadline(self, location: int, deadline_ms: int) -> None:
-        """Keep a segment's smallest deadline.
+    def note_deadline(self, header: int, location: int, deadline_ms: int) -> None:
+        """Have expiry look at a segment in time.
 
         Args:
+            header: word offset of the owner's header.
             location: where a record with a deadline lies.
             deadline_ms: the deadline.
         """
-        at = self.row(location >> self._shift) + SEG_DEADLINE
-        smallest = self._words[at]
-        self._words[at] = min(smallest, deadline_ms) if smallest else deadline_ms
+        words = self._words
+        for at in (self.row(location >> self._shift) + SEG_DUE, header + SH_DUE):
+            if not 0 < words[at] <= deadline_ms:
+                words[at] = deadline_ms
 
-    def bury(self, header: int, location: int, length: int) -> None:
+    def bury(self, header: int, location: int, length: int, *, evicted: bool = False) -> None:
         """Count a record as dead; free its segment if it was the last one alive.
 
         Args:
             header: word offset of the owner's header.
             location: where it lies.
             length: its words.
+            evicted: whether it died of old age. Then its neighbours' turn comes next, and cleaning had better
+                leave them where they are.
         """
         segment = location >> self._shift
         row = self._table + segment * SEGMENT_ROW
         self._words[row + SEG_DEAD] += length
-        if self._words[row + SEG_STATE] & 0xFF == CLOSED:
-            self.free_if_dead(header, segment)
+        if self._words[row + SEG_STATE] & 0xFF >= CLOSED:
+            self.free_if_dead(header, segment, evicted=evicted)
 
-    def free_if_dead(self, header: int, segment: int) -> None:
+    def free_if_dead(self, header: int, segment: int, *, evicted: bool = False) -> None:
         """Free a closed segment in which nothing is alive.
 
         Otherwise remember it if it has the most dead space of its shard, so that nobody has to search.
@@ -350,6 +399,7 @@ class Segments:
         Args:
             header: word offset of the owner's header.
             segment: the segment.
+            evicted: as for ``bury``.
         """
         words = self._words
         row = self.row(segment)
@@ -357,12 +407,12 @@ class Segments:
             self.dequeue(header, segment)
             self.give_back(segment)
             return
-        if words[row + SEG_DEAD] > words[header + SH_MOST_DEAD]:
+        if words[row + SEG_DEAD] > words[header + SH_MOST_DEAD] and not evicted:
             words[header + SH_DEADEST] = segment
             words[header + SH_MOST_DEAD] = words[row + SEG_DEAD]
 
     def choose_deadest(self, header: int) -> None:
-        """Look through a shard's queue for the segment with the most dead space, 0.2 µs for each.
+        """Look through a shard's queues for the segment with the most dead space, 0.2 µs for each.
 
         Deaths keep it up to date (``free_if_dead``); it is due when that segment leaves the queue.
 
@@ -371,7 +421,7 @@ class Segments:
         """
         words = self._words
         deadest = most = 0
-        for segment in self.queue(header):
+        for segment in self.closed(header):
             dead = words[self.row(segment) + SEG_DEAD]
             if dead > most:
                 deadest, most = segment, dead

@@ -15,6 +15,7 @@ from xxhash import xxh32_digest
 from fastkv.store.layout import (
     BUCKET_WORDS,
     CLOSED,
+    POOL_GHOST_BUCKETS,
     RESERVE,
     RESERVE_OVERWRITING,
     SEG_DEAD,
@@ -45,12 +46,12 @@ from fastkv.store.records import (
     parse_pieces,
     parse_record,
     record_words,
-    unpack_head,
 )
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from fastkv.store.ghosts import Ghosts
     from fastkv.store.index import Index
     from fastkv.store.lock import RobustLock
     from fastkv.store.segments import Segments
@@ -65,6 +66,7 @@ class Shard(Log):
 
     __slots__ = (
         "_eviction_lock",
+        "_ghosts",
         "_index",
         "_locate",
         "_open_at",
@@ -87,6 +89,7 @@ class Shard(Log):
         eviction_lock: RobustLock,
         segments: Segments,
         index: Index,
+        ghosts: Ghosts,
     ) -> None:
         """Bind to an arena; nothing is written.
 
@@ -97,12 +100,14 @@ class Shard(Log):
             eviction_lock: held by whoever makes room; here it is only looked at.
             segments: the pool.
             index: the index.
+            ghosts: who was evicted not long ago.
         """
         super().__init__(number, arena, segments)
         geometry = arena.geometry
         self.lock = lock
         self._eviction_lock = eviction_lock
         self._index = index
+        self._ghosts = ghosts
         self._locate = index.locate
         self._sequence = geometry.sequences_at + number
         self._tag_and_version = TAG_MASK << TAG_SHIFT | self._version_mask << self._version_shift
@@ -131,6 +136,8 @@ class Shard(Log):
             slot = self._vacancy(key_hash)
             if not slot:
                 return 0
+            if self._words[POOL_GHOST_BUCKETS] and self._ghosts.recalls(key_hash):
+                return self._write(slot, 0, key_hash, key, value, flags, deadline_ms, RESERVE, main=True)
         words = self._words
         opened = words[self._open_at]
         if opened != self._opened:
@@ -159,7 +166,7 @@ class Shard(Log):
             row = self._table + segment * SEGMENT_ROW
             dead = words[row + SEG_DEAD] + (HEAD_BYTES + len(key) + old_len + CHECKSUM_BYTES + 7 >> 3)
             words[row + SEG_DEAD] = dead
-            if words[row + SEG_STATE] & 0xFF == CLOSED and (
+            if words[row + SEG_STATE] & 0xFF >= CLOSED and (
                 dead == words[row + SEG_HEAD] or dead > words[self.header + SH_MOST_DEAD]
             ):
                 self._segments.free_if_dead(self.header, segment)
@@ -183,7 +190,7 @@ class Shard(Log):
             As for ``put``.
         """
         version = self._write(slot, old, key_hash, key, value, flags, deadline_ms, RESERVE)
-        if not version and old and not self._eviction_lock.is_held():
+        if not version and old and not self._eviction_lock.is_held(self._ghosts.repair):
             # Its own dead versions will soon give back what it takes; where others evict already, it waits.
             version = self._write(slot, old, key_hash, key, value, flags, deadline_ms, RESERVE_OVERWRITING)
         return version
@@ -198,19 +205,23 @@ class Shard(Log):
         flags: int,
         deadline_ms: int,
         floor: int,
+        *,
+        main: bool = False,
     ) -> int:
-        """``_insert`` with a bound on what it may take: ``floor`` segments stay in the pool."""
+        """``_insert`` with a bound on what it may take, ``floor`` segments stay in the pool, and a queue."""
         words = self._words
         pieces: list[int] = []
         if value and record_words(len(key), DEADLINE, len(value)) > self.inline_words:
-            pieces = self.append_pieces(key_hash, value, floor)
+            if self._segments.free_count() < floor + self.segments_for(len(key), len(value)):
+                return 0  # before anything is written in vain
+            pieces = self.append_pieces(key_hash, value, floor, main=main)
             if not pieces:
                 return 0
             flags |= LARGE
             value = build_pieces(len(value), pieces)
         version = words[self.header + SH_VERSION] + 1
         record = build_record(key, value, flags, version, deadline_ms)
-        place = self.append(record, len(record) + 7 >> 3, deadline_ms, floor)
+        place = self.append(record, len(record) + 7 >> 3, deadline_ms, floor, main=main)
         if not place:
             self.bury_pieces(pieces)
             return 0
@@ -242,36 +253,36 @@ class Shard(Log):
             elif not grown:
                 return 0
 
-    def drop(self, slot: int, word: int) -> None:
+    def drop(self, slot: int, word: int, *, evicted: bool = False) -> None:
         """Remove an entry.
 
         Args:
             slot: its slot.
             word: the word that stands there.
+            evicted: as for ``Segments.bury``.
         """
         self._words[slot] = 0
         self._words[self.header + SH_ENTRIES] -= 1
-        self.bury(word)
+        self.bury(word, evicted=evicted)
 
-    def relocate(self, slot: int, word: int) -> bool:
-        """Move an entry's record, but not its fragments, to the log of what is kept.
+    def relocate(self, slot: int, word: int, location: int, length: int, deadline_ms: int) -> bool:
+        """Move an entry's record, but not its fragments, to the main queue. Its old place is not buried.
 
         Args:
             slot: its slot.
             word: the word that stands there.
+            location: where the record lies.
+            length: its words.
+            deadline_ms: its deadline, 0 for none.
 
         Returns:
             False if there was no segment for it.
         """
-        old = word & self._location_mask
-        length = self.length(old)
-        _, flags, _, _ = unpack_head(self._mem, old << 3)
-        deadline_ms = self._words[old + 2] if flags & DEADLINE else 0
-        new = self.append(self._mem[old << 3 : old + length << 3], length, deadline_ms, kept=True)
+        record = self._mem[location << 3 : location + length << 3]
+        new = self.append(record, length, deadline_ms, 0, main=True)
         if not new:
             return False
         self._words[slot] = word & self._tag_and_version | new
-        self._segments.bury(self.header, old, length)
         self._words[self.header + SH_RELOCATED] += 1
         return True
 
@@ -288,7 +299,7 @@ class Shard(Log):
         """
         _, value, _, key_hash, _ = parse_record(self._mem, piece << 3)
         # It may have to be cut again to fill the open segment.
-        moved = self.append_pieces(key_hash, value, kept=True)
+        moved = self.append_pieces(key_hash, value, 0, main=True)
         old = word & self._location_mask
         key, value, flags, version, deadline_ms = parse_record(self._mem, old << 3)
         whole, *pieces = parse_pieces(value)
@@ -299,12 +310,12 @@ class Shard(Log):
         if (
             not moved
             or length > self._segment_words
-            or not (new := self.append(record, length, deadline_ms, kept=True))
+            or not (new := self.append(record, length, deadline_ms, 0, main=True))
         ):
             self.bury_pieces(moved)
             return False
         self._words[slot] = word & self._tag_and_version | new
-        self.bury_pieces((piece, old))
+        self.bury_pieces((piece, old), evicted=True)
         self._words[self.header + SH_RELOCATED] += 1
         return True
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+from contextlib import ExitStack
 from typing import TYPE_CHECKING, Final
 
 from xxhash import xxh3_64_intdigest
 
 from fastkv.store.check import Check
 from fastkv.store.eviction import Eviction
+from fastkv.store.expiry import Expiry
+from fastkv.store.ghosts import Ghosts
 from fastkv.store.index import Index
 from fastkv.store.layout import (
     SB_SEED,
@@ -29,11 +32,11 @@ from fastkv.store.records import parse_record
 from fastkv.store.repair import Guard
 from fastkv.store.segments import Segments
 from fastkv.store.shard import Shard
+from fastkv.store.sweep import Sweep
 from fastkv.store.update import Updater, always
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from contextlib import AbstractContextManager
 
 _LOCK_WAIT_MS: Final = 1000
 # The pool's lock is taken inside of critical sections, which had better wait for a stopped owner to be killed
@@ -57,6 +60,9 @@ class Store:
 
     __slots__ = (
         "_arena",
+        "_eviction",
+        "_expiry",
+        "_ghosts",
         "_guard",
         "_index",
         "_lock_table",
@@ -114,11 +120,17 @@ class Store:
         pool_lock, eviction_lock, *shard_locks = self._lock_table.locks
         self._segments = Segments(arena, pool_lock)
         index = self._index = Index(arena, self._segments)
+        self._ghosts = Ghosts(arena, self._segments)
         self._shards = [
-            Shard(i, arena, lock, eviction_lock, self._segments, index) for i, lock in enumerate(shard_locks)
+            Shard(number, arena, lock, eviction_lock, self._segments, index, self._ghosts)
+            for number, lock in enumerate(shard_locks)
         ]
         self._guard = Guard(arena, self._segments, index)
-        eviction = Eviction(arena, self._shards, self._segments, index, self._seed, self._guard)
+        sweep = Sweep(arena, self._segments, index, self._ghosts, self._seed)
+        eviction = self._eviction = Eviction(
+            arena, eviction_lock, self._shards, self._segments, self._ghosts, sweep, self._guard
+        )
+        self._expiry = Expiry(arena, self._shards, self._segments, sweep, self._guard)
         for shard in self._shards:
             index.open_page(shard.header, shard.number)
             self.words[shard.header + SH_VERSION] = first_version
@@ -134,7 +146,6 @@ class Store:
             self._segments,
             self._reader,
             eviction,
-            eviction_lock,
             self._seed,
             self._guard,
         )
@@ -219,6 +230,20 @@ class Store:
                 return False
             return True
 
+    def expire(self, now_ms: int) -> bool:
+        """Give back some of what has expired. To be called now and then, and soon again if it says so.
+
+        Args:
+            now_ms: now.
+
+        Returns:
+            Whether there is more to look at already. One call takes 1 ms or less.
+
+        Raises:
+            StoreBusy: if a lock was not free within the bound.
+        """
+        return self._expiry.step(now_ms)
+
     # -- looking at it -----------------------------------------------------------------------------------
 
     def check(self) -> list[str]:
@@ -230,16 +255,12 @@ class Store:
         Raises:
             StoreBusy: if a lock was not free within the bound.
         """
-        check = Check(self._arena, self._shards, self._segments, self._index, self._seed)
-        held: list[AbstractContextManager[None]] = []
-        try:
+        check = Check(self._arena, self._shards, self._segments, self._index, self._ghosts, self._seed)
+        with ExitStack() as held:
+            held.enter_context(self._eviction.locked())
             for shard in self._shards:
-                held.append(self._guard.holding(shard))
-                held[-1].__enter__()
+                held.enter_context(self._guard.holding(shard))
             return check.problems()
-        finally:
-            for holding in reversed(held):
-                holding.__exit__(None, None, None)
 
     def stats(self) -> dict[str, int]:
         """Sums over the shards' counters, read without a lock.

@@ -19,7 +19,6 @@ from fastkv.store.reading import Entry, Reader
 
 if TYPE_CHECKING:
     from fastkv.store.eviction import Eviction
-    from fastkv.store.lock import RobustLock
     from fastkv.store.repair import Guard
     from fastkv.store.segments import Segments
     from fastkv.store.shard import Shard
@@ -27,6 +26,8 @@ if TYPE_CHECKING:
 # A writer whose room was taken by others again and again gives up: 512 MiB are 8,192 segments, half of this.
 _TRIES: Final = 1024
 _STEPS: Final = 16
+# So often everybody who was read is kept; then nobody is, so that each step makes room.
+_MERCIFUL_TRIES: Final = 2
 
 
 class Verdict(Enum):
@@ -64,7 +65,6 @@ class Updater:
 
     __slots__ = (
         "_eviction",
-        "_eviction_lock",
         "_guard",
         "_low_mask",
         "_reader",
@@ -83,7 +83,6 @@ class Updater:
         segments: Segments,
         reader: Reader,
         eviction: Eviction,
-        eviction_lock: RobustLock,
         seed: int,
         guard: Guard,
     ) -> None:
@@ -95,7 +94,6 @@ class Updater:
             segments: its pool.
             reader: reads entries.
             eviction: makes room.
-            eviction_lock: held meanwhile.
             seed: seed of the keys' hashes.
             guard: repairs a shard.
         """
@@ -109,7 +107,6 @@ class Updater:
         self._segments = segments
         self._reader = reader
         self._eviction = eviction
-        self._eviction_lock = eviction_lock
         self._seed = seed
         self._guard = guard
 
@@ -247,18 +244,14 @@ class Updater:
         Returns:
             True once there is room, None after a few steps without, False if nothing is left to free.
         """
-        if self._eviction_lock.acquire():
-            self._eviction_lock.consistent()  # it guards no state, only the order
-        try:
+        with self._eviction.locked():
             # Not longer than a few steps, so that other writers have their turn.
             for _ in range(_STEPS):
                 if self._segments.room(segments):
                     return True
-                if not self._eviction.free_one(attempt, clock):
+                if not self._eviction.free_one(attempt < _MERCIFUL_TRIES, clock):
                     return False
             return None
-        finally:
-            self._eviction_lock.release()
 
     def key_too_long(self, key: bytes) -> KeyTooLong:
         """What is raised for a key that does not fit."""
