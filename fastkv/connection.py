@@ -11,13 +11,13 @@ callback; there is no task, future or queue on the way of a request.
 from __future__ import annotations
 
 import asyncio
-import socket
 from typing import TYPE_CHECKING, Final, cast
 
-from fastkv.flow import Phase, bytes_acked, has_unacked
+from fastkv.flow import Phase
 from fastkv.http.request import CLOSE, KEEP_ALIVE, HttpError
 from fastkv.http.responses import CONTINUE, TOO_SLOW, Reply, with_fields, without_body
 from fastkv.http.stream import EXPECTING, RequestStream
+from fastkv.outlet import CLOSED, open_outlet
 from fastkv.stats import Column
 from fastkv.store.layout import COUNT_MAX
 
@@ -27,12 +27,11 @@ if TYPE_CHECKING:
     from fastkv.http.fast import Outcome, Parsed
     from fastkv.http.request import Head
     from fastkv.http.routes import Handler
+    from fastkv.outlet import ClosedOutlet, Outlet
     from fastkv.service import Service
 
 # Less than this is not worth the count: it is bounded by the number of connections.
 _HOLD_FROM_BYTES: Final = 4 << 10
-_FIRST_LOOK_SECONDS: Final = 0.001
-_LAST_LOOK_SECONDS: Final = 0.25
 
 
 class Connection(asyncio.Protocol):
@@ -58,6 +57,7 @@ class Connection(asyncio.Protocol):
         "_holding",
         "_keep_alive",
         "_offer",
+        "_outlet",
         "_parse",
         "_paused",
         "_recall",
@@ -68,7 +68,6 @@ class Connection(asyncio.Protocol):
         "_transport",
         "_words",
         "_write",
-        "_written",
         "heard",
         "since",
     )
@@ -95,11 +94,12 @@ class Connection(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._closing = False  # nothing that arrives is read as a request any more
         self._eof = False  # the client has said all
-        self._paused = False  # the transport takes no more output
+        self._outlet: Outlet | ClosedOutlet = CLOSED
+        self._write: Callable[[bytes], None] = CLOSED.write
+        self._paused = False  # the outlet takes no more output
         self._stalled = False  # there are requests that wait for output to go out
         self._holding = False  # what it has received counts as memory held
         self._begun = False  # the client has said something
-        self._written = 0  # bytes, where only they tell how much the client has taken
         self.heard = False
         self.since = 0.0
         # Requests.
@@ -112,14 +112,8 @@ class Connection(asyncio.Protocol):
         """Begin."""
         service = self._service
         self._transport = cast("asyncio.Transport", transport)
-        self._write: Callable[[bytes], None] = self._transport.write
-        connection = transport.get_extra_info("socket")
-        if not self._transport.can_write_eof():
-            # With TLS a write is encrypted at once, and what waits then is not the transport's any more.
-            self._write = self._write_secured
-        elif connection is None or connection.family == socket.AF_UNIX:
-            self._write = self._write_counting
-        self._transport.set_write_buffer_limits(service.output_limit)
+        self._outlet = open_outlet(self._transport, service.output_limit, self)
+        self._write = self._outlet.write
         self.since = self._flow.now
         refusal = service.admit(self)
         if refusal is not None:
@@ -135,7 +129,9 @@ class Connection(asyncio.Protocol):
         self._at_rest = False
         self._closing = True
         self._transport = None
-        self._write = _write_nowhere
+        self._outlet.drop()
+        self._outlet = CLOSED
+        self._write = CLOSED.write
         self._stream.drop()
 
     def data_received(self, data: bytes) -> None:
@@ -186,8 +182,6 @@ class Connection(asyncio.Protocol):
 
     def resume_writing(self) -> None:
         """The client has read: go on."""
-        if self._owed_bytes() > self._service.output_limit:
-            return  # with TLS the transport cannot know; `_look_again` will
         self._paused = False
         self._flow.release(self)
         self._go_on()
@@ -202,7 +196,7 @@ class Connection(asyncio.Protocol):
         if transport is None:
             return Phase.CLOSING
         # Before all else: what was written goes out after close(), too, and takes its time.
-        if self._owes_output(transport):
+        if self._owes_output:
             return Phase.OUTPUT
         if self._closing or transport.is_closing():
             return Phase.CLOSING
@@ -215,41 +209,18 @@ class Connection(asyncio.Protocol):
     @property
     def progress(self) -> int:
         """Bytes of the body that have arrived, or of the output that the client has taken."""
-        transport = self._transport
-        if transport is None:
-            return 0
         # A body may have begun to arrive behind a request whose reply still goes out.
-        if not self._owes_output(transport):
-            return self._stream.body_bytes
-        # Where the kernel does not tell, what has left the transport.
-        acked = bytes_acked(transport.get_extra_info("socket"))
-        return acked or self._written - transport.get_write_buffer_size()
+        return self._outlet.taken_bytes if self._owes_output else self._stream.body_bytes
 
-    def _owes_output(self, transport: asyncio.Transport) -> bool:
-        """Whether the client has yet to take what was written.
-
-        With TLS the transport shows only what is not yet encrypted, which mostly is nothing; the rest waits
-        behind what the kernel holds.
-        """
-        return (
-            self._paused
-            or transport.get_write_buffer_size() > 0
-            or (not transport.can_write_eof() and has_unacked(transport.get_extra_info("socket")))
-        )
+    @property
+    def _owes_output(self) -> bool:
+        """Whether the client has yet to take what was written."""
+        return self._paused or self._outlet.pending
 
     @property
     def held_bytes(self) -> int:
         """Bytes that it keeps: replies that are not read, and what has arrived meanwhile."""
-        return self._owed_bytes() + self._stream.held_bytes
-
-    def _owed_bytes(self) -> int:
-        """Bytes of replies that are in this process's memory, as far as can be told."""
-        transport = self._transport
-        if transport is None:
-            return 0
-        if transport.can_write_eof():
-            return transport.get_write_buffer_size()
-        return max(0, self._written - bytes_acked(transport.get_extra_info("socket")))
+        return self._outlet.held_bytes + self._stream.held_bytes
 
     def expire(self, phase: Phase) -> None:
         """Its time is up: a request that has begun is answered with 408, the others are closed.
@@ -473,27 +444,6 @@ class Connection(asyncio.Protocol):
 
     # -- writing -----------------------------------------------------------------------------------------
 
-    def _write_counting(self, data: bytes) -> None:
-        """Write, and count how much: the kernel does not tell it of a Unix socket."""
-        self._written += len(data)
-        if self._transport is not None:
-            self._transport.write(data)
-
-    def _write_secured(self, data: bytes) -> None:
-        """Write with TLS; nothing but the kernel knows when the client has taken it."""
-        self._write_counting(data)
-        if not self._paused and self._owed_bytes() > self._service.output_limit:
-            self.pause_writing()
-            self._look_again(_FIRST_LOOK_SECONDS)
-
-    def _look_again(self, seconds: float) -> None:
-        """Go on once a client has read what was written with TLS; look less and less often."""
-        if self._paused and self._transport is not None:
-            self.resume_writing()
-            if self._paused:
-                longer = min(2 * seconds, _LAST_LOOK_SECONDS)
-                asyncio.get_running_loop().call_later(seconds, self._look_again, longer)
-
     def _flush(self, out: list[bytes]) -> None:
         """Write what is due, in one call, and close if it was the last.
 
@@ -553,7 +503,3 @@ class Connection(asyncio.Protocol):
 
 
 _MEMO_HITS: Final = int(Column.MEMO_HITS)
-
-
-def _write_nowhere(data: bytes) -> None:
-    """Stands in for a transport that is gone."""

@@ -10,10 +10,6 @@ slowest where all together hold too much. Nothing is raised.
 
 from __future__ import annotations
 
-import fcntl
-import socket
-import struct
-import termios
 import time
 from collections import OrderedDict
 from enum import IntEnum
@@ -33,8 +29,6 @@ SWEEP_SECONDS: Final = 0.05
 # A look takes 2.5 µs, and more of them would be a pause that clients see. With more than 8,000 connections a
 # sweep takes longer than a second.
 _MOST_LOOKS: Final = 400
-
-_TCP_INFO_BYTES_ACKED: Final = struct.Struct("120xQ")  # linux/tcp.h: tcpi_bytes_acked, since Linux 4.1
 
 
 class Phase(IntEnum):
@@ -206,38 +200,3 @@ class Flow:
     def full(self) -> bool:
         """Whether connections hold all that they may, so that no further one is welcome."""
         return self.held_bytes > self._limit
-
-
-def bytes_acked(connection: socket.socket | None) -> int:
-    """Ask the kernel how much of what was sent the other end has received.
-
-    Args:
-        connection: a TCP socket, or None.
-
-    Returns:
-        Bytes; 0 for any other socket and for kernels that do not tell.
-    """
-    if connection is None:
-        return 0
-    try:
-        info = connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TCP_INFO_BYTES_ACKED.size)
-    except OSError:
-        return 0
-    return int(_TCP_INFO_BYTES_ACKED.unpack(info)[0]) if len(info) == _TCP_INFO_BYTES_ACKED.size else 0
-
-
-def has_unacked(connection: socket.socket | None) -> bool:
-    """Ask the kernel whether the other end has yet to receive something that was sent.
-
-    Args:
-        connection: a TCP socket, or None.
-
-    Returns:
-        False as well where the kernel does not tell.
-    """
-    if connection is None:
-        return False
-    try:
-        return any(fcntl.ioctl(connection.fileno(), termios.TIOCOUTQ, bytes(4)))
-    except OSError:
-        return False

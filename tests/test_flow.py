@@ -14,7 +14,7 @@ from fake import MAX_OUTPUT_BYTES, Client, Worker, in_loop
 from server import Server, in_background, private_bytes, read_reply, running, wait_until
 
 from fastkv import flow
-from fastkv.flow import SWEEP_TURNS, Phase, bytes_acked
+from fastkv.flow import SWEEP_TURNS, Phase
 from fastkv.stats import Column
 
 GET = b"GET /get?key=k HTTP/1.1\r\nHost: a\r\n\r\n"
@@ -353,22 +353,6 @@ async def test_arriving_bodies_count_as_memory(head: bytes) -> None:
     assert worker.counters[Column.SLOWEST_CLOSED] == 100 - (1 << 20) // 15_000
     clients[-1].send(b"x" * 5_000, b"\r\n0\r\n\r\n")
     assert b" 400 " in clients[-1].take()
-
-
-def test_what_the_kernel_knows_of_the_other_end() -> None:
-    with (
-        socket.create_server(("127.0.0.1", 0)) as listener,
-        socket.create_connection(listener.getsockname()) as client,
-        listener.accept()[0] as server,
-    ):
-        before = bytes_acked(server)
-        server.sendall(b"x" * 1000)
-        assert client.recv(1000, socket.MSG_WAITALL) == b"x" * 1000
-        wait_until(lambda: bytes_acked(server) - before == 1000, "the acknowledgement has arrived")
-    left, right = socket.socketpair()
-    with left, right:
-        assert bytes_acked(left) == 0
-    assert bytes_acked(None) == 0
 
 
 def test_every_phase_with_a_deadline_has_a_counter() -> None:

@@ -1,0 +1,252 @@
+"""Where a connection's replies go out, and how much of them the client has yet to take.
+
+Enters: replies, by `Outlet.write`. Leaves: bytes to the transport; `pause_writing` and `resume_writing` of
+the protocol, when a client does not read and when it reads again; and the figures that deadlines and the
+memory's bound need. Nothing is raised.
+
+What can be known depends on what is below: of TCP the kernel tells what has arrived; of a Unix socket only
+the transport tells what has left it; and of TLS, which encrypts a reply at once and calls it gone, the kernel
+alone knows, and it has to be asked again and again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import socket
+import struct
+import termios
+from typing import TYPE_CHECKING, Final, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+_TCP_INFO_BYTES_ACKED: Final = struct.Struct("120xQ")  # linux/tcp.h: tcpi_bytes_acked, since Linux 4.1
+_FIRST_LOOK_SECONDS: Final = 0.001
+_LAST_LOOK_SECONDS: Final = 0.25
+_NEVER_BYTES: Final = (1 << 31) - 1  # uvloop keeps limits in an int
+
+
+class Writer(Protocol):
+    """What an outlet asks of a connection."""
+
+    def pause_writing(self) -> None:
+        """The client does not read."""
+
+    def resume_writing(self) -> None:
+        """The client has read."""
+
+
+class Outlet:
+    """The way out by TCP: the transport pauses and resumes, the kernel counts."""
+
+    __slots__ = ("_transport",)
+
+    def __init__(self, transport: asyncio.Transport, limit_bytes: int) -> None:
+        """Set when the transport pauses its protocol.
+
+        Args:
+            transport: where replies go.
+            limit_bytes: how much of them may wait there.
+        """
+        self._transport = transport
+        transport.set_write_buffer_limits(limit_bytes)
+
+    @property
+    def write(self) -> Callable[[bytes], None]:
+        """What takes replies, to be bound once: the transport's own, so that it costs a reply nothing."""
+        return self._transport.write
+
+    @property
+    def pending(self) -> bool:
+        """Whether the client has yet to take something, as far as can be told."""
+        return self._transport.get_write_buffer_size() > 0
+
+    @property
+    def held_bytes(self) -> int:
+        """Bytes of replies that are in this process's memory."""
+        return self._transport.get_write_buffer_size()
+
+    @property
+    def taken_bytes(self) -> int:
+        """Bytes that the client has taken, counted from no matter where."""
+        return bytes_acked(self._socket) or -self._transport.get_write_buffer_size()
+
+    def drop(self) -> None:
+        """Let go of everything: the connection has ended."""
+
+    @property
+    def _socket(self) -> socket.socket | None:
+        # Asked anew each time: it may be gone before the protocol hears of the end, and its number another's.
+        found: socket.socket | None = self._transport.get_extra_info("socket")
+        return found
+
+
+class CountingOutlet(Outlet):
+    """The way out by a Unix socket: what was written, less what waits, has been taken."""
+
+    __slots__ = ("_written",)
+
+    def __init__(self, transport: asyncio.Transport, limit_bytes: int) -> None:
+        """As `Outlet`."""
+        super().__init__(transport, limit_bytes)
+        self._written = 0
+
+    @property
+    def write(self) -> Callable[[bytes], None]:
+        """What takes replies, and counts them."""
+        return self._write
+
+    @property
+    def taken_bytes(self) -> int:
+        """Bytes that have left the transport."""
+        return self._written - self._transport.get_write_buffer_size()
+
+    def _write(self, data: bytes) -> None:
+        self._written += len(data)
+        self._transport.write(data)
+
+
+class SecureOutlet(CountingOutlet):
+    """The way out by TLS: pauses and resumes the protocol itself, by what the kernel says when it is asked.
+
+    While the protocol is paused, and only then, there is a timer, and never more than one.
+    """
+
+    __slots__ = ("_acked", "_limit_bytes", "_timer", "_writer")
+
+    def __init__(self, transport: asyncio.Transport, limit_bytes: int, writer: Writer) -> None:
+        """Keep the transport from pausing as well.
+
+        Args:
+            transport: where replies go.
+            limit_bytes: how much of them may wait.
+            writer: the protocol.
+        """
+        # Two that pause and resume, each by a count of its own, would undo what the other has done.
+        super().__init__(transport, _NEVER_BYTES)
+        self._limit_bytes = limit_bytes
+        self._writer = writer
+        self._timer: asyncio.TimerHandle | None = None
+        self._acked = 0  # when the kernel was asked last
+
+    @property
+    def pending(self) -> bool:
+        """Whether the client has yet to take something."""
+        return self._transport.get_write_buffer_size() > 0 or has_unacked(self._socket)
+
+    @property
+    def held_bytes(self) -> int:
+        """Bytes of replies that are in this process's memory or the kernel's."""
+        self._acked = bytes_acked(self._socket)
+        # What is acknowledged is encrypted, and longer than what was written: over many replies the
+        # difference would become a credit for as many unread bytes.
+        self._written = max(self._written, self._acked)
+        # The transport knows of a part only; but that is all where the kernel does not tell.
+        return max(self._written - self._acked if self._acked else 0, self._transport.get_write_buffer_size())
+
+    @property
+    def taken_bytes(self) -> int:
+        """Bytes that the client has taken."""
+        return bytes_acked(self._socket) or super().taken_bytes
+
+    def drop(self) -> None:
+        """Look no more."""
+        if self._timer is not None:
+            self._timer.cancel()
+
+    def _write(self, data: bytes) -> None:
+        super()._write(data)
+        # The first comparison spares most replies the call.
+        if (
+            self._timer is None
+            and self._written - self._acked > self._limit_bytes
+            and self.held_bytes > self._limit_bytes
+        ):
+            self._look_after(_FIRST_LOOK_SECONDS)
+            self._writer.pause_writing()
+
+    def _look_after(self, seconds: float) -> None:
+        self._timer = asyncio.get_running_loop().call_later(seconds, self._look, seconds)
+
+    def _look(self, seconds: float) -> None:
+        """Resume where the client has read; otherwise look again, less and less often."""
+        if self.held_bytes > self._limit_bytes:
+            self._look_after(min(2 * seconds, _LAST_LOOK_SECONDS))
+            return
+        # Before the protocol goes on: what it then writes may pause it again, with a timer of its own.
+        self._timer = None
+        self._writer.resume_writing()
+
+
+class ClosedOutlet:
+    """Stands in for one where there is no connection."""
+
+    __slots__ = ()
+
+    pending = False
+    held_bytes = 0
+    taken_bytes = 0
+
+    def write(self, data: bytes) -> None:
+        """Write nowhere."""
+
+    def drop(self) -> None:
+        """There is nothing to let go of."""
+
+
+CLOSED: Final = ClosedOutlet()
+
+
+def open_outlet(transport: asyncio.Transport, limit_bytes: int, writer: Writer) -> Outlet:
+    """Make the outlet that suits a transport.
+
+    Args:
+        transport: a new connection's.
+        limit_bytes: how much may wait before the protocol is paused.
+        writer: the protocol.
+
+    Returns:
+        The outlet.
+    """
+    if not transport.can_write_eof():  # TLS knows no half of a connection
+        return SecureOutlet(transport, limit_bytes, writer)
+    connection = transport.get_extra_info("socket")
+    if connection is None or connection.family == socket.AF_UNIX:
+        return CountingOutlet(transport, limit_bytes)
+    return Outlet(transport, limit_bytes)
+
+
+def bytes_acked(connection: socket.socket | None) -> int:
+    """Ask the kernel how much of what was sent the other end has received.
+
+    Args:
+        connection: a TCP socket, or None.
+
+    Returns:
+        Bytes; 0 for any other socket and for kernels that do not tell.
+    """
+    if connection is None:
+        return 0
+    try:
+        info = connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TCP_INFO_BYTES_ACKED.size)
+    except OSError:
+        return 0
+    return int(_TCP_INFO_BYTES_ACKED.unpack(info)[0]) if len(info) == _TCP_INFO_BYTES_ACKED.size else 0
+
+
+def has_unacked(connection: socket.socket | None) -> bool:
+    """Ask the kernel whether the other end has yet to receive something that was sent.
+
+    Args:
+        connection: a TCP socket, or None.
+
+    Returns:
+        False as well where the kernel does not tell.
+    """
+    if connection is None:
+        return False
+    try:
+        return any(fcntl.ioctl(connection.fileno(), termios.TIOCOUTQ, bytes(4)))
+    except OSError:
+        return False
