@@ -309,16 +309,14 @@ class Connection(asyncio.Protocol):
         self._flush(out)
 
     def _take_stock(self, stream: RequestStream) -> None:
-        """Start the clock of what has begun to arrive, and count what it takes."""
+        """Start the clock of what has begun to arrive, and count what it takes beside unread replies."""
         if stream.began:
             stream.began = False
             self.since = self._flow.now
-        held_bytes = stream.held_bytes
-        if held_bytes >= _HOLD_FROM_BYTES:
-            self._holding = True
-            self._flow.hold(self, held_bytes)
-        elif self._holding:
-            self._holding = False
+        held_before, self._holding = self._holding, stream.held_bytes >= _HOLD_FROM_BYTES
+        if self._holding or self._paused:
+            self._flow.hold(self, self.held_bytes)
+        elif held_before:
             self._flow.release(self)
 
     # -- answering ---------------------------------------------------------------------------------------

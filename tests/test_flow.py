@@ -254,6 +254,25 @@ async def test_what_a_client_sends_while_it_does_not_read_counts_as_memory() -> 
     assert worker.service.flow.held_bytes == 0
 
 
+@pytest.mark.parametrize("more", [b"", PUT_HEAD.replace(b"1000", b"20000") + b"x" * 10_000])
+@in_loop
+async def test_what_arrives_behind_unread_replies_counts_beside_them(more: bytes) -> None:
+    """Reading has been paused, but what was read before arrives all the same."""
+    worker = Worker()
+    worker.store.put(b"k", b"v" * 4000, lambda: 0)
+    client = worker.client()
+    client.transport.slow = True
+    client.send(PUT_HEAD.replace(b"1000", b"5000"), b"x" * 4500)
+    assert worker.service.flow.held_bytes == 4500
+    client.send(b"x" * 500 + GET * 16)
+    unread = client.transport.get_write_buffer_size()
+    assert worker.service.flow.held_bytes == unread > MAX_OUTPUT_BYTES
+    client.connection.data_received(GET + more)
+    assert worker.service.flow.held_bytes == unread + len(GET + more)
+    client.transport.client_reads()
+    assert worker.service.flow.held_bytes == (10_000 if more else 0)
+
+
 @in_loop
 async def test_a_refused_client_may_go_on_sending_for_a_while(clock: Clock) -> None:
     worker = Worker(linger_seconds=5)
