@@ -231,7 +231,7 @@ def _health_parameters() -> list[inspect.Parameter]:
     )
     token_help = (
         "Token to send; a flag can be seen by every user of the machine. "
-        f"[default: none; {health.TOKEN_VARIABLE}]"
+        f"[default: none; {health.TOKEN.variable}]"
     )
     return [
         _keyword("url", str | None, "--url", url_help, "URL"),

@@ -6,7 +6,6 @@ every few seconds for as long as the server does, so it imports little: no ``htt
 only a server needs.
 """
 
-import ipaddress
 import re
 import socket
 import threading
@@ -19,10 +18,11 @@ from urllib.parse import urlsplit
 
 from fastkv import __version__
 from fastkv.errors import FastKVError, SettingsError
+from fastkv.names import DEFAULT_PORTS, parse_address
 from fastkv.options import Hosts, Option, Seconds, SocketPath, UnfitError, quote
 from fastkv.settings import CONFIG_VARIABLE, OPTIONS, Settings
 
-TOKEN_VARIABLE = "FASTKV_TOKEN"
+TOKEN = next(option for option in OPTIONS if option.name == "token")
 TIMEOUT = Option(
     field="timeout",
     name="timeout",
@@ -35,8 +35,6 @@ TIMEOUT = Option(
 # The head of a reply has some 150 bytes; whoever sends more than this is no fastkv.
 _MOST_HEAD_BYTES = 4096
 _STATUS_LINE = re.compile(rb"HTTP/1\.[01] ([0-9]{3})(?: [^\r\n]*)?\r\n")
-_TOKEN = re.compile(r"[!-~]+")
-_DEFAULT_PORTS = {"http": 80, "https": 443}
 
 
 class Unhealthy(FastKVError):
@@ -136,7 +134,7 @@ def server_address(flags: Mapping[str, Any], env: Mapping[str, str], config: Pat
     """
     # Unknown variables are left to the server, which warns of each once, and not with every check.
     # The token says nothing of the address, and `find_token` reads it.
-    variables = {CONFIG_VARIABLE, *(option.variable for option in OPTIONS)} - {TOKEN_VARIABLE}
+    variables = {CONFIG_VARIABLE, *(option.variable for option in OPTIONS)} - {TOKEN.variable}
     known = {name: env[name] for name in variables if name in env}
     settings = _AsWritten.load(flags, known, config)
     by_tcp = flags.get("host") is not None or flags.get("port") is not None
@@ -172,7 +170,7 @@ def parse_url(url: str) -> Address:
                 return Address("unix", str(path))
         else:
             parts = urlsplit(url)
-            default_port = _DEFAULT_PORTS[parts.scheme]
+            default_port = DEFAULT_PORTS[parts.scheme]
             port = default_port if parts.port is None else parts.port
             (host,) = Hosts().parse(parts.hostname)
             if port and "@" not in parts.netloc and f"{parts.path}{parts.query}{parts.fragment}" in ("", "/"):
@@ -198,13 +196,11 @@ def find_token(flag: str | None, env: Mapping[str, str]) -> str | None:
     Raises:
         SettingsError: It cannot be sent as it is. The sentence does not show it.
     """
-    token, source = (flag, "--token") if flag is not None else (env.get(TOKEN_VARIABLE), TOKEN_VARIABLE)
-    if token and not _TOKEN.fullmatch(token):
-        where = source if flag is not None else f"{source} (environment)"
-        raise SettingsError(
-            f"{where}: the token has a character that none may have; allowed: visible ASCII characters."
-        )
-    return token or None
+    token, source = env.get(TOKEN.variable), f"{TOKEN.variable} (environment)"
+    if flag is not None:
+        token, source = flag, TOKEN.flag
+    parsed: str | None = TOKEN.parse(token, source) if token else None
+    return parsed
 
 
 def check(address: Address, token: str | None = None, timeout_seconds: float = 2.0) -> None:
@@ -266,15 +262,7 @@ def _ask(address: Address, token: str | None) -> int | None:
 
 def _reachable(host: str) -> str:
     """Return a host that one can connect to where a server listens on this one."""
-    return {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(_normal(host), host)
-
-
-def _normal(host: str) -> str:
-    """Return an address in its shortest form, and a name as it is."""
-    try:
-        return str(ipaddress.ip_address(host))
-    except ValueError:
-        return host
+    return {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(parse_address(host) or host, host)
 
 
 def _name(status: int) -> str:

@@ -363,7 +363,7 @@ def test_the_token_is_sent_and_never_shown(
 
 @pytest.mark.parametrize("token", ["s3cret\r\nX: y", "s3 cret", "s3crét", "s3cret\n"])
 def test_a_token_that_cannot_be_sent(run: Run, monkeypatch: pytest.MonkeyPatch, token: str) -> None:
-    why = "the token has a character that none may have; allowed: visible ASCII characters.\n"
+    why = "the token has a character that none may have; allowed: 1 to 1024 visible ASCII characters.\n"
     assert run("--token", token) == (2, "", f"fastkv: --token: {why}")
     monkeypatch.setenv("FASTKV_TOKEN", token)
     assert run() == (2, "", f"fastkv: FASTKV_TOKEN (environment): {why}")
