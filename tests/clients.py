@@ -20,7 +20,8 @@ from typing import IO, Protocol
 
 import httpx
 import pytest
-from server import Reply, has_ipv6, read_reply
+from replies import Reply
+from server import has_ipv6, read_reply
 
 SECONDS = 30.0
 """No client waits longer for anything."""

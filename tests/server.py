@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import IO
 
 import psutil
+from replies import Reply
 
 ROOT = Path(__file__).parent.parent
 SERVE = (sys.executable, "-m", "fastkv")
@@ -25,21 +26,6 @@ SERVE = (sys.executable, "-m", "fastkv")
 _START_SECONDS = 30.0
 _STOP_SECONDS = 30.0
 _POLL_SECONDS = 0.01
-
-
-@dataclass(frozen=True, slots=True)
-class Reply:
-    """An HTTP reply.
-
-    Attributes:
-        status: The status code.
-        fields: The header fields by lower-case name.
-        body: The body.
-    """
-
-    status: int
-    fields: dict[str, str]
-    body: bytes
 
 
 def wait_until(condition: Callable[[], object], what: str, seconds: float = 20.0) -> None:

@@ -27,7 +27,8 @@ from clients import (
     replies,
     run,
 )
-from server import Job, Reply, Server, has_ipv6, in_background, read_reply, running, wait_until
+from replies import Reply
+from server import Job, Server, has_ipv6, in_background, read_reply, running, wait_until
 
 OK = {"status": "OK", "message": "Key inserted/updated successfully."}
 DELETED = {"status": "OK", "message": "Key deleted successfully."}

@@ -15,7 +15,8 @@ from typing import Any, BinaryIO
 
 import pytest
 from linearizability import Kind, Operation, by_key, violations
-from server import Reply, Server, in_background, read_reply, running, wait_until
+from replies import Reply
+from server import Server, in_background, read_reply, running, wait_until
 
 # A reply or a connection that takes longer is a failure.
 PATIENCE_SECONDS = 2.0

@@ -39,19 +39,6 @@ EVERY_BYTE = bytes(range(256))
 FAILED = error("412 Precondition Failed", "The entry is not what If-Match or If-None-Match demands.")
 
 
-@pytest.fixture
-def worker() -> Iterator[Worker]:
-    made = Worker()
-    yield made
-    made.verify()
-
-
-@pytest.fixture
-def client(worker: Worker) -> Iterator[Client]:
-    with running_loop():
-        yield worker.client()
-
-
 def kv(method: str, rest: str, fields: bytes = b"", body: bytes | None = None) -> bytes:
     """A request; the key, and a query, as they stand in the target."""
     if body is not None:

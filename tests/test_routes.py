@@ -1,7 +1,6 @@
 """The original routes, byte for byte: what each request is answered with, and what is stored afterwards."""
 
 import json
-from collections.abc import Iterator
 from urllib.parse import quote_from_bytes, quote_plus
 
 import orjson
@@ -23,7 +22,6 @@ from fake import (
     put,
     put_pair,
     reply,
-    running_loop,
 )
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -31,19 +29,6 @@ from hypothesis import strategies as st
 from fastkv import __version__
 from fastkv.http.responses import without_body
 from fastkv.stats import Column
-
-
-@pytest.fixture
-def worker() -> Iterator[Worker]:
-    made = Worker()
-    yield made
-    made.verify()
-
-
-@pytest.fixture
-def client(worker: Worker) -> Iterator[Client]:
-    with running_loop():
-        yield worker.client()
 
 
 def body_of(answer: bytes) -> bytes:

@@ -17,7 +17,8 @@ import pytest
 from certificates import Pair, make_pair, needs_openssl
 from fake import Worker, in_loop
 from fake import get as get_request
-from server import Reply, Server, in_background, private_bytes, read_reply, run_to_end, running, wait_until
+from replies import Reply
+from server import Server, in_background, private_bytes, read_reply, run_to_end, running, wait_until
 
 pytestmark = needs_openssl
 
@@ -244,7 +245,7 @@ def _client(server: Server, trusted: Path, keep: int, seen: set[str]) -> Callabl
                     client.sendall(HEALTH)
                     reply = read_reply(stream)
                     assert reply.status == 200
-                    if over() or reply.fields.get("connection") == "close":
+                    if over() or reply.closes:
                         break
 
     return run
