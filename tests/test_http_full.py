@@ -59,11 +59,10 @@ def test_nothing_is_read_after_an_error_or_after_close() -> None:
 
 def test_100_is_due_once_and_only_until_the_body_begins() -> None:
     parser = _parser(_EXPECTING)
-    assert [parser.expecting, parser.take_expecting()] == [True, True]
-    assert [parser.expecting, parser.take_expecting()] == [False, False]
-    assert not _parser(_EXPECTING + b"{").expecting
-    assert not _parser(_EXPECTING + BODY).expecting
-    assert not _parser(_EXPECTING.replace(b"36", b"1025")).expecting
+    assert [parser.take_expecting(), parser.take_expecting()] == [True, False]
+    assert not _parser(_EXPECTING + b"{").take_expecting()
+    assert not _parser(_EXPECTING + BODY).take_expecting()
+    assert not _parser(_EXPECTING.replace(b"36", b"1025")).take_expecting()
 
 
 def test_buffered_bytes() -> None:

@@ -28,7 +28,6 @@ def _body(tail: bytes) -> bytes:
         (responses.DELETE_OK, 200, b'{"status":"OK","message":"Key deleted successfully."}'),
         (responses.HEALTHY, 200, b'{"status":"healthy"}'),
         (responses.KEY_NOT_FOUND, 404, b'{"status":"ERROR","message":"Key not found."}'),
-        (responses.KEY_REQUIRED, 400, b'{"status":"ERROR","message":"Key parameter is required."}'),
         (responses.DRAINING, 503, b'{"status":"ERROR","message":"The server is draining."}'),
         (json_reply(200, b"{}"), 200, b"{}"),
         (

@@ -128,18 +128,13 @@ class FullParser:
         """Bytes held for the message in progress."""
         return len(self._rest) + self._head_bytes + self.body_bytes
 
-    @property
-    def expecting(self) -> bool:
-        """True where the client may be waiting for 100 before it sends the body (RFC 9110, 10.1.1)."""
-        return self._continue_due
-
     def take_expecting(self) -> bool:
-        """Return `expecting`, and False from then on for this message."""
+        """True, once for a message, where the client may wait for 100 before the body (RFC 9110, 10.1.1)."""
         due, self._continue_due = self._continue_due, False
         return due
 
     def feed(self, data: bytes) -> None:
-        """Read on; look at `messages`, `error` and `expecting` afterwards.
+        """Read on; look at `messages`, `error` and `take_expecting` afterwards.
 
         Args:
             data: The bytes that follow those of the last call.

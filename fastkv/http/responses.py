@@ -10,8 +10,6 @@ from typing import Final, TypeAlias
 
 import orjson
 
-from fastkv.http.urlform import KEY_REQUIRED_MESSAGE
-
 Reply: TypeAlias = tuple[int, bytes]
 """(status, tail): the tail is every header field but Date and Connection, the empty line and the body."""
 
@@ -193,7 +191,6 @@ _HIT_SIZES: Final = 1024
 _HIT_HEADS: Final = tuple(map(_hit_head, range(_HIT_SIZES)))
 
 KEY_NOT_FOUND: Final = error_reply(404, "Key not found.")
-KEY_REQUIRED: Final = error_reply(400, KEY_REQUIRED_MESSAGE)
 PUT_OK: Final = json_reply(200, b'{"status":"OK","message":"Key inserted/updated successfully."}')
 DELETE_OK: Final = json_reply(200, b'{"status":"OK","message":"Key deleted successfully."}')
 HEALTHY: Final = json_reply(200, b'{"status":"healthy"}')

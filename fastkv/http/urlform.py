@@ -5,12 +5,9 @@ escape in a value that is asked for; parameters nobody asks for are not looked a
 """
 
 import re
-from typing import Final
 from urllib.parse import unquote_to_bytes
 
 from fastkv.http.request import HttpError
-
-KEY_REQUIRED_MESSAGE: Final = "Key parameter is required."
 
 _bad_escape = re.compile(rb"%(?![0-9A-Fa-f]{2})").search
 
@@ -43,7 +40,7 @@ def key_of(query: bytes) -> tuple[bytes, bool]:
     if len(keys) > 1:
         raise HttpError(400, "Key parameter is repeated.")
     if not keys or not keys[0]:
-        raise HttpError(400, KEY_REQUIRED_MESSAGE)
+        raise HttpError(400, "Key parameter is required.")
     return keys[0], False
 
 

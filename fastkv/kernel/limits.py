@@ -58,7 +58,7 @@ def raise_open_files(wanted: int) -> OpenFiles:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft < wanted:
         # The hard limit goes up with privileges alone, and not above fs.nr_open.
-        for limits in ((wanted, max(hard, wanted)), (min(wanted, hard), hard)):
+        for limits in ((wanted, max(hard, wanted)), (hard, hard)):
             try:
                 resource.setrlimit(resource.RLIMIT_NOFILE, limits)
                 break
