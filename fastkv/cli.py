@@ -7,6 +7,7 @@ file. An error meant for a person becomes one line on stderr and an exit code.
 
 import inspect
 import json
+import logging
 import os
 import signal
 from collections.abc import Callable, Sequence
@@ -170,6 +171,9 @@ def _tune_kernel(**typed: Any) -> None:
         settings = Settings.load(
             flags, os.environ, None if typed["config"] is None else Path(typed["config"])
         )
+        for level, sentence in settings.notes:
+            if level >= logging.WARNING:
+                typer.echo(f"fastkv: {sentence}", err=True)
         chosen = [action for action in (Action.APPLY, Action.CHECK, Action.REVERT) if typed[action.value]]
         if len(chosen) > 1 or (chosen and chosen != [Action.APPLY] and typed["persist"]):
             raise SettingsError(
@@ -217,6 +221,7 @@ def _keyword(name: str, kind: Any, flag: str, help_text: str, metavar: str) -> i
 
 def _register(name: str, command: Callable[..., None], parameters: list[inspect.Parameter]) -> None:
     """Give a function the signature that typer reads its options from, and make it a command."""
+    # Every function may be given a signature (PEP 362), but the type of a callable does not say so.
     command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     command.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
     app.command(name, cls=_Command)(command)

@@ -34,10 +34,9 @@ from fastkv.options import (
     quote,
 )
 
-_log = logging.getLogger("fastkv")
-
 CONFIG_FLAG = "--config"
 CONFIG_VARIABLE = "FASTKV_CONFIG"
+Note = tuple[int, str]  # a level of logging, and a sentence
 
 _KB, _MB, _GB = 1 << 10, 1 << 20, 1 << 30
 _MOST_WORKERS = 256
@@ -56,7 +55,8 @@ class Settings:
 
     Each field is described by its option. An automatic one that is None is found out here, except
     ``shards`` and ``segment_bytes``: they stay None, and the store's geometry decides, and ``backlog``, which
-    depends on what the kernel allows when the sockets are made.
+    depends on what the kernel allows when the sockets are made. Only ``notes`` has none: what is to be told
+    of the sources, which are read before it is known what is logged.
 
     Raises:
         SettingsError: A value is out of its bounds, or two of them do not go together.
@@ -235,6 +235,7 @@ class Settings:
     unix_mode: str = _option(
         Mode(), "Permissions of the Unix socket: who may write to it may connect.", default="0600"
     )
+    notes: tuple[Note, ...] = field(default=(), repr=False, compare=False)
 
     def __post_init__(self) -> None:
         for option in OPTIONS:
@@ -280,9 +281,10 @@ class Settings:
         if config is None and CONFIG_VARIABLE in env:
             config, config_source = Path(env[CONFIG_VARIABLE]), f"{CONFIG_VARIABLE} (environment)"
         values: dict[str, Any] = {}
+        notes: list[Note] = []
         for option, raw, source in (
             *_from_file(config, config_source),
-            *_from_environment(env),
+            *_from_environment(env, notes),
             *(
                 (option, flags[option.name], option.flag)
                 for option in OPTIONS
@@ -290,12 +292,13 @@ class Settings:
             ),
         ):
             values[option.field] = option.parse(raw, source)
-        return cls(**values)
+        return cls(**values, notes=tuple(notes))
 
 
 OPTIONS: tuple[Option, ...] = tuple(
     Option(**{**f.metadata, "field": f.name, "name": f.metadata["name"] or f.name, "default": f.default})
     for f in fields(Settings)
+    if f.metadata
 )
 """Every setting, in the order of the help and the file."""
 
@@ -334,14 +337,12 @@ def _from_file(path: Path | None, source: str) -> Iterator[tuple[Option, Any, st
         yield option, raw, where
 
 
-def _from_environment(env: Mapping[str, str]) -> Iterator[tuple[Option, str, str]]:
-    """Yield what ``FASTKV_*`` variables set, each with how a sentence names it."""
+def _from_environment(env: Mapping[str, str], notes: list[Note]) -> Iterator[tuple[Option, str, str]]:
+    """Yield what ``FASTKV_*`` variables set, each with how a sentence names it; note what is ignored."""
     links = [variable for variable in sorted(env) if _is_service_link(variable, env[variable])]
     if links:
-        _log.info(
-            "%s: ignored; Kubernetes and links of Docker set such variables for a service named fastkv.",
-            ", ".join(links),
-        )
+        why = "Kubernetes and links of Docker set such variables for a service named fastkv."
+        notes.append((logging.INFO, f"{', '.join(links)}: ignored; {why}"))
     for variable in sorted(env):
         if not variable.startswith("FASTKV_") or variable == CONFIG_VARIABLE or variable in links:
             continue
@@ -351,7 +352,8 @@ def _from_environment(env: Mapping[str, str]) -> Iterator[tuple[Option, str, str
         if option is None or option.variable != variable:
             # No error: whoever starts the server may have variables of such names for purposes of their own.
             nearest = _nearest(name)
-            _log.warning("%s It is ignored.", _unknown(where, nearest.variable if nearest else None))
+            error = _unknown(where, nearest.variable if nearest else None)
+            notes.append((logging.WARNING, f"{error} It is ignored."))
             continue
         yield option, env[variable], where
 

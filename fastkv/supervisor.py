@@ -376,6 +376,8 @@ def run(settings: Settings) -> int:
     logging.basicConfig(
         level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr
     )
+    for level, sentence in settings.notes:
+        _log.log(level, "%s", sentence)
     signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
     usable = machine.usable_memory_bytes()
     if settings.memory_bytes > usable:

@@ -110,8 +110,8 @@ def main(seed: int, arguments: list[str]) -> int:
         disarmed[0] = 1
 
     signal.signal(signal.SIGUSR1, disarm)
-    setattr(supervisor, "Store", keep_store)  # noqa: B010 - as plain assignments they would not pass for types
-    setattr(worker, "serve", serve_and_die)  # noqa: B010
+    setattr(supervisor, "Store", keep_store)  # noqa: B010 - it is no type, as an assignment would have to be
+    setattr(worker, "serve", serve_and_die)  # noqa: B010 - its arguments are any, which mypy would not take
     try:
         cli.main(arguments)
     except SystemExit as ended:

@@ -139,6 +139,14 @@ def test_the_environment_and_the_file_are_read(tmp_path: Path) -> None:
     assert tree.read(path_of(RESERVED)) == "7171"
 
 
+def test_of_variables_the_unknown_ones_are_told(tmp_path: Path) -> None:
+    make_files(tmp_path)
+    ran = tune("--json", "--root", tmp_path, FASTKV_PROFIL="ultrafast", FASTKV_SERVICE_HOST="10.0.0.1")
+    assert ran.code == 0
+    why = "there is no such setting; did you mean FASTKV_PROFILE? It is ignored."
+    assert ran.err == f"fastkv: FASTKV_PROFIL (environment): {why}\n"
+
+
 def test_help_lists_every_flag_and_fits_the_terminal(tmp_path: Path) -> None:
     ran = tune("--help", COLUMNS="80")
     assert ran.code == 0

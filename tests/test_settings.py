@@ -73,12 +73,15 @@ def test_the_defaults() -> None:
         "tls_key": None,
         "tls_handshake_seconds": 10.0,
         "unix_mode": "0600",
+        "notes": (),
     }
     assert Settings.load({}, {}) == Settings()
 
 
 def test_every_field_has_an_option_and_names_that_derive_from_it() -> None:
-    assert [option.field for option in OPTIONS] == [field.name for field in dataclasses.fields(Settings)]
+    assert [option.field for option in OPTIONS] == [
+        field.name for field in dataclasses.fields(Settings) if field.name != "notes"
+    ]
     for option in OPTIONS:
         assert option.name in (option.field, option.field.removesuffix("_bytes"))
         assert option.flag == "--" + option.name.replace("_", "-")
@@ -402,17 +405,14 @@ SERVICE_LINKS = {
 
 
 @pytest.mark.parametrize("config", ["", "port = 1"])
-def test_what_tells_of_a_service_is_no_setting(
-    config: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_what_tells_of_a_service_is_no_setting(config: str, tmp_path: Path) -> None:
     path = tmp_path / "x.toml"
     path.write_text(config)
-    caplog.set_level("INFO")
     env = SERVICE_LINKS | {"FASTKV_BACKLOG": "7"}
-    assert Settings.load({}, env, path) == Settings(port=1 if config else 7171, backlog=7)
-    assert [record.levelno for record in caplog.records] == [logging.INFO]
+    settings = Settings.load({}, env, path)
+    assert settings == Settings(port=1 if config else 7171, backlog=7)
     why = "Kubernetes and links of Docker set such variables for a service named fastkv."
-    assert caplog.messages == [f"{', '.join(SERVICE_LINKS)}: ignored; {why}"]
+    assert settings.notes == ((logging.INFO, f"{', '.join(SERVICE_LINKS)}: ignored; {why}"),)
 
 
 def test_a_flag_says_the_port_where_a_service_takes_the_variable() -> None:
@@ -428,22 +428,21 @@ def test_any_other_wrong_port_is_a_mistake(value: str) -> None:
 @pytest.mark.parametrize(
     "variable", ["FASTKV_HOST", "FASTKV_MEMORY", "FASTKV_WORKERS", "FASTKV_PORT_X", "FASTKV_SERVICE"]
 )
-def test_no_other_variable_is_taken_for_a_service(variable: str, caplog: pytest.LogCaptureFixture) -> None:
+def test_no_other_variable_is_taken_for_a_service(variable: str) -> None:
     if variable.removeprefix("FASTKV_").lower() in {option.name for option in OPTIONS}:
         with pytest.raises(SettingsError, match=variable):
             Settings.load({}, {variable: "tcp://10.0.0.1:7171"})
     else:
-        Settings.load({}, {variable: "tcp://10.0.0.1:7171"})
-        assert [record.levelname for record in caplog.records] == ["WARNING"]
+        notes = Settings.load({}, {variable: "tcp://10.0.0.1:7171"}).notes
+        assert [level for level, _ in notes] == [logging.WARNING]
 
 
 @pytest.mark.parametrize("variable", UNKNOWN_VARIABLES)
-def test_an_unknown_variable_is_told_and_ignored(variable: str, caplog: pytest.LogCaptureFixture) -> None:
+def test_an_unknown_variable_is_noted_and_ignored(variable: str) -> None:
     settings = Settings.load({}, {variable: "1"})
     assert settings == Settings.load({}, {})
-    assert caplog.messages == [
-        f"{variable} (environment): there is no such setting; {UNKNOWN_VARIABLES[variable]} It is ignored."
-    ]
+    what = f"{variable} (environment): there is no such setting; {UNKNOWN_VARIABLES[variable]} It is ignored."
+    assert settings.notes == ((logging.WARNING, what),)
 
 
 def test_the_token_is_not_in_what_settings_show() -> None:

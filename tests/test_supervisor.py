@@ -15,7 +15,17 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from server import Server, has_ended, in_background, is_alive, read_reply, run_to_end, running, wait_until
+from server import (
+    SERVE,
+    Server,
+    has_ended,
+    in_background,
+    is_alive,
+    read_reply,
+    run_to_end,
+    running,
+    wait_until,
+)
 
 HEALTH = b"GET /health HTTP/1.1\r\nHost: a\r\n\r\n"
 BODY = b'{"key":"drained","value":"1"}'
@@ -34,6 +44,16 @@ def get(server: Server, key: str) -> str | None:
 def kill(pid: int, number: int = signal.SIGKILL) -> None:
     with suppress(ProcessLookupError):
         os.kill(pid, number)
+
+
+def test_what_the_environment_says_in_vain_is_in_the_log() -> None:
+    said = ("FASTKV_SERVICE_HOST=10.0.0.1", "FASTKV_PRT=1")
+    with running(("env", *said, *SERVE, "serve"), workers=1) as server:
+        log = server.log()
+    assert re.search(r"(?m)^[0-9-]+ [0-9:,]+ INFO FASTKV_SERVICE_HOST: ignored; Kubernetes ", log)
+    assert re.search(r"(?m)^[0-9-]+ [0-9:,]+ WARNING FASTKV_PRT .* did you mean FASTKV_PORT\? It is", log)
+    with running(("env", *said, *SERVE, "serve"), workers=1, log_level="warning") as server:
+        assert "FASTKV_SERVICE_HOST" not in server.log()
 
 
 # -- deaths ------------------------------------------------------------------------------------------------
