@@ -11,7 +11,8 @@ connection, and nothing that depends on the machine's defaults.
 - TCP_NODELAY: a reply is one write, and waits for no acknowledgement of an earlier one.
 - SO_KEEPALIVE with its times: a client whose machine is gone is noticed within two minutes, not two hours.
 - TCP_NOTSENT_LOWAT: the kernel takes no more of the replies of a client that does not read than the server
-  itself would; without it 2,000 such clients had 5 GB in the kernel's buffers.
+  itself would, and what the server keeps is counted. 200 such clients that had asked eight times for 1 MiB
+  had 18 MiB in the kernel's buffers, without it 752.
 - TCP_FASTOPEN: offered, and in force only where an administrator has set the server's bit of
   net.ipv4.tcp_fastopen: a repeated SYN repeats its request (RFC 7413, section 2.1).
 - SO_REUSEADDR: a restart does not wait for connections in TIME_WAIT.
