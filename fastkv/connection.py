@@ -4,8 +4,9 @@ The way of a GET: ``data_received`` → ``FastParser.parse`` → ``Routes.get`` 
 ``value_reply`` → ``transport.write``; and where the same bytes were answered before, memo → one read of the
 arena → write.
 
-This is the only module that sees both the transport and the store's side. Nothing is raised out of a
-callback; there is no task, future or queue on the way of a request.
+This is the only module that sees both the transport and the store's side: `fastkv.outlet` has the former's,
+`fastkv.answering` the latter's. Nothing is raised out of a callback; there is no task, future or queue on the
+way of a request.
 """
 
 from __future__ import annotations
@@ -13,9 +14,10 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Final, cast
 
+from fastkv.answering import MEMO_HITS, Answering
 from fastkv.flow import Phase
-from fastkv.http.request import CLOSE, KEEP_ALIVE, HttpError
-from fastkv.http.responses import CONTINUE, TOO_SLOW, Reply, with_fields, without_body
+from fastkv.http.request import HttpError
+from fastkv.http.responses import CONTINUE, TOO_SLOW, Reply
 from fastkv.http.stream import EXPECTING, RequestStream
 from fastkv.outlet import CLOSED, open_outlet
 from fastkv.stats import Column
@@ -25,8 +27,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from fastkv.http.fast import Outcome, Parsed
-    from fastkv.http.request import Head
-    from fastkv.http.routes import Handler
     from fastkv.outlet import ClosedOutlet, Outlet
     from fastkv.service import Service
 
@@ -34,39 +34,26 @@ if TYPE_CHECKING:
 _HOLD_FROM_BYTES: Final = 4 << 10
 
 
-class Connection(asyncio.Protocol):
+class Connection(Answering, asyncio.Protocol):
     """A client's connection.
 
     Attributes:
-        answers_together: whether pipelined requests may be answered by one call into the store.
         heard: something has arrived since the last sweep.
         since: when its phase began.
     """
 
-    answers_together = True
-
     __slots__ = (
         "_at_rest",
         "_begun",
-        "_closing",
-        "_counters",
-        "_counts",
         "_eof",
         "_flow",
-        "_handlers",
         "_holding",
-        "_keep_alive",
-        "_offer",
         "_outlet",
         "_parse",
         "_paused",
-        "_recall",
-        "_routes",
-        "_service",
         "_stalled",
         "_stream",
         "_transport",
-        "_words",
         "_write",
         "heard",
         "since",
@@ -78,21 +65,12 @@ class Connection(asyncio.Protocol):
         Args:
             service: what it shares with the worker's others.
         """
-        # Process: bound once for the way of a remembered request.
-        self._service = service
+        super().__init__(service)
+        # Process.
         self._flow = service.flow
-        self._words = service.store.words
-        self._counts = service.store.counts
-        self._counters = service.counters
-        self._recall = service.memo.get
-        self._offer = service.memo.offer
         self._parse = service.fast.parse
-        self._routes = service.routes
-        self._handlers = service.routes.handlers
-        self._keep_alive = service.preludes.kinds[KEEP_ALIVE]
         # Connection.
         self._transport: asyncio.Transport | None = None
-        self._closing = False  # nothing that arrives is read as a request any more
         self._eof = False  # the client has said all
         self._outlet: Outlet | ClosedOutlet = CLOSED
         self._write: Callable[[bytes], None] = CLOSED.write
@@ -143,7 +121,7 @@ class Connection(asyncio.Protocol):
             if remembered is not None:
                 slot, word, count_at, tail = remembered
                 if self._words[slot] == word:
-                    self._counters[_MEMO_HITS] += 1
+                    self._counters[MEMO_HITS] += 1
                     if self._counts[count_at] < COUNT_MAX:
                         self._counts[count_at] += 1
                     self._write(self._keep_alive[200] + tail)
@@ -294,7 +272,10 @@ class Connection(asyncio.Protocol):
             lines, head, body, rest = found
             self._routes.source = None  # whatever was answered before, it is not the batch's
             if len(lines) > 1:
-                due += self._answer_batch(lines, head, rest, out)
+                size, unanswered = self._answer_batch(lines, head, rest, out)
+                due += size
+                if unanswered:
+                    stream.give_back(rest.join((*unanswered, b"")))
             else:
                 # What the full parser has read nobody has asked yet whether its sender may speak.
                 out.append((self._answer if rest else self._admit)(lines[0], head, body))
@@ -319,115 +300,7 @@ class Connection(asyncio.Protocol):
         elif held_before:
             self._flow.release(self)
 
-    # -- answering ---------------------------------------------------------------------------------------
-
-    def _answer_batch(self, lines: list[bytes], head: Head, rest: bytes, out: list[bytes]) -> int:
-        """Answer pipelined requests that share a header section.
-
-        The memo knows requests one by one. Whether it is worth asking, the first of a batch tells: for
-        requests that rarely repeat, asking for each would cost 7%.
-
-        Args:
-            lines: their lines.
-            head: what they share.
-            rest: what follows each line; requests that cannot be answered yet go back to the stream.
-            out: where replies go.
-
-        Returns:
-            How long the replies are together.
-        """
-        routes = self._routes
-        memoable = head.memoable and not self._service.draining
-        known = memoable and self._recall(lines[0] + rest) is not None
-        if memoable and not known and self.answers_together:
-            replies = routes.get_batch(lines, self._keep_alive)
-            if replies is not None:
-                if routes.source is not None:
-                    self._offer(lines[0] + rest, replies[0], routes.source)
-                    routes.source = None
-                out += replies
-                return sum(map(len, replies))
-        due = 0
-        for number, line in enumerate(lines, 1):
-            remembered = self._recall(line + rest) if known else None
-            if remembered is not None and self._words[remembered[0]] == remembered[1]:
-                _, _, count_at, tail = remembered
-                self._counters[_MEMO_HITS] += 1
-                if self._counts[count_at] < COUNT_MAX:
-                    self._counts[count_at] += 1
-                reply = self._keep_alive[200] + tail
-            else:
-                reply = self._answer(line, head, b"")
-                if routes.source is not None:
-                    if known:
-                        self._offer(line + rest, reply, routes.source)
-                    routes.source = None
-            out.append(reply)
-            due += len(reply)
-            if self._closing:
-                break
-            if due > self._service.output_limit and number < len(lines):
-                self._stream.give_back(rest.join((*lines[number:], b"")))
-                break
-        return due
-
-    def _admit(self, line: bytes, head: Head, body: bytes) -> bytes:
-        """Answer one request of the full parser, if its sender may speak.
-
-        What the fast parser reads has been asked already: it declines all heads of those who may not.
-
-        Args:
-            line: method, space and target.
-            head: its header section.
-            body: its body.
-
-        Returns:
-            The reply.
-        """
-        handler, fields = self._service.access.judge(line, head)
-        reply = self._answer(line, head, body, handler)
-        return with_fields(reply, fields) if fields else reply
-
-    def _answer(self, line: bytes, head: Head, body: bytes, handler: Handler | None = None) -> bytes:
-        """Answer one request.
-
-        Args:
-            line: method, space and target.
-            head: its header section.
-            body: its body.
-            handler: what answers in place of the route's.
-
-        Returns:
-            The reply.
-        """
-        route, _, query = line.partition(b"?")
-        try:
-            handler = handler or self._handlers.get(route)
-            if handler is None:
-                handler = self._routes.find(route)
-            status, tail = handler(query, head, body)
-        except Exception as error:  # noqa: BLE001 - whatever it is, the client gets a reply
-            (status, tail), last = self._service.failure(error)
-            self._closing = self._closing or last
-            if line.startswith(b"HEAD "):
-                status, tail = without_body((status, tail))
-        if head.persistence == KEEP_ALIVE and not self._service.draining and not self._closing:
-            return self._keep_alive[status] + tail
-        persistence = CLOSE if self._service.draining or self._closing else head.persistence
-        if persistence == CLOSE:
-            self._closing = True
-        return self._service.preludes.kinds[persistence][status] + tail
-
-    def _error(self, error: HttpError, headless: bool) -> bytes:
-        """The reply to what could not be read as a request; the last one.
-
-        Args:
-            error: what was wrong.
-            headless: whether a HEAD is refused.
-        """
-        reply, _ = self._service.failure(error)
-        status, tail = without_body(reply) if headless else reply
-        return self._service.preludes.kinds[CLOSE][status] + tail
+    # -- writing -----------------------------------------------------------------------------------------
 
     def _end_with(self, reply: Reply) -> None:
         """Write a last reply and close.
@@ -435,12 +308,9 @@ class Connection(asyncio.Protocol):
         Args:
             reply: the reply.
         """
-        status, tail = reply
         self._closing = True
-        self._write(self._service.preludes.kinds[CLOSE][status] + tail)
+        self._write(self._last(reply))
         self._close()
-
-    # -- writing -----------------------------------------------------------------------------------------
 
     def _flush(self, out: list[bytes]) -> None:
         """Write what is due, in one call, and close if it was the last.
@@ -498,6 +368,3 @@ class Connection(asyncio.Protocol):
         transport.resume_reading()  # after the last reply too: what the client still sends is thrown away
         if self._eof:
             transport.close()
-
-
-_MEMO_HITS: Final = int(Column.MEMO_HITS)
