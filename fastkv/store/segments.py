@@ -282,7 +282,8 @@ class Segments:
             self.earn_credit(words[row + SEG_HEAD])
         words[row + SEG_STATE] = shard << 8 | (CLOSED_MAIN if state in MAIN_STATES else CLOSED)
         self.enqueue(header, segment)
-        self.free_if_dead(header, segment)
+        # Lists of fragments that were outdated by moving the fragments are not worth cleaning.
+        self.free_if_dead(header, segment, evicted=state in MAIN_STATES)
 
     def enqueue(self, header: int, segment: int) -> None:
         """Put a closed segment at the young end of its queue."""
