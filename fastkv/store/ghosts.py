@@ -1,9 +1,9 @@
 """Who was evicted not long ago: S3-FIFO's ghost queue, without keys.
 
-A table of buckets of 32 tags of 16 bits, one cache line each. The newest tag of a bucket is written to its
-front and pushes the last one out, so each bucket is a small queue of its own, and only as many of its tags
-count as make all buckets together remember as many evictions as S3-FIFO asks for (nine tenths of the
-entries). On the traces that this was chosen by, that is within 0.0005 of one exact queue's hit ratio.
+A table of 64-bit words, each a queue of its own of four tags of 16 bits: the newest is shifted in, the
+oldest falls out. With room for 1.125 times as many tags as there are entries, hit ratios on the traces that
+this was chosen by are between 0.0002 below and 0.0087 above those with one exact queue of 0.9 times as many.
+(One tag a word: up to 0.0068 below. 32 tags in a cache line: as good, but twice the time.)
 
 It takes segments from the pool when the first entry is evicted, and not before. What stands in it are
 hints: a lost or a wrong one lets an entry begin in another queue, no more. Who reads it holds no lock of it;
@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING, Final
 from fastkv.store.index import HIGH_SHIFT
 from fastkv.store.layout import (
     GHOSTS,
-    POOL_GHOST_BUCKETS,
-    POOL_GHOST_BYTES,
     POOL_GHOST_SEGMENTS,
+    POOL_GHOST_WORDS,
     SEG_STATE,
+    TAG_BITS,
     TAG_MASK,
     Arena,
 )
@@ -28,11 +28,11 @@ from fastkv.store.layout import (
 if TYPE_CHECKING:
     from fastkv.store.segments import Segments
 
-_BUCKET_BYTES: Final = 64
-_TAG_BYTES: Final = 2
 _HIGH_BITS: Final = 64 - HIGH_SHIFT
-# Tags a bucket between which the table keeps its size, and those it is made for.
-_FEWEST, _AIM, _MOST = 12, 24, 32
+_YOUNGER_TAGS: Final = (1 << 48) - 1
+_TAGS: Final = 4
+# Tags for each entry between which the table keeps its size, and those it is made for, in eighths.
+_FEWEST, _AIM, _MOST = 7, 9, 16
 # Some segments stay for eviction itself.
 _FLOOR: Final = 1
 
@@ -40,7 +40,7 @@ _FLOOR: Final = 1
 class Ghosts:
     """The ghost table."""
 
-    __slots__ = ("_arena", "_directory_at", "_mem", "_per_segment_bits", "_segments", "_words")
+    __slots__ = ("_arena", "_directory_at", "_mem", "_segment_shift", "_segments", "_words")
 
     def __init__(self, arena: Arena, segments: Segments) -> None:
         """Bind to an arena.
@@ -54,7 +54,7 @@ class Ghosts:
         self._words = arena.words
         self._segments = segments
         self._directory_at = arena.geometry.ghosts_at
-        self._per_segment_bits = (arena.geometry.segment_bytes // _BUCKET_BYTES).bit_length() - 1
+        self._segment_shift = arena.geometry.segment_words.bit_length() - 1
 
     def recalls(self, key_hash: int) -> bool:
         """Tell whether a key was evicted not long ago.
@@ -65,29 +65,34 @@ class Ghosts:
         Returns:
             True if it was, or, once in a thousand times, if another key was.
         """
-        at = self._bucket(key_hash)
-        end = at + self._words[POOL_GHOST_BYTES]
-        tag = (key_hash & TAG_MASK).to_bytes(_TAG_BYTES, "little")
-        return self._mem.find(tag, at, end) >= 0
+        at = self._word_of(key_hash >> HIGH_SHIFT) << 3
+        return self._mem.find((key_hash & TAG_MASK).to_bytes(2, "little"), at, at + 8) >= 0
 
-    def remember(self, key_hash: int) -> None:
-        """Take note of an eviction, if there is a table.
+    def remember(self, key_hashes: list[int]) -> None:
+        """Take note of evictions, if there is a table.
 
         Args:
-            key_hash: the hash of the key.
+            key_hashes: the hashes of the keys.
         """
-        if not self._words[POOL_GHOST_BUCKETS]:
+        words = self._words
+        size = words[POOL_GHOST_WORDS]
+        if not size:
             return
-        mem = self._mem
-        at = self._bucket(key_hash)
-        tag = (key_hash & TAG_MASK).to_bytes(_TAG_BYTES, "little")
-        mem[at : at + _BUCKET_BYTES] = tag + mem[at : at + _BUCKET_BYTES - _TAG_BYTES]
+        # ``_word_of``, written out: half of the time.
+        shift = self._segment_shift
+        mask = (1 << shift) - 1
+        start = self._directory_at
+        bases = words[start : start + words[POOL_GHOST_SEGMENTS]].tolist()
+        for key_hash in key_hashes:
+            number = (key_hash >> HIGH_SHIFT) * size >> _HIGH_BITS
+            at = bases[number >> shift] + (number & mask)
+            words[at] = (words[at] & _YOUNGER_TAGS) << TAG_BITS | key_hash & TAG_MASK
 
-    def _bucket(self, key_hash: int) -> int:
-        """The byte at which a key's bucket begins."""
-        bucket = (key_hash >> HIGH_SHIFT) * self._words[POOL_GHOST_BUCKETS] >> _HIGH_BITS
-        base = self._words[self._directory_at + (bucket >> self._per_segment_bits)]
-        return (base << 3) + (bucket & (1 << self._per_segment_bits) - 1) * _BUCKET_BYTES
+    def _word_of(self, high: int) -> int:
+        """Where the queue stands in which a key is remembered, by the high bits of its hash."""
+        number = high * self._words[POOL_GHOST_WORDS] >> _HIGH_BITS
+        base = self._words[self._directory_at + (number >> self._segment_shift)]
+        return base + (number & (1 << self._segment_shift) - 1)
 
     def fit(self, entries: int) -> bool:
         """Make the table as large as it has to be, under the eviction lock.
@@ -102,17 +107,14 @@ class Ghosts:
             False if there is no table, because the pool has no segment for it.
         """
         words = self._words
-        wanted = max(entries * 9 // 10, _AIM)
-        buckets = words[POOL_GHOST_BUCKETS]
-        if not buckets * _FEWEST <= wanted <= buckets * _MOST:
-            aim = -(-wanted // _AIM)
-            needed = min(-(-aim >> self._per_segment_bits), self._arena.geometry.most_ghosts)
+        size = words[POOL_GHOST_WORDS]
+        if not entries * _FEWEST <= size * _TAGS * 8 <= max(entries, _TAGS) * _MOST:
+            aim = entries * _AIM // (_TAGS * 8) + 1
+            needed = min((aim >> self._segment_shift) + 1, self._arena.geometry.most_ghosts)
             # Whoever reads meanwhile may find what is not the table's any more: wrong hints for a moment.
-            owned = self._grow(needed) if aim > buckets else self._shrink(needed)
-            buckets = words[POOL_GHOST_BUCKETS] = min(aim, owned << self._per_segment_bits)
-        if buckets:
-            words[POOL_GHOST_BYTES] = min(-(-wanted // buckets), _MOST) * _TAG_BYTES
-        return buckets > 0
+            owned = self._grow(needed) if aim > size else self._shrink(needed)
+            size = words[POOL_GHOST_WORDS] = min(aim, owned << self._segment_shift)
+        return size > 0
 
     def _grow(self, needed: int) -> int:
         """Take segments until there are so many, or until the pool has none to spare.
@@ -138,7 +140,7 @@ class Ghosts:
         """
         words = self._words
         owned = words[POOL_GHOST_SEGMENTS]
-        words[POOL_GHOST_BUCKETS] = min(words[POOL_GHOST_BUCKETS], needed << self._per_segment_bits)
+        words[POOL_GHOST_WORDS] = min(words[POOL_GHOST_WORDS], needed << self._segment_shift)
         while owned > needed:
             owned -= 1
             words[POOL_GHOST_SEGMENTS] = owned

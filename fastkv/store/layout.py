@@ -46,10 +46,9 @@ SB_MAGIC, SB_LAYOUT, SB_MEMORY, SB_SEGMENT, SB_SHARDS, SB_SEED = range(6)
     POOL_MAIN,  # segments of the main queues, the open ones included
     POOL_CURSOR,  # where emptying goes on in a segment that it has begun with
     POOL_CURSOR_STAMP,  # the stamp of that segment
-    POOL_GHOST_BUCKETS,  # buckets of the ghost table, 0 while nobody was evicted
-    POOL_GHOST_BYTES,  # bytes of each of them that count
+    POOL_GHOST_WORDS,  # words of the ghost table, 0 while nobody was evicted
     POOL_GHOST_SEGMENTS,  # how many segments its directory names
-) = range(16, 29)
+) = range(16, 28)
 SUPERBLOCK_WORDS = 64
 
 # Shard header: words from the header's start. The sequence words lie apart, side by side.

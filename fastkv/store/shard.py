@@ -15,7 +15,7 @@ from xxhash import xxh32_digest
 from fastkv.store.layout import (
     BUCKET_WORDS,
     CLOSED,
-    POOL_GHOST_BUCKETS,
+    POOL_GHOST_WORDS,
     RESERVE,
     RESERVE_OVERWRITING,
     SEG_DEAD,
@@ -136,7 +136,7 @@ class Shard(Log):
             slot = self._vacancy(key_hash)
             if not slot:
                 return 0
-            if self._words[POOL_GHOST_BUCKETS] and self._ghosts.recalls(key_hash):
+            if self._words[POOL_GHOST_WORDS] and self._ghosts.recalls(key_hash):
                 return self._write(slot, 0, key_hash, key, value, flags, deadline_ms, RESERVE, main=True)
         words = self._words
         opened = words[self._open_at]

@@ -13,6 +13,7 @@ from xxhash import xxh3_64_intdigest
 
 from fastkv.store.index import HIGH_SHIFT
 from fastkv.store.layout import (
+    BUCKET_WORDS,
     CLOSED,
     COUNT_MAX,
     MAIN_STATES,
@@ -25,11 +26,13 @@ from fastkv.store.layout import (
     SH_EVICTED,
     SH_EXPIRED,
     TAG_BITS,
+    TAG_MASK,
     WORD,
     Arena,
     count_at,
 )
 from fastkv.store.records import (
+    CALLER_FLAGS,
     CHECKSUM_BYTES,
     DEADLINE,
     FRAGMENT,
@@ -139,36 +142,41 @@ class Sweep:
         row = self._segments.row(segment)
         state = words[row + SEG_STATE]
         main = state & 0xFF in MAIN_STATES
-        remember = None if main or rule == KEEP_ALL else self._ghosts.remember
         # Open, the segment is not freed under our feet when an entry with several records is dropped.
         words[row + SEG_STATE] = shard.number << 8 | (OPEN_MAIN if main else OPEN)
         location = location or self._segments.base(segment)
         end = self._segments.base(segment) + words[row + SEG_HEAD]
-        left = looks
-        dead = evicted = expired = 0
+        evicted: list[int] = []
+        looked = dead = expired = 0
         stuck = False
-        while location < end and left and moves and not stuck:
-            left -= 1
+        while location < end and looked < looks:
+            looked += 1
             here = location
             at = here << 3
             key_len, flags, value_len, version = unpack_head(mem, at)
-            deadline_ms = 0
-            if flags & DEADLINE:
-                deadline_ms = words[here + 2]
-                at += WORD
-                if deadlines is not None and deadline_ms > now_ms:
-                    deadlines.append(deadline_ms)
             at += HEAD_BYTES
+            deadline_ms = 0
+            if flags > CALLER_FLAGS:
+                if flags & DEADLINE:
+                    deadline_ms = words[here + 2]
+                    at += WORD
+                    if deadlines is not None and deadline_ms > now_ms:
+                        deadlines.append(deadline_ms)
+                if flags & (LARGE | FRAGMENT):
+                    location = at + key_len + value_len + CHECKSUM_BYTES + 7 >> 3
+                    key_hash = (
+                        version if flags & FRAGMENT else xxh3_64_intdigest(mem[at : at + key_len], seed)
+                    )
+                    stuck = self._large(shard, key_hash, here, flags, rule, now_ms)
+                    moves -= 1
+                    if stuck or not moves:
+                        break
+                    continue
             location = at + key_len + value_len + CHECKSUM_BYTES + 7 >> 3
-            if rule == LEAVE and not 0 < deadline_ms <= now_ms:
+            past = 0 < deadline_ms <= now_ms
+            if rule == LEAVE and not past:
                 continue
-            key_hash = version if flags & FRAGMENT else xxh3_64_intdigest(mem[at : at + key_len], seed)
-            if flags & (LARGE | FRAGMENT):
-                stuck = self._large(shard, key_hash, here, flags, rule, now_ms)
-                moves -= 1
-                if stuck:
-                    location = here
-                continue
+            key_hash = xxh3_64_intdigest(mem[at : at + key_len], seed)
             # The key's home slot, or else wherever it stands.
             low = key_hash & low_mask
             high = key_hash >> HIGH_SHIFT
@@ -178,39 +186,49 @@ class Sweep:
                 slot, word = self._slot_of(key_hash, here)
                 if not slot:
                     continue
-            if 0 < deadline_ms <= now_ms:
+            place = (slot & -8) << 3 | slot & 7  # ``count_at``
+            if past:
                 expired += 1
+            elif counts[place] < rule:
+                evicted.append(key_hash)
+            elif shard.relocate(slot, word, here, location - here, deadline_ms):
+                counts[place] = counts[place] - rule if rule != PROMOTE else 0
+                dead += location - here
+                moves -= 1
+                if not moves:
+                    break
+                continue
+            elif rule == KEEP_ALL:
+                stuck = True
+                break
             else:
-                place = (slot & -8) << 3 | slot & 7  # ``count_at``
-                count = counts[place]
-                if count >= rule:
-                    if shard.relocate(slot, word, here, location - here, deadline_ms):
-                        counts[place] = count - rule if rule != PROMOTE else 0
-                        dead += location - here
-                        moves -= 1
-                        continue
-                    if rule == KEEP_ALL:
-                        stuck = True
-                        location = here
-                        continue
-                evicted += 1
-                if remember:
-                    remember(key_hash)
+                evicted.append(key_hash)
             words[slot] = 0
             dead += location - here
+        if stuck:
+            location = here
         header = shard.header
-        words[header + SH_ENTRIES] -= evicted + expired
-        words[header + SH_EVICTED] += evicted
+        words[header + SH_ENTRIES] -= len(evicted) + expired
+        words[header + SH_EVICTED] += len(evicted)
         words[header + SH_EXPIRED] += expired
         words[row + SEG_DEAD] += dead
         words[row + SEG_STATE] = state
         if state & 0xFF >= CLOSED:
             # What an eviction has begun with it will go on with; nobody has to clean it.
             self._segments.free_if_dead(header, segment, evicted=rule > KEEP_ALL)
-        return Swept(0 if location >= end else location, looks - left, stuck)
+        if not main:
+            self._ghosts.remember(evicted)
+        return Swept(0 if location >= end else location, looked, stuck)
 
     def _slot_of(self, key_hash: int, location: int) -> tuple[int, int]:
         """The slot and word that refer to a record, zeros if none does."""
+        words, find = self._arena.words, self._arena.mem.find
+        tag = (key_hash & TAG_MASK).to_bytes(2, "little")
+        # The first slot with the tag of each bucket is nearly always the only one; ``candidates`` has them all.
+        for bucket in self._index.buckets(key_hash):
+            slot = find(tag, (bucket << 3) + WORD, (bucket + BUCKET_WORDS) << 3) >> 3
+            if slot >= 0 and words[slot] & self._location_mask == location:
+                return slot, words[slot]
         for slot, word in self._index.candidates(key_hash):
             if word & self._location_mask == location:
                 return slot, word
@@ -262,7 +280,7 @@ class Sweep:
         shard.drop(slot, word, evicted=True)
         words[shard.header + SH_EVICTED] += 1
         if rule == PROMOTE:
-            self._ghosts.remember(key_hash)
+            self._ghosts.remember([key_hash])
         return False
 
     def _owner_of(self, shard: Shard, key_hash: int, piece: int) -> tuple[int, int]:
