@@ -16,6 +16,7 @@ import uvloop
 
 from fastkv.access_log import AccessLog, LoggedConnection
 from fastkv.connection import Connection
+from fastkv.errors import StoreBusy
 from fastkv.flow import SWEEP_SECONDS
 from fastkv.http.responses import Preludes
 from fastkv.http.routes import Routes
@@ -42,6 +43,9 @@ _RETIRED_SECONDS: Final = 600.0
 # request makes cycles, so there is little to find, and what start-up built is frozen.
 _TICKS_TO_YOUNG: Final = 4
 _TICKS_TO_OLD: Final = 240
+# A step of expiry takes up to 1 ms.
+_EXPIRE_SECONDS: Final = 0.1
+_EXPIRE_SOON_SECONDS: Final = 0.004
 
 
 def clock_ms() -> int:
@@ -82,6 +86,7 @@ class Worker:
             sockets: where it accepts.
             tls: for TCP connections; None where they are plain.
         """
+        self._store = store
         self._settings = settings
         self._row = row
         self._sockets = sockets
@@ -124,6 +129,7 @@ class Worker:
             self._ends.append(loop.create_task(server.wait_closed()))
         self._tick(loop)
         self._sweep(loop)
+        self._expire(loop)
         self._row[Column.STATE] = State.READY
         await self._service.drained.wait()
         # Connections in the midst of a TLS handshake are not yet known as such; they are served as well.
@@ -156,6 +162,14 @@ class Worker:
         """Look after the deadlines of some connections, over and over."""
         self._service.turn()
         loop.call_later(SWEEP_SECONDS, self._sweep, loop)
+
+    def _expire(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Give back what has expired, a step at a time; a fifth of the time at most goes into it."""
+        try:
+            more = self._store.expire(clock_ms())
+        except StoreBusy:  # somebody was stopped in a critical section; who needs it more will wait
+            more = False
+        loop.call_later(_EXPIRE_SOON_SECONDS if more else _EXPIRE_SECONDS, self._expire, loop)
 
     def _stop(self) -> None:
         """SIGTERM: finish what is under way, then end."""

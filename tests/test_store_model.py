@@ -42,6 +42,7 @@ OPERATIONS = st.one_of(
     st.tuples(st.just("get"), KEYS),
     st.tuples(st.just("delete"), KEYS),
     st.tuples(st.just("wait"), st.integers(1, 30)),
+    st.tuples(st.just("expire")),
     st.tuples(
         st.just("crowd"), st.sampled_from([(400, 0), (60, 300), (40, 3000), (5, 40_000), (2, 150_000)])
     ),
@@ -146,6 +147,10 @@ class Model:
             _, _, deadline_ms, _ = self.entries.pop(key)
             self.evicted += not deadline_ms or deadline_ms > self.now()
         assert self.evicted <= self.store.stats()["evictions"]
+
+    def expire(self) -> None:
+        while self.store.expire(self.now()):
+            pass
 
     def wait(self, ms: int) -> None:
         self.now.now_ms += ms

@@ -8,6 +8,7 @@ itself.
 
 from __future__ import annotations
 
+from random import randrange
 from typing import TYPE_CHECKING, Final
 
 from fastkv.store.layout import (
@@ -32,8 +33,10 @@ if TYPE_CHECKING:
 
 # A step looks at so many records: 0.35 ms if they live on, 1 ms if they have all expired.
 _LOOKS: Final = 1024
-# Of a segment's entries with a deadline so many expire before it is looked at again, but ...
-_DUE_SHARE: Final = 4
+# One in so many of a segment's records, or of those that have a deadline, expires before it is looked at
+# again, so that each costs 16 looks at most. But ...
+_RECORDS_SHARE: Final = 16
+_DEADLINES_SHARE: Final = 4
 # ... it does not take longer than this after the first of them did: what has gone is to be seen as gone.
 _DUE_MS: Final = 60_000
 
@@ -46,6 +49,7 @@ class Expiry:
         "_guard",
         "_location",
         "_next",
+        "_records",
         "_segments",
         "_shards",
         "_stamp",
@@ -70,9 +74,9 @@ class Expiry:
         self._segments = segments
         self._sweep = sweep
         self._guard = guard
-        self._next = 0
-        # In the midst of the segment with this stamp: where, and the deadlines before it.
-        self._stamp = self._location = 0
+        self._next: int | None = None
+        # In the midst of the segment with this stamp: where, the records before it and their deadlines.
+        self._stamp = self._location = self._records = 0
         self._deadlines: list[int] = []
 
     def step(self, now_ms: int) -> bool:
@@ -87,6 +91,8 @@ class Expiry:
         Raises:
             StoreBusy: if a lock was not free within the bound.
         """
+        if self._next is None:  # each process begins elsewhere
+            self._next = randrange(len(self._shards))
         for _ in self._shards:
             shard = self._shards[self._next]
             if 0 < self._words[shard.header + SH_DUE] <= now_ms:
@@ -134,7 +140,7 @@ class Expiry:
         row = self._segments.row(segment)
         stamp = words[row + SEG_STAMP]
         if stamp != self._stamp:
-            self._stamp, self._location, self._deadlines = stamp, 0, []
+            self._stamp, self._location, self._records, self._deadlines = stamp, 0, 0, []
         swept = self._sweep.run(
             shard,
             segment,
@@ -146,17 +152,19 @@ class Expiry:
             deadlines=self._deadlines,
         )
         self._location = swept.location
+        self._records += swept.looks
         if not swept.location:
             self._stamp = 0
             if words[row + SEG_STAMP] == stamp:
-                words[row + SEG_DUE] = _next_due(self._deadlines, now_ms)
+                words[row + SEG_DUE] = _next_due(self._records, self._deadlines, now_ms)
         return swept.looks
 
 
-def _next_due(deadlines: list[int], now_ms: int) -> int:
+def _next_due(records: int, deadlines: list[int], now_ms: int) -> int:
     """When to look at a segment again: not for each of its records, lest looking costs more than it gives.
 
     Args:
+        records: how many there are, dead or alive.
         deadlines: those that have not passed.
         now_ms: now.
 
@@ -166,4 +174,5 @@ def _next_due(deadlines: list[int], now_ms: int) -> int:
     if not deadlines:
         return 0
     deadlines.sort()
-    return min(max(deadlines[0], now_ms + _DUE_MS), deadlines[len(deadlines) // _DUE_SHARE])
+    several = max(len(deadlines) // _DEADLINES_SHARE, records // _RECORDS_SHARE)
+    return min(max(deadlines[0], now_ms + _DUE_MS), deadlines[min(several, len(deadlines) - 1)])

@@ -27,6 +27,7 @@ from fastkv.store.layout import (
     SH_DEADEST,
     SH_DUE,
     SH_ENTRIES,
+    SH_EVICTED,
     SH_MAIN_NEWEST,
     SH_MAIN_OLDEST,
     SH_MOST_DEAD,
@@ -178,6 +179,8 @@ class Guard:
                     segments.note_deadline(shard.header, location, deadline_ms)
                 entries += 1
                 newest = max(newest, version)
+        # Who dies in a sweep has dropped what it had not counted yet. (A deletion may be among it.)
+        words[shard.header + SH_EVICTED] += max(words[shard.header + SH_ENTRIES] - entries, 0)
         words[shard.header + SH_ENTRIES] = entries
         words[shard.header + SH_VERSION] = max(words[shard.header + SH_VERSION], newest)
 

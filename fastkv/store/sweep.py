@@ -224,7 +224,7 @@ class Sweep:
         """The slot and word that refer to a record, zeros if none does."""
         words, find = self._arena.words, self._arena.mem.find
         tag = (key_hash & TAG_MASK).to_bytes(2, "little")
-        # The first slot with the tag of each bucket is nearly always the only one; ``candidates`` has them all.
+        # The first slot with the tag in a bucket is nearly always the only one; ``candidates`` has all.
         for bucket in self._index.buckets(key_hash):
             slot = find(tag, (bucket << 3) + WORD, (bucket + BUCKET_WORDS) << 3) >> 3
             if slot >= 0 and words[slot] & self._location_mask == location:
