@@ -19,7 +19,7 @@ from types import CodeType, FrameType
 from typing import Any
 
 from fastkv import cli, supervisor, worker
-from fastkv.store import Store, eviction, index, log, repair, segments, shard
+from fastkv.store import Store, eviction, expiry, ghosts, index, log, repair, segments, shard, sweep
 
 Tracer = Callable[[FrameType, str, Any], Any]
 
@@ -27,8 +27,8 @@ EXIT_PROBLEMS = 3
 
 _AGE_SECONDS = (1.05, 1.5)
 _PATIENCE_SECONDS = 1.0
-_OFTEN = {shard.__file__, log.__file__, segments.__file__, eviction.__file__, repair.__file__}
-_RARE = {eviction.__file__, repair.__file__}
+_RARE = {module.__file__ for module in (eviction, expiry, ghosts, repair, sweep)}
+_OFTEN = _RARE | {shard.__file__, log.__file__, segments.__file__}
 _RARE_NAMES = {"take", "close", "give_back", "enqueue", "dequeue", "rebuild_free_list", "split", "map_page"}
 _RARE_NAMES |= {
     "open_page",

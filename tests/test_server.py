@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from server import Server, has_ipv6, read_reply, running
+from server import Server, has_ipv6, read_reply, running, wait_until
 
 from fastkv import __version__
 
@@ -309,6 +309,25 @@ def test_the_ready_line(settings: dict[str, Any], pattern: str) -> None:
 
 
 # -- numbers -----------------------------------------------------------------------------------------------
+
+
+def test_what_has_expired_is_given_back_unread() -> None:
+    with running(workers=2) as server:
+        with server.connect() as client, client.makefile("rb") as stream:
+            for number in range(2000):
+                ttl = "" if number % 4 == 0 else ',"ttl":0.3'
+                body = f'{{"key":"k{number}","value":"v"{ttl}}}'
+                client.sendall(
+                    f"PUT /put HTTP/1.1\r\nHost: a\r\nContent-Length: {len(body)}\r\n\r\n{body}".encode()
+                )
+                assert read_reply(stream).status == 200
+
+        def told(name: str) -> int:
+            return int(json.loads(server.request("GET", "/stats").body)[name])
+
+        wait_until(lambda: told("entries") == 500, "what has expired is gone")
+        assert told("expired") == 1500
+        assert told("evictions") == 0
 
 
 def test_stats_are_sums_over_all_workers() -> None:

@@ -24,6 +24,7 @@ from fastkv.store.layout import (
     POOL_CURSOR_STAMP,
     POOL_MAIN,
     POOL_SMALL,
+    POOL_STAMP,
     SEG_DEAD,
     SEG_STAMP,
     SH_DEADEST,
@@ -51,6 +52,8 @@ _WORTH_CLEANING: Final = 16
 # A step looks at so many records and moves so many of them: 1 ms, or 2.
 _LOOKS: Final = 1024
 _MOVES: Final = 512
+# The ghost table takes one segment at most in so many: the others are for whoever waits.
+_TAKEN_BY_OTHERS: Final = 4
 # The main queue is too long above nine tenths of the log.
 _SMALL_SHARE: Final = 10
 # In how many shards the oldest segment is looked for: with more of them, the oldest of these is old enough.
@@ -206,9 +209,9 @@ class Eviction:
             shard = self._oldest(queue)
         if shard is None:
             return self._close_open_segments()
-        entries = sum(words[each.header + SH_ENTRIES] for each in self._window())
-        entries = entries * len(self._shards) // min(len(self._shards), _WINDOW)
-        self._ghosts.fit(entries)
+        if words[POOL_STAMP] % _TAKEN_BY_OTHERS == 0:
+            entries = sum(words[each.header + SH_ENTRIES] for each in self._window())
+            self._ghosts.fit(entries * len(self._shards) // min(len(self._shards), _WINDOW))
         with self._guard.holding(shard):
             segment = words[shard.header + queue]
             if segment:  # else somebody was faster

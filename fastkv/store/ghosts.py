@@ -95,10 +95,11 @@ class Ghosts:
         return base + (number & (1 << self._segment_shift) - 1)
 
     def fit(self, entries: int) -> bool:
-        """Make the table as large as it has to be, under the eviction lock.
+        """Bring the table nearer to the size that it has to have, under the eviction lock.
 
-        A table of another size has other buckets for most keys, so that much of what it knew is lost: it is
-        made with room to both sides.
+        A table of another size has other queues for most keys, so that much of what it knew is lost: it is
+        made with room to both sides, and it changes when it has all the segments that it needs. It takes them
+        one by one, lest many entries are evicted at once to make room for it.
 
         Args:
             entries: how many there are in the store.
@@ -108,23 +109,25 @@ class Ghosts:
         """
         words = self._words
         size = words[POOL_GHOST_WORDS]
-        if not entries * _FEWEST <= size * _TAGS * 8 <= max(entries, _TAGS) * _MOST:
-            aim = entries * _AIM // (_TAGS * 8) + 1
-            needed = min((aim >> self._segment_shift) + 1, self._arena.geometry.most_ghosts)
-            # Whoever reads meanwhile may find what is not the table's any more: wrong hints for a moment.
-            owned = self._grow(needed) if aim > size else self._shrink(needed)
-            size = words[POOL_GHOST_WORDS] = min(aim, owned << self._segment_shift)
-        return size > 0
+        if entries * _FEWEST <= size * _TAGS * 8 <= max(entries, _TAGS) * _MOST:
+            return True
+        aim = entries * _AIM // (_TAGS * 8) + 1
+        needed = min((aim >> self._segment_shift) + 1, self._arena.geometry.most_ghosts)
+        # Whoever reads meanwhile may find what is not the table's any more: wrong hints for a moment.
+        owned = self._grow(needed) if aim > size else self._shrink(needed)
+        if owned == needed or not size:
+            words[POOL_GHOST_WORDS] = min(aim, owned << self._segment_shift)
+        return owned > 0
 
     def _grow(self, needed: int) -> int:
-        """Take segments until there are so many, or until the pool has none to spare.
+        """Take a segment if there are fewer than needed and the pool has one to spare.
 
         Returns:
             How many the table has.
         """
         words, size = self._words, self._arena.geometry.segment_bytes
         owned = words[POOL_GHOST_SEGMENTS]
-        while owned < needed and (segment := self._segments.take(0, GHOSTS, _FLOOR)):
+        if owned < needed and (segment := self._segments.take(0, GHOSTS, _FLOOR)):
             base = self._segments.base(segment)
             self._mem[base << 3 : (base << 3) + size] = bytes(size)
             words[self._directory_at + owned] = base
