@@ -43,6 +43,10 @@ class StoreFull(StoreError):
     """No room could be made, even by evicting."""
 
 
+class WrongCursor(StoreError):
+    """A cursor is none that this store has given."""
+
+
 class KeyTooLong(StoreError):
     """The key is longer than it may be."""
 

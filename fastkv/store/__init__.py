@@ -1,12 +1,13 @@
 """The store: a sharded key-value arena in shared memory.
 
 It knows no wire and no clock: keys and values are bytes, time is an argument. Layers, each importing
-only those below it: ``store`` → ``update`` → ``reading``/``eviction``/``check`` → ``repair`` → ``shard`` →
-``log`` → ``index``/``segments`` → ``records`` → ``layout``/``lock``.
+only those below it: ``store`` → ``update`` → ``reading``/``scan``/``eviction``/``check`` → ``repair`` →
+``shard`` → ``log`` → ``index``/``segments`` → ``records`` → ``layout``/``lock``.
 """
 
 from fastkv.store.reading import Entry
+from fastkv.store.scan import Scanned
 from fastkv.store.store import Store
 from fastkv.store.update import DELETE, LEAVE, Change, Decide
 
-__all__ = ["DELETE", "LEAVE", "Change", "Decide", "Entry", "Store"]
+__all__ = ["DELETE", "LEAVE", "Change", "Decide", "Entry", "Scanned", "Store"]

@@ -30,6 +30,7 @@ from fastkv.store.lock import LockTable
 from fastkv.store.reading import Reader
 from fastkv.store.records import parse_record
 from fastkv.store.repair import Guard
+from fastkv.store.scan import Scanner
 from fastkv.store.segments import Segments
 from fastkv.store.shard import Shard
 from fastkv.store.sweep import Sweep
@@ -53,6 +54,7 @@ class Store:
             the word under which they found an entry.
         counts: the arena as bytes, where callers who use what they found again count that access.
         get, get_small, find: those of the ``Reader``.
+        scan: that of the ``Scanner``.
         update: that of the ``Updater``.
         max_key_bytes: the longest key, a quarter of a segment.
         max_value_bytes: the longest value, a quarter of the arena or less.
@@ -80,6 +82,7 @@ class Store:
         "get_small",
         "max_key_bytes",
         "max_value_bytes",
+        "scan",
         "update",
         "words",
     )
@@ -140,6 +143,7 @@ class Store:
         self.get = self._reader.get
         self.get_small = self._reader.get_small
         self.find = self._reader.find
+        self.scan = Scanner(arena, self._shards, self._segments, index, self._seed, self._guard).scan
         self._updater = Updater(
             arena,
             self._shards,

@@ -1,0 +1,280 @@
+"""Walking through all entries, a bounded piece at a time, while others write.
+
+In: a cursor, 0 to begin with. Out: some entries, and the cursor to go on with, 0 once all were looked at. A
+cursor is all that there is of a walk: nobody has to keep or to end it, and any process may go on.
+
+An entry that is there from the first call to the last is returned at least once, as with Redis' SCAN. A
+cursor is a place in the order of shard, tag and slot. As long as an entry is there its slot keeps its place
+in the page, whatever becomes of its record; only a split takes it elsewhere, into a page that covers higher
+tags than what is left of the old one. So behind a cursor lies nothing that was not returned: who was in the
+page that is being walked through when it was split is met again in the new one, or for the first time.
+
+Slots are read as ``Reader`` reads them, without a lock: word → copy of the record → word unchanged; and the
+shard's sequence even and unchanged over each few slots, because a split that is under way, or whose owner
+died in it, is no state to walk through. (While it goes on, the order of its stores would do: what a page
+covers is said before a slot is blanked, and read after the slots.)
+A record is verified by its checksum, since what is copied out of here may be kept for long.
+"""
+
+from __future__ import annotations
+
+import struct
+from hashlib import sha256
+from typing import TYPE_CHECKING, Final
+
+from fastkv.errors import WrongCursor
+from fastkv.store.layout import BUCKET_WORDS, MAX_SEGMENT, SEG_COVERS, TAG_BITS, Arena
+from fastkv.store.records import (
+    CALLER_FLAGS,
+    CHECKSUM_BYTES,
+    DEADLINE,
+    FRAGMENT,
+    HEAD_BYTES,
+    LARGE,
+    parse_pieces,
+    parse_record,
+    record_is_whole,
+    unpack_head,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from fastkv.store.index import Index
+    from fastkv.store.repair import Guard
+    from fastkv.store.segments import Segments
+    from fastkv.store.shard import Shard
+
+Scanned = tuple[bytes, bytes, int, int, int]
+"""What scan returns: key, value, the caller's flags, version, and deadline in ms (0 for none)."""
+
+ENTRY_OVERHEAD: Final = 16
+"""What an entry counts for besides its key and value, in bytes."""
+
+# A cursor: which store, shard, tag, place in the page. With the 12 bits of the shard these are 63.
+_PLACE_BITS: Final = 15
+_SHARD_AT: Final = _PLACE_BITS + TAG_BITS
+_STORE_AT: Final = _SHARD_AT + 12
+_STORE_BITS: Final = 20
+_LARGEST: Final = (1 << _STORE_AT + _STORE_BITS) - 1
+
+# So many slots are looked at, and if need be read under the lock, in one go; and so often for each call.
+_CHUNK_WORDS: Final = 256
+_CHUNKS: Final = 128
+_TRIES: Final = 4
+_ANY_SIZE: Final = 1 << 62
+
+_Place = tuple[int, int, int]
+
+
+class Scanner:
+    """Walks through the entries of a store."""
+
+    __slots__ = (
+        "_directory",
+        "_guard",
+        "_index",
+        "_location_bits",
+        "_mem",
+        "_segments",
+        "_sequences_at",
+        "_shards",
+        "_store",
+        "_version_mask",
+        "_words",
+    )
+
+    def __init__(
+        self, arena: Arena, shards: list[Shard], segments: Segments, index: Index, seed: int, guard: Guard
+    ) -> None:
+        """Bind to a store.
+
+        Args:
+            arena: the arena.
+            shards: its shards.
+            segments: its pool.
+            index: its index.
+            seed: seed of the keys' hashes.
+            guard: holds a shard's lock.
+        """
+        geometry = arena.geometry
+        self._mem = arena.mem
+        self._words = arena.words
+        self._shards = shards
+        self._segments = segments
+        self._index = index
+        self._guard = guard
+        self._directory = index.directory
+        self._sequences_at = geometry.sequences_at
+        self._location_bits = geometry.location_bits
+        self._version_mask = (1 << geometry.version_bits) - 1
+        # In another store the same place means other keys. A digest, because cursors are told to clients, and
+        # the seed is nobody's business.
+        name = struct.pack("<3Q", seed, geometry.shards, geometry.segment_bytes)
+        self._store = int.from_bytes(sha256(name).digest()[:8]) >> 64 - _STORE_BITS
+
+    def scan(
+        self, cursor: int, clock: Callable[[], int], limit_bytes: int, limit_entries: int
+    ) -> tuple[list[Scanned], int]:
+        """Read some entries; they do not count as accessed.
+
+        Args:
+            cursor: 0, or what the call before returned.
+            clock: milliseconds now: who is past its deadline is left out.
+            limit_bytes: how much to return at most, ``ENTRY_OVERHEAD`` for each entry included. An entry that
+                is larger than that comes alone.
+            limit_entries: how many to return at most, at least 1.
+
+        Returns:
+            The entries, perhaps none, for not more than 32,768 slots are looked at; and the next cursor, 0
+            if there is nothing left. One may come twice if its page was split meanwhile: the later is the
+            newer.
+
+        Raises:
+            WrongCursor: if the cursor is none of this store's.
+            StoreBusy: if a lock was needed and not free within the bound.
+        """
+        place = self._place_of(cursor)
+        now_ms = clock()
+        entries: list[Scanned] = []
+        room = limit_bytes
+        for _ in range(_CHUNKS):
+            found, after, full = self._step(place, room, limit_entries - len(entries), now_ms, not entries)
+            entries += found
+            room -= sum([ENTRY_OVERHEAD + len(key) + len(value) for key, value, _, _, _ in found])
+            if after is None:
+                return entries, 0
+            place = after
+            if full:
+                break
+        return entries, self._cursor_of(place)
+
+    def _place_of(self, cursor: int) -> _Place:
+        number = cursor >> _SHARD_AT & (1 << _STORE_AT - _SHARD_AT) - 1
+        tag = cursor >> _PLACE_BITS & (1 << TAG_BITS) - 1
+        at = cursor & (1 << _PLACE_BITS) - 1
+        if cursor and not (
+            0 < cursor <= _LARGEST
+            and cursor >> _STORE_AT == self._store
+            and number < len(self._shards)
+            and at < self._index.page_words
+        ):
+            raise WrongCursor("The cursor is none of this store's.")
+        return number, tag, at
+
+    def _cursor_of(self, place: _Place) -> int:
+        number, tag, at = place
+        return self._store << _STORE_AT | number << _SHARD_AT | tag << _PLACE_BITS | at
+
+    def _step(
+        self, place: _Place, room: int, most: int, now_ms: int, first: bool
+    ) -> tuple[list[Scanned], _Place | None, bool]:
+        """Read the entries of a few slots; under the shard's lock only if they do not hold still.
+
+        Args:
+            place: the first of the slots.
+            room: bytes that may be returned.
+            most: how many entries may be returned.
+            now_ms: milliseconds now.
+            first: whether the first entry may be of any size: else a large one could never be passed.
+
+        Returns:
+            The entries; the place behind them, None behind the last of all; and whether a bound was met.
+        """
+        number = place[0]
+        sequence = self._words[self._sequences_at + number]
+        if not sequence & 1:
+            try:
+                done = self._walk(place, room, most, now_ms, first)
+            except (_Disturbed, struct.error, ValueError, IndexError):
+                pass  # it followed what was overwritten meanwhile
+            else:
+                if self._words[self._sequences_at + number] == sequence:
+                    return done
+        with self._guard.holding(self._shards[number]):
+            return self._walk(place, room, most, now_ms, first)
+
+    def _walk(
+        self, place: _Place, room: int, most: int, now_ms: int, first: bool
+    ) -> tuple[list[Scanned], _Place | None, bool]:
+        """``_step``, to be believed if the sequence was even and has not changed, or under the lock."""
+        number, tag, start = place
+        bits = self._index.directory_bits
+        base = self._directory[number << bits | tag >> TAG_BITS - bits]
+        end = min(start + _CHUNK_WORDS, self._index.page_words)
+        found: list[Scanned] = []
+        for at, word in enumerate(self._words[base + start : base + end].tolist(), start):
+            if not word or not at % BUCKET_WORDS:  # empty, or the bucket's access counts
+                continue
+            try:
+                entry = self._entry(base + at, _ANY_SIZE if first and not found else room, now_ms)
+            except _NoRoom:
+                return found, (number, tag, at), True
+            if entry is None:
+                continue
+            if len(found) == most:
+                return found, (number, tag, at), True
+            found.append(entry)
+            room -= ENTRY_OVERHEAD + len(entry[0]) + len(entry[1])
+        if end < self._index.page_words:
+            return found, (number, tag, end), False
+        return found, self._behind_page(number, base), False
+
+    def _behind_page(self, number: int, base: int) -> _Place | None:
+        """Where the next page begins: at the first tag that this one does not cover."""
+        covers = self._words[self._segments.row(self._segments.segment_of(base)) + SEG_COVERS]
+        tag = (covers + 1 << TAG_BITS + 1 - covers.bit_length()) - (1 << TAG_BITS)
+        if tag < 1 << TAG_BITS:
+            return number, tag, 0
+        return (number + 1, 0, 0) if number + 1 < len(self._shards) else None
+
+    def _entry(self, slot: int, room: int, now_ms: int) -> Scanned | None:
+        """The entry of a slot, None if there is none that is whole and not past its deadline.
+
+        Raises:
+            _NoRoom: if it is larger than what is left.
+            _Disturbed: if it was overwritten again and again; never under the lock.
+        """
+        for _ in range(_TRIES):
+            word = self._words[slot]
+            try:
+                entry = self._copy(word, room, now_ms) if word else None
+            except (struct.error, ValueError, IndexError):
+                entry = None  # damaged, if the word still stands there
+            if self._words[slot] == word:
+                return entry
+        raise _Disturbed
+
+    def _copy(self, word: int, room: int, now_ms: int) -> Scanned | None:
+        """Copy and verify the record that a word refers to, and its fragments."""
+        at = (word & self._index.location_mask) << 3
+        key, value, flags, version, deadline_ms = self._whole_record(at)
+        if (word >> self._location_bits ^ version) & self._version_mask or flags & FRAGMENT:
+            raise ValueError("not the word's record")
+        if deadline_ms and deadline_ms <= now_ms:
+            return None
+        value_len, *pieces = parse_pieces(value) if flags & LARGE else (len(value),)
+        if ENTRY_OVERHEAD + len(key) + value_len > room:
+            raise _NoRoom
+        if flags & LARGE:
+            value = b"".join([self._whole_record(piece << 3)[1] for piece in pieces])
+            if len(value) != value_len:
+                raise ValueError("fragments that are not the value's")
+        return key, value, flags & CALLER_FLAGS, version, deadline_ms
+
+    def _whole_record(self, at: int) -> tuple[bytes, bytes, int, int, int]:
+        """``parse_record`` of a record whose checksum fits; else it raises ValueError, too."""
+        key_len, flags, value_len, _ = unpack_head(self._mem, at)
+        size = HEAD_BYTES + (8 if flags & DEADLINE else 0) + key_len + value_len + CHECKSUM_BYTES
+        raw = self._mem[at : at + size] if value_len <= MAX_SEGMENT else b""
+        if not record_is_whole(raw):
+            raise ValueError(f"the record at byte {at} is damaged")
+        return parse_record(raw, 0)
+
+
+class _NoRoom(Exception):
+    """The entry would be more than may be returned."""
+
+
+class _Disturbed(Exception):
+    """A slot did not hold still."""
