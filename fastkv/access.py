@@ -50,7 +50,7 @@ OPEN_PATH: Final = b"/health"
 TOKEN_PARAMETER: Final = b"_token"
 
 # Fields of replies that scripts may read besides those of the CORS safelist (Fetch, 2.2.6).
-_EXPOSED = b"Accept-Ranges, Allow, Content-Range, Date, ETag, Retry-After, TTL, WWW-Authenticate"
+_EXPOSED = b"Accept-Ranges, Allow, Content-Range, Date, ETag, Next-Cursor, Retry-After, TTL, WWW-Authenticate"
 # Two hours, Chromium's own bound. What a browser remembers of a preflight allows nothing: each request that
 # follows is judged for itself.
 _PREFLIGHT: Final = (

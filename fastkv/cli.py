@@ -10,64 +10,20 @@ import json
 import logging
 import os
 import signal
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from typer.core import TyperCommand, TyperGroup
 
 from fastkv import __version__, health
 from fastkv.errors import FastKVError, SettingsError
-from fastkv.options import Option, Several, Switch
-from fastkv.settings import CONFIG_FLAG, CONFIG_VARIABLE, OPTIONS, Settings
+from fastkv.parameters import CONFIG, asking_parameters, keyword, new_app, parameter, register
+from fastkv.settings import OPTIONS, Settings
+from fastkv.snapshot.command import app as snapshot_app
 
-
-class _Command(TyperCommand):
-    """A command whose options are as they were typed; see `_as_typed`."""
-
-    def get_params(self, ctx: Any) -> list[Any]:
-        """Return the options."""
-        return _as_typed(super().get_params(ctx))
-
-
-class _Group(TyperGroup):
-    """A group of such commands, whose own options are so, too."""
-
-    def get_params(self, ctx: Any) -> list[Any]:
-        """Return the options."""
-        return _as_typed(super().get_params(ctx))
-
-
-def _as_typed(parameters: list[Any]) -> list[Any]:
-    """Keep typer from handing values to pydantic, which would only find that a text is a text.
-
-    Its import would double the time that ``fastkv health`` takes, and its memory would stay with the server.
-    """
-    for parameter in parameters:
-        parameter.process_value = partial(_untouched, parameter)
-    return parameters
-
-
-def _untouched(parameter: Any, context: object, value: Any) -> Any:
-    if value is None and getattr(parameter, "multiple", False):
-        value = ()
-    return value if parameter.callback is None else parameter.callback(context, parameter, value)
-
-
-# Plain help is the same in a terminal and in a pipe, can be searched, and wraps far less than the boxed
-# one at 80 columns.
-app = typer.Typer(
-    name="fastkv",
-    cls=_Group,
-    add_completion=False,
-    rich_markup_mode=None,
-    pretty_exceptions_enable=False,
-    no_args_is_help=True,
-    context_settings={"max_content_width": 120},
-)
+app = new_app("fastkv")
 
 
 def main(args: Sequence[str] | None = None) -> None:
@@ -132,18 +88,8 @@ def _health(**typed: Any) -> None:
     Unix socket where it has one and neither --host nor --port is given, else at its first host, and at the
     loopback address where that is 0.0.0.0 or ::.
     """
-    url, config = typed["url"], typed["config"]
     try:
-        timeout = health.TIMEOUT.default if typed["timeout"] is None else typed["timeout"]
-        timeout_seconds = health.TIMEOUT.parse(timeout, health.TIMEOUT.flag)
-        token = health.find_token(typed["token"], os.environ)
-        if url is None:
-            path = None if config is None else Path(config)
-            address = health.server_address({name: typed[name] for name in _ASKED}, os.environ, path)
-        elif all(typed[name] is None for name in ("config", *_ASKED)):
-            address = health.parse_url(url)
-        else:
-            raise SettingsError("--url: it says all; leave out --host, --port, --unix and --config.")
+        address, token, timeout_seconds = health.read_asking(typed, os.environ, health.TIMEOUT)
         health.check(address, token, timeout_seconds)
     except FastKVError as error:
         if not (typed["quiet"] and isinstance(error, health.Unhealthy)):
@@ -197,57 +143,6 @@ def _tune_kernel(**typed: Any) -> None:
     raise typer.Exit(0 if report.ok else 1)
 
 
-def _parameter(option: Option) -> inspect.Parameter:
-    """Make the parameter of an option: raw text, or None where the flag was not given."""
-    kind: Any
-    match option.kind:
-        case Switch():
-            flags, kind, bounds = f"{option.flag}/--no-{option.flag[2:]}", bool | None, ""
-        case Several():
-            flags, kind, bounds = option.flag, list[str] | None, "may be repeated; "
-        case _:
-            flags, kind, bounds = option.flag, str | None, f"{option.kind.allowed}; "
-    help_text = f"{option.summary} [{bounds}default: {option.shown_default}; {option.variable}]"
-    return _keyword(option.name, kind, flags, help_text, option.kind.metavar)
-
-
-def _keyword(name: str, kind: Any, flag: str, help_text: str, metavar: str) -> inspect.Parameter:
-    """Make a parameter that is None where its flag was not given."""
-    declared = typer.Option(flag, help=help_text, metavar=metavar, show_default=False)
-    return inspect.Parameter(
-        name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[kind, declared]
-    )
-
-
-def _register(name: str, command: Callable[..., None], parameters: list[inspect.Parameter]) -> None:
-    """Give a function the signature that typer reads its options from, and make it a command."""
-    # Every function may be given a signature (PEP 362), but the type of a callable does not say so.
-    command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
-    command.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
-    app.command(name, cls=_Command)(command)
-
-
-def _health_parameters() -> list[inspect.Parameter]:
-    """Make the options of `_health`: those of serve that say where it listens, and its own."""
-    timeout = health.TIMEOUT
-    timeout_help = f"{timeout.summary} [{timeout.allowed}; default: {timeout.shown_default}]"
-    url_help = (
-        "Address as serve writes it on its first line: http://HOST:PORT, https://HOST:PORT or unix:PATH."
-    )
-    token_help = (
-        "Token to send; a flag can be seen by every user of the machine. "
-        f"[default: none; {health.TOKEN.variable}]"
-    )
-    return [
-        _keyword("url", str | None, "--url", url_help, "URL"),
-        *(_parameter(replace(o, summary=_ASKED[o.name])) for o in OPTIONS if o.name in _ASKED),
-        _CONFIG,
-        _keyword("timeout", str | None, timeout.flag, timeout_help, timeout.kind.metavar),
-        _keyword("token", str | None, "--token", token_help, "TOKEN"),
-        _keyword("quiet", bool | None, "--quiet", "Say nothing about the health.", ""),
-    ]
-
-
 def _tune_parameters() -> list[inspect.Parameter]:
     """Make the options of `_tune_kernel`: those of serve that say what is wanted, and its own."""
     switches = {
@@ -262,10 +157,10 @@ def _tune_parameters() -> list[inspect.Parameter]:
         "--state-dir is then var/lib/fastkv below it."
     )
     return [
-        *(_keyword(name, bool | None, f"--{name}", text, "") for name, text in switches.items()),
-        *(_parameter(replace(o, summary=_TUNED[o.name])) for o in OPTIONS if o.name in _TUNED),
-        _keyword("root", str | None, "--root", root_help, "DIR"),
-        _CONFIG,
+        *(keyword(name, bool | None, f"--{name}", text, "") for name, text in switches.items()),
+        *(parameter(replace(o, summary=_TUNED[o.name])) for o in OPTIONS if o.name in _TUNED),
+        keyword("root", str | None, "--root", root_help, "DIR"),
+        CONFIG,
     ]
 
 
@@ -275,12 +170,15 @@ _TUNED = {
     "open_files": "Open files that a process should be allowed.",
     "state_dir": "Where the original settings are kept.",
 }
-_ASKED = {
-    "host": "Address that the server listens on; of several the first is asked.",
-    "port": "TCP port that the server listens on.",
-    "unix": "Unix socket that the server listens on.",
-}
-_CONFIG = _keyword("config", str | None, CONFIG_FLAG, f"TOML file with settings. [{CONFIG_VARIABLE}]", "FILE")
-_register("serve", _serve, [*map(_parameter, OPTIONS), _CONFIG])
-_register("health", _health, _health_parameters())
-_register("tune-kernel", _tune_kernel, _tune_parameters())
+register(app, "serve", _serve, [*map(parameter, OPTIONS), CONFIG])
+register(
+    app,
+    "health",
+    _health,
+    [
+        *asking_parameters(health.TIMEOUT),
+        keyword("quiet", bool | None, "--quiet", "Say nothing about the health.", ""),
+    ],
+)
+register(app, "tune-kernel", _tune_kernel, _tune_parameters())
+app.add_typer(snapshot_app)

@@ -31,6 +31,10 @@ class TuningError(FastKVError):
     """A kernel setting cannot be changed, recorded or put back."""
 
 
+class SnapshotError(FastKVError):
+    """A snapshot is damaged, or cannot be saved or loaded."""
+
+
 class StoreError(FastKVError):
     """The store refuses an operation; nothing of it was done."""
 

@@ -31,6 +31,12 @@ TIMEOUT = Option(
     auto="",
     summary="Longest wait for the answer, everything included.",
 )
+ASKED = {
+    "host": "Address that the server listens on; of several the first is asked.",
+    "port": "TCP port that the server listens on.",
+    "unix": "Unix socket that the server listens on.",
+}
+"""Settings that say where a server listens, and what they mean to who asks it."""
 
 # The head of a reply has some 150 bytes; whoever sends more than this is no fastkv.
 _MOST_HEAD_BYTES = 4096
@@ -71,8 +77,11 @@ class Address:
         host = self.place.partition("%")[0]
         return f"[{host}]:{self.port}" if ":" in host else f"{host}:{self.port}"
 
-    def connect(self) -> socket.socket:
+    def connect(self, timeout_seconds: float | None = None) -> socket.socket:
         """Open a connection.
+
+        Args:
+            timeout_seconds: Longest wait of each operation, those to come included; None for ever.
 
         Returns:
             The connection, for ``https`` with the server's certificate and name verified.
@@ -83,12 +92,13 @@ class Address:
         if self.scheme == "unix":
             made = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
             try:
+                made.settimeout(timeout_seconds)
                 made.connect(self.place)
             except BaseException:
                 made.close()
                 raise
             return made
-        made = socket.create_connection((self.place, self.port))
+        made = socket.create_connection((self.place, self.port), timeout_seconds)
         if self.scheme == "http":
             return made
         import ssl  # late: it takes as long to import as all the rest of this module
@@ -112,6 +122,33 @@ class _AsWritten(Settings):
 
     def __post_init__(self) -> None:
         """Find out nothing, compare nothing."""
+
+
+def read_asking(
+    typed: Mapping[str, Any], env: Mapping[str, str], timeout: Option
+) -> tuple[Address, str | None, float]:
+    """Read what a command line says of the server to ask, and of how.
+
+    Args:
+        typed: Raw values of url, host, port, unix, config, timeout and token; None is a flag not given.
+        env: The environment, as for `Settings.load`.
+        timeout: The option that the timeout is.
+
+    Returns:
+        The address, the token, if any, and the longest wait in seconds.
+
+    Raises:
+        SettingsError: A value is wrong, or `url` is given besides what it says.
+    """
+    seconds = timeout.parse(timeout.default if typed["timeout"] is None else typed["timeout"], timeout.flag)
+    token = find_token(typed["token"], env)
+    url, config = typed["url"], typed["config"]
+    if url is None:
+        flags = {name: typed[name] for name in ASKED}
+        return server_address(flags, env, None if config is None else Path(config)), token, seconds
+    if all(typed[name] is None for name in ("config", *ASKED)):
+        return parse_url(url), token, seconds
+    raise SettingsError("--url: it says all; leave out --host, --port, --unix and --config.")
 
 
 def server_address(flags: Mapping[str, Any], env: Mapping[str, str], config: Path | None = None) -> Address:
@@ -235,7 +272,7 @@ def check(address: Address, token: str | None = None, timeout_seconds: float = 2
         case None:
             raise _unhealthy(address, "what answers does not speak HTTP/1.1")
         case int(status):
-            raise _unhealthy(address, f"the answer is {_name(status)}")
+            raise _unhealthy(address, f"the answer is {name_of_status(status)}")
         case OSError() as error:
             raise _unhealthy(address, error.strerror or str(error)) from None
         case error:
@@ -265,7 +302,7 @@ def _reachable(host: str) -> str:
     return {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(parse_address(host) or host, host)
 
 
-def _name(status: int) -> str:
+def name_of_status(status: int) -> str:
     """Return a status with its phrase: never the server's own words, which might repeat the token."""
     from http import HTTPStatus
 

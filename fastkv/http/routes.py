@@ -29,6 +29,7 @@ from fastkv.http.responses import (
     without_body,
 )
 from fastkv.http.rest import Resources
+from fastkv.http.snapshots import Snapshots
 from fastkv.http.urlform import key_of, plain_keys
 from fastkv.stats import Column
 
@@ -126,6 +127,7 @@ class Routes:
         for path, handler in readable.items():
             self.handlers[b"GET " + path] = handler
             self.handlers[b"HEAD " + path] = _headless(handler)
+        self.handlers |= Snapshots(self).handlers
         self.keyed = Resources(self).handlers
 
     def get(self, query: bytes, head: Head, body: bytes) -> Reply:
