@@ -88,6 +88,11 @@ class Settings:
         "Unit in which memory is handed to shards and evicted.",
         auto="chosen to suit the memory",
     )
+    eviction: str = _option(
+        Choice(("s3fifo", "none"), metavar="POLICY"),
+        "Who goes when there is no room: whom S3-FIFO chooses, or nobody, and the reply is 507.",
+        default="s3fifo",
+    )
     max_key_bytes: int = _option(Size(1, 4 * _KB), "Longest key.", default=512)
     max_value_bytes: int = _option(
         Size(1, 512 * _MB), "Longest value; at most a quarter of the memory.", default=_MB

@@ -391,6 +391,7 @@ def run(settings: Settings) -> int:
         segment_bytes=settings.segment_bytes,
         first_version=time.time_ns() // 1000,
         lock_wait_ms=settings.lock_wait_ms,
+        evicts=settings.eviction != "none",
     )
     if settings.max_value_bytes > store.max_value_bytes:
         raise StartError(

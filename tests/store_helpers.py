@@ -51,6 +51,7 @@ def open_store(
     shards: int | None = 1,
     segment_bytes: int | None = 4 * KIB,
     lock_wait_ms: int = 1000,
+    evicts: bool = True,
 ) -> Iterator[Store]:
     """A store with a known seed; once the test is through, every invariant must hold.
 
@@ -59,12 +60,18 @@ def open_store(
         shards: power of two, None for the store's own choice.
         segment_bytes: power of two, None for the store's own choice.
         lock_wait_ms: the longest wait for a lock.
+        evicts: whether entries are evicted.
 
     Yields:
         The store.
     """
     store = Store(
-        memory_bytes, shards=shards, segment_bytes=segment_bytes, seed=SEED, lock_wait_ms=lock_wait_ms
+        memory_bytes,
+        shards=shards,
+        segment_bytes=segment_bytes,
+        seed=SEED,
+        lock_wait_ms=lock_wait_ms,
+        evicts=evicts,
     )
     try:
         yield store

@@ -32,6 +32,7 @@ def test_the_defaults() -> None:
         "memory_bytes": 2560 * MB,
         "shards": None,
         "segment_bytes": None,
+        "eviction": "s3fifo",
         "max_key_bytes": 512,
         "max_value_bytes": MB,
         "max_head_bytes": 32 * KB,

@@ -5,13 +5,17 @@ from __future__ import annotations
 import itertools
 import random
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import pytest
 from store_helpers import KIB, MIB, HandClock, clock, open_store, payload, value_of
 
+from fastkv.errors import StoreFull
 from fastkv.store.layout import WORD
 from fastkv.store.records import record_words
+
+if TYPE_CHECKING:
+    from fastkv.store import Store
 
 
 @pytest.mark.parametrize("size", [120, 4 * KIB, 64 * KIB, MIB])
@@ -179,3 +183,49 @@ def test_a_large_value_finds_room_again_and_again() -> None:
             for number in range(12):
                 store.put(b"large %d %d" % (round_, number % 3), bytes(150_000), clock)
                 store.put(b"medium %d %d" % (round_, number), bytes(40_000), clock)
+
+
+def put(store: Store, key: bytes, value: bytes, now: HandClock, deadline_ms: int = 0) -> int:
+    """Put an entry; its version, or 0 if the store is full."""
+    try:
+        return store.put(key, value, now, deadline_ms=deadline_ms)
+    except StoreFull:
+        return 0
+
+
+@pytest.mark.parametrize("size", [0, 100, 3000, 20_000])
+@pytest.mark.parametrize("shards", [1, 4])
+def test_a_store_that_may_not_evict_says_that_it_is_full_and_loses_nobody(shards: int, size: int) -> None:
+    now = HandClock()
+    with open_store(shards=shards, evicts=False) as store:
+        model: dict[bytes, bytes] = {}
+        while put(store, key := b"%d" % len(model), value := payload(key, size), now):
+            model[key] = value
+        assert {key: value_of(store, key) for key in model} == model
+        assert store.stats()["evictions"] == 0
+        # What is deleted makes room for as much again, wherever it was.
+        chance = random.Random(size)
+        gone = chance.sample(sorted(model), len(model) // 2)
+        for key in gone:
+            assert store.delete(key, now)
+            del model[key]
+        for i in range(int(len(gone) * 0.8)):
+            key = b"again %d" % i
+            model[key] = payload(key, size)
+            store.put(key, model[key], now)
+        assert {key: value_of(store, key) for key in model} == model
+        assert store.stats()["evictions"] == 0
+
+
+def test_a_store_that_may_not_evict_takes_the_room_of_what_has_expired() -> None:
+    now = HandClock()
+    with open_store(shards=2, evicts=False) as store:
+        entries = 0
+        while put(
+            store, b"%d" % entries, payload(entries, 200), now, now.now_ms + 1000 if entries % 2 else 0
+        ):
+            entries += 1
+        now.now_ms += 1000
+        for i in range(int(entries * 0.4)):
+            store.put(b"more %d" % i, payload(i, 200), now)
+        assert store.stats()["evictions"] == 0

@@ -9,6 +9,8 @@ Where much of a segment is dead space it is cleaned instead, and then nobody is 
 copied, at most one word for each word that clients wrote, so that copying never takes more than half of the
 writing.
 
+A store that may not evict only cleans, and drops what has expired.
+
 No shard's lock is held while another one is waited for: a writer that finds no room lets go of its shard,
 makes room here, step by step, and tries again. The order of locks is eviction → shard → pool.
 """
@@ -40,6 +42,7 @@ from fastkv.store.sweep import KEEP_ALL, KEEP_NONE, PROMOTE, SECOND_CHANCE
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from fastkv.store.expiry import Expiry
     from fastkv.store.ghosts import Ghosts
     from fastkv.store.lock import RobustLock
     from fastkv.store.repair import Guard
@@ -64,6 +67,8 @@ class Eviction:
     """Makes room in the pool."""
 
     __slots__ = (
+        "_evicts",
+        "_expiry",
         "_from",
         "_ghosts",
         "_guard",
@@ -83,7 +88,10 @@ class Eviction:
         segments: Segments,
         ghosts: Ghosts,
         sweep: Sweep,
+        expiry: Expiry,
         guard: Guard,
+        *,
+        evicts: bool,
     ) -> None:
         """Bind to a store.
 
@@ -94,7 +102,9 @@ class Eviction:
             segments: its pool.
             ghosts: who was evicted not long ago.
             sweep: empties a segment.
+            expiry: drops what has expired.
             guard: holds a shard's lock.
+            evicts: whether entries may be evicted.
         """
         self._lock = lock
         self._words = arena.words
@@ -103,7 +113,9 @@ class Eviction:
         self._segments = segments
         self._ghosts = ghosts
         self._sweep = sweep
+        self._expiry = expiry
         self._guard = guard
+        self._evicts = evicts
         self._from = 0
 
     @contextmanager
@@ -131,19 +143,25 @@ class Eviction:
         Returns:
             False if there is nothing that could be freed.
         """
-        return self._clean(clock) or self._evict(mercy, clock)
+        if self._clean(clock):
+            return True
+        return self._evict(mercy, clock) if self._evicts else self._expiry.step(clock())
 
     # -- which segment ---------------------------------------------------------------------------------
 
     def _deadest(self) -> Shard | None:
-        """The shard whose deadest segment is the cheapest to clean, if there is credit for it."""
+        """The shard whose deadest segment is the cheapest to clean, if there is credit for it.
+
+        Where nobody may be evicted there is no other way, and cleaning may cost what it costs.
+        """
         words = self._words
+        credit = words[POOL_CREDIT] if self._evicts else self._segment_words
         best, most = None, self._segment_words // _WORTH_CLEANING
         for shard in self._window():
             segment = words[shard.header + SH_DEADEST]
             if segment:
                 dead = words[self._segments.row(segment) + SEG_DEAD]
-                if dead > most and self._segments.live_words(segment) <= words[POOL_CREDIT]:
+                if dead > most and self._segments.live_words(segment) <= credit:
                     best, most = shard, dead
         return best
 

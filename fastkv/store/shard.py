@@ -66,6 +66,7 @@ class Shard(Log):
 
     __slots__ = (
         "_eviction_lock",
+        "_evicts",
         "_ghosts",
         "_index",
         "_locate",
@@ -90,6 +91,8 @@ class Shard(Log):
         segments: Segments,
         index: Index,
         ghosts: Ghosts,
+        *,
+        evicts: bool = True,
     ) -> None:
         """Bind to an arena; nothing is written.
 
@@ -101,6 +104,7 @@ class Shard(Log):
             segments: the pool.
             index: the index.
             ghosts: who was evicted not long ago.
+            evicts: whether entries may be evicted.
         """
         super().__init__(number, arena, segments)
         geometry = arena.geometry
@@ -108,6 +112,7 @@ class Shard(Log):
         self._eviction_lock = eviction_lock
         self._index = index
         self._ghosts = ghosts
+        self._evicts = evicts
         self._locate = index.locate
         self._sequence = geometry.sequences_at + number
         self._tag_and_version = TAG_MASK << TAG_SHIFT | self._version_mask << self._version_shift
@@ -243,7 +248,7 @@ class Shard(Log):
                 return slot
             with self.several_steps():
                 grown = self._index.split(self.header, self.number, key_hash)
-            if grown is None:
+            if grown is None and self._evicts:
                 # The directory is as deep as a tag allows: the key's buckets are all the room there is.
                 first, _ = self._index.buckets(key_hash)
                 slots = range(first + 1, first + BUCKET_WORDS)

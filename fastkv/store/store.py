@@ -96,6 +96,7 @@ class Store:
         first_version: int = 1,
         seed: int | None = None,
         lock_wait_ms: int = _LOCK_WAIT_MS,
+        evicts: bool = True,
     ) -> None:
         """Create an empty store.
 
@@ -106,6 +107,7 @@ class Store:
             first_version: versions begin after it; the Unix time in µs makes them unique over restarts.
             seed: of the keys' hashes; None: random, so that nobody can aim at one bucket.
             lock_wait_ms: the longest wait for a lock in milliseconds.
+            evicts: whether entries are evicted to make room; else a full store takes nothing more.
 
         Raises:
             StartError: if the budget is too small or cannot be mapped.
@@ -125,15 +127,23 @@ class Store:
         index = self._index = Index(arena, self._segments)
         self._ghosts = Ghosts(arena, self._segments)
         self._shards = [
-            Shard(number, arena, lock, eviction_lock, self._segments, index, self._ghosts)
+            Shard(number, arena, lock, eviction_lock, self._segments, index, self._ghosts, evicts=evicts)
             for number, lock in enumerate(shard_locks)
         ]
         self._guard = Guard(arena, self._segments, index)
         sweep = Sweep(arena, self._segments, index, self._ghosts, self._seed)
-        eviction = self._eviction = Eviction(
-            arena, eviction_lock, self._shards, self._segments, self._ghosts, sweep, self._guard
-        )
         self._expiry = Expiry(arena, self._shards, self._segments, sweep, self._guard)
+        eviction = self._eviction = Eviction(
+            arena,
+            eviction_lock,
+            self._shards,
+            self._segments,
+            self._ghosts,
+            sweep,
+            self._expiry,
+            self._guard,
+            evicts=evicts,
+        )
         for shard in self._shards:
             index.open_page(shard.header, shard.number)
             self.words[shard.header + SH_VERSION] = first_version
