@@ -42,7 +42,7 @@ OPERATIONS = st.one_of(
     st.tuples(st.just("get"), KEYS),
     st.tuples(st.just("delete"), KEYS),
     st.tuples(st.just("wait"), st.integers(1, 30)),
-    st.tuples(st.just("expire")),
+    st.tuples(st.just("look_after")),
     st.tuples(
         st.just("crowd"), st.sampled_from([(400, 0), (60, 300), (40, 3000), (5, 40_000), (2, 150_000)])
     ),
@@ -148,8 +148,8 @@ class Model:
             self.evicted += not deadline_ms or deadline_ms > self.now()
         assert self.evicted <= self.store.stats()["evictions"]
 
-    def expire(self) -> None:
-        while self.store.expire(self.now()):
+    def look_after(self) -> None:
+        while self.store.look_after(self.now):
             pass
 
     def wait(self, ms: int) -> None:

@@ -150,7 +150,7 @@ def a_few_and_much_that_expires(store: Store) -> dict[bytes, bytes]:
 
 def expire(store: Store) -> None:
     """A second later: give back what has expired."""
-    while store.expire(clock() + 1000):
+    while store.look_after(lambda: clock() + 1000):
         pass
 
 

@@ -275,7 +275,7 @@ def test_a_decision_on_what_was_changed_meanwhile_does_not_count() -> None:
 
 
 def test_no_room_at_all_is_said_and_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Eviction, "free_one", lambda *_: False)
+    monkeypatch.setattr(Eviction, "step", lambda *_: 0)
     with open_store() as store:
         model = {}
         with pytest.raises(StoreFull):  # noqa: PT012 - whichever of them it is

@@ -24,6 +24,7 @@ from fastkv.store.layout import (
     POOL_CREDIT,
     POOL_CURSOR,
     POOL_CURSOR_STAMP,
+    POOL_GHOST_WORDS,
     POOL_MAIN,
     POOL_SMALL,
     POOL_STAMP,
@@ -48,7 +49,7 @@ if TYPE_CHECKING:
     from fastkv.store.repair import Guard
     from fastkv.store.segments import Segments
     from fastkv.store.shard import Shard
-    from fastkv.store.sweep import Sweep
+    from fastkv.store.sweep import Sweep, Swept
 
 # A segment with less dead space than a sixteenth is not worth copying.
 _WORTH_CLEANING: Final = 16
@@ -57,6 +58,8 @@ _LOOKS: Final = 1024
 _MOVES: Final = 512
 # The ghost table takes one segment at most in so many: the others are for whoever waits.
 _TAKEN_BY_OTHERS: Final = 4
+# So much of the arena is freed ahead of those who would have to wait for it.
+_AHEAD_SHARE: Final = 256
 # The main queue is too long above nine tenths of the log.
 _SMALL_SHARE: Final = 10
 # In how many shards the oldest segment is looked for: with more of them, the oldest of these is old enough.
@@ -67,6 +70,7 @@ class Eviction:
     """Makes room in the pool."""
 
     __slots__ = (
+        "_ahead",
         "_evicts",
         "_expiry",
         "_from",
@@ -116,6 +120,7 @@ class Eviction:
         self._expiry = expiry
         self._guard = guard
         self._evicts = evicts
+        self._ahead = max(arena.geometry.segments // _AHEAD_SHARE, 1)
         self._from = 0
 
     @contextmanager
@@ -133,19 +138,39 @@ class Eviction:
         finally:
             self._lock.release()
 
-    def free_one(self, mercy: bool, clock: Callable[[], int]) -> bool:
+    def step(self, mercy: bool, clock: Callable[[], int]) -> int:
         """Go a step towards a free segment: clean or evict some of the records of one. The lock is held.
 
         Args:
-            mercy: whether anybody is kept for having been read; without, each step makes room.
+            mercy: whether anybody is kept for having been read; without, what is emptied is free.
             clock: milliseconds now.
 
         Returns:
-            False if there is nothing that could be freed.
+            How many records it looked at, at least 1; 0 if there is nothing that could be freed.
         """
-        if self._clean(clock):
-            return True
-        return self._evict(mercy, clock) if self._evicts else self._expiry.step(clock())
+        looks = self._clean(clock)
+        if looks:
+            return looks
+        return self._evict(mercy, clock) if self._evicts else int(self._expiry.step(clock()))
+
+    def step_ahead(self, clock: Callable[[], int]) -> bool:
+        """Go a step before somebody waits for it, if the store is full and nobody else is at it.
+
+        Args:
+            clock: milliseconds now.
+
+        Returns:
+            Whether there is more to do.
+
+        Raises:
+            StoreBusy: if a shard's lock was not free within its bound.
+        """
+        if not self._words[POOL_GHOST_WORDS] or self._segments.room(self._ahead):
+            return False
+        if self._lock.is_held(self._ghosts.repair):
+            return False
+        with self.locked():
+            return self.step(True, clock) > 0
 
     # -- which segment ---------------------------------------------------------------------------------
 
@@ -190,31 +215,31 @@ class Eviction:
 
     # -- what happens to it ------------------------------------------------------------------------------
 
-    def _clean(self, clock: Callable[[], int]) -> bool:
+    def _clean(self, clock: Callable[[], int]) -> int:
         """Copy live records out of the deadest segment.
 
         Returns:
-            False if no segment is worth it, or nobody could be moved.
+            As for ``step``; 0 if no segment is worth it, or nobody could be moved.
         """
         words = self._words
         self._from = (self._from + _WINDOW) % len(self._shards)
         shard = self._deadest()
         if shard is None:
-            return False
+            return 0
         with self._guard.holding(shard):
             segment = words[shard.header + SH_DEADEST]
             if not segment:
-                return True  # somebody was faster
+                return 1  # somebody was faster
             before = self._segments.live_words(segment)
-            stuck = self._empty(shard, segment, KEEP_ALL, clock)
+            swept = self._empty(shard, segment, KEEP_ALL, clock)
             self._segments.spend_credit(max(before - self._segments.live_words(segment), 0))
-        return not stuck
+            return 0 if swept.stuck else max(swept.looks, 1)
 
-    def _evict(self, mercy: bool, clock: Callable[[], int]) -> bool:
+    def _evict(self, mercy: bool, clock: Callable[[], int]) -> int:
         """Take the next segment from the queue that is too long.
 
         Returns:
-            False if no segment is closed or can be.
+            As for ``step``; 0 if no segment is closed or can be.
         """
         words = self._words
         small, main = words[POOL_SMALL], words[POOL_MAIN]
@@ -226,18 +251,19 @@ class Eviction:
             queue = other
             shard = self._oldest(queue)
         if shard is None:
-            return self._close_open_segments()
+            return int(self._close_open_segments())
         if words[POOL_STAMP] % _TAKEN_BY_OTHERS == 0:
             entries = sum(words[each.header + SH_ENTRIES] for each in self._window())
             self._ghosts.fit(entries * len(self._shards) // min(len(self._shards), _WINDOW))
         with self._guard.holding(shard):
             segment = words[shard.header + queue]
-            if segment:  # else somebody was faster
-                rule = SECOND_CHANCE if queue == SH_MAIN_OLDEST else PROMOTE
-                self._empty(shard, segment, rule if mercy else KEEP_NONE, clock)
-        return True
+            if not segment:
+                return 1  # somebody was faster
+            rule = SECOND_CHANCE if queue == SH_MAIN_OLDEST else PROMOTE
+            swept = self._empty(shard, segment, rule if mercy else KEEP_NONE, clock)
+            return max(swept.looks, 1)
 
-    def _empty(self, shard: Shard, segment: int, rule: int, clock: Callable[[], int]) -> bool:
+    def _empty(self, shard: Shard, segment: int, rule: int, clock: Callable[[], int]) -> Swept:
         """Sweep a part of a segment, from where the last step left off if it was this one.
 
         Args:
@@ -247,7 +273,7 @@ class Eviction:
             clock: milliseconds now.
 
         Returns:
-            Whether somebody could not be moved.
+            How far it came.
         """
         words = self._words
         stamp = words[self._segments.row(segment) + SEG_STAMP]
@@ -258,7 +284,7 @@ class Eviction:
         if swept.location:
             words[POOL_CURSOR] = swept.location
             words[POOL_CURSOR_STAMP] = stamp
-        return swept.stuck
+        return swept
 
     def _close_open_segments(self) -> bool:
         """A small arena can be full of open segments: close them all, so that there is something to evict.

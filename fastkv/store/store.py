@@ -244,19 +244,21 @@ class Store:
                 return False
             return True
 
-    def expire(self, now_ms: int) -> bool:
-        """Give back some of what has expired. To be called now and then, and soon again if it says so.
+    def look_after(self, clock: Callable[[], int]) -> bool:
+        """Give back some of what has expired, or make room ahead of those who will need it.
+
+        To be called now and then, and soon again if it says so.
 
         Args:
-            now_ms: now.
+            clock: milliseconds now.
 
         Returns:
-            Whether there is more to look at already. One call takes 1 ms or less.
+            Whether there is more to do already. One call takes 1 ms, or 2.
 
         Raises:
             StoreBusy: if a lock was not free within the bound.
         """
-        return self._expiry.step(now_ms)
+        return self._expiry.step(clock()) or self._eviction.step_ahead(clock)
 
     # -- looking at it -----------------------------------------------------------------------------------
 

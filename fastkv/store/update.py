@@ -24,10 +24,11 @@ if TYPE_CHECKING:
     from fastkv.store.shard import Shard
 
 # A writer whose room was taken by others again and again gives up: 512 MiB are 8,192 segments, half of this.
-_TRIES: Final = 1024
-_STEPS: Final = 16
-# So often everybody who was read is kept; then nobody is, so that each step makes room.
-_MERCIFUL_TRIES: Final = 2
+_TRIES: Final = 4096
+_STEPS: Final = 4
+# After so many looks in vain nobody is kept for having been read: a writer does not wait for much longer than
+# 5 ms, even where everything was read.
+_MERCIFUL_LOOKS: Final = 4096
 
 
 class Verdict(Enum):
@@ -172,8 +173,10 @@ class Updater:
         Raises:
             ValueTooLong, StoreFull, StoreBusy: as for ``update``.
         """
-        for attempt in range(_TRIES):
-            made = self._make_room(segments, attempt, clock)
+        looks = 0
+        for _ in range(_TRIES):
+            made, looked = self._make_room(segments, looks < _MERCIFUL_LOOKS, clock)
+            looks += looked
             if made is None:
                 continue  # to write in vain would earn credit for cleaning
             before, version, segments = self._try(shard, key_hash, key, decide, clock, with_value=with_value)
@@ -233,25 +236,29 @@ class Updater:
         lock.release()
         return before, version, segments
 
-    def _make_room(self, segments: int, attempt: int, clock: Callable[[], int]) -> bool | None:
+    def _make_room(self, segments: int, mercy: bool, clock: Callable[[], int]) -> tuple[bool | None, int]:
         """Free segments until the pool has as many as a write may take.
 
         Args:
             segments: how many.
-            attempt: how often room was made for the same write before.
+            mercy: whether those who were read are kept.
             clock: milliseconds now.
 
         Returns:
-            True once there is room, None after a few steps without, False if nothing is left to free.
+            True once there is room, None after a few steps without, False if nothing is left to free; and how
+            many records were looked at.
         """
+        looks = 0
         with self._eviction.locked():
             # Not longer than a few steps, so that other writers have their turn.
             for _ in range(_STEPS):
                 if self._segments.room(segments):
-                    return True
-                if not self._eviction.free_one(attempt < _MERCIFUL_TRIES, clock):
-                    return False
-            return None
+                    return True, looks
+                looked = self._eviction.step(mercy, clock)
+                if not looked:
+                    return False, looks
+                looks += looked
+            return None, looks
 
     def key_too_long(self, key: bytes) -> KeyTooLong:
         """What is raised for a key that does not fit."""
