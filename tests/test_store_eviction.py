@@ -8,10 +8,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import pytest
-from store_helpers import KIB, MIB, HandClock, clock, open_store, payload, value_of
+from store_helpers import KIB, MIB, SEED, HandClock, clock, open_store, payload, value_of
+from xxhash import xxh3_64_intdigest
 
 from fastkv.errors import StoreFull
-from fastkv.store.layout import WORD
+from fastkv.store import eviction
+from fastkv.store.layout import TAG_BITS, WORD
 from fastkv.store.records import record_words
 
 if TYPE_CHECKING:
@@ -229,3 +231,41 @@ def test_a_store_that_may_not_evict_takes_the_room_of_what_has_expired() -> None
         for i in range(int(entries * 0.4)):
             store.put(b"more %d" % i, payload(i, 200), now)
         assert store.stats()["evictions"] == 0
+
+
+@pytest.mark.parametrize("shards", [64, 128])
+def test_a_segment_is_emptied_to_its_end_before_other_shards_have_their_turn(
+    shards: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else the second step would look at what the first one left dead, and never get past it."""
+    monkeypatch.setattr(eviction, "_LOOKS", 32)
+    with open_store(3 * MIB, shards=shards) as store:
+        for i in itertools.count():
+            store.put(b"%d" % i, b"", clock)
+            if store.stats()["evictions"] > 1000:
+                break
+
+
+@pytest.mark.parametrize("size", [200_000, 900_000])
+def test_room_is_made_whichever_shards_hold_the_others(size: int) -> None:
+    """Of many shards a few have segments that can be freed; who looks for them does not miss them."""
+    with open_store(18 * MIB, shards=1024) as store:
+        for i in range(3 * 18 * MIB // size):
+            assert store.put(b"%d" % i, bytes(size), clock)
+        for i in range(5):
+            assert store.put(b"largest %d" % i, bytes(store.max_value_bytes), clock)
+
+
+@pytest.mark.parametrize("half", [0, 1])
+def test_a_store_that_may_not_evict_cleans_whichever_shards_have_dead_space(half: int) -> None:
+    now = HandClock()
+    with open_store(3 * MIB, shards=128, evicts=False) as store:
+        count = 0
+        while put(store, b"%d" % count, payload(count, 300), now):
+            count += 1
+        keys = [b"%d" % i for i in range(count)]
+        keys = [key for key in keys if xxh3_64_intdigest(key, SEED) >> TAG_BITS + 6 & 1 == half]
+        for key in keys[::2]:
+            assert store.delete(key, now)
+        for i in range(len(keys) // 3):
+            store.put(b"again %d" % i, payload(i, 300), now)

@@ -30,6 +30,7 @@ from fastkv.store.layout import (
     POOL_STAMP,
     SEG_DEAD,
     SEG_STAMP,
+    SEG_STATE,
     SH_DEADEST,
     SH_ENTRIES,
     SH_MAIN_OLDEST,
@@ -148,6 +149,7 @@ class Eviction:
         Returns:
             How many records it looked at, at least 1; 0 if there is nothing that could be freed.
         """
+        self._move_window()
         looks = self._clean(clock)
         if looks:
             return looks
@@ -182,7 +184,7 @@ class Eviction:
         words = self._words
         credit = words[POOL_CREDIT] if self._evicts else self._segment_words
         best, most = None, self._segment_words // _WORTH_CLEANING
-        for shard in self._window():
+        for shard in self._window() if self._evicts else self._shards:
             segment = words[shard.header + SH_DEADEST]
             if segment:
                 dead = words[self._segments.row(segment) + SEG_DEAD]
@@ -191,14 +193,21 @@ class Eviction:
         return best
 
     def _oldest(self, queue: int) -> Shard | None:
-        """The shard with the oldest segment.
+        """The shard with the oldest segment: of the window or, if nobody there has one, of all.
 
         Args:
             queue: ``SH_OLDEST`` or ``SH_MAIN_OLDEST``.
         """
+        window = self._window()
+        best = self._oldest_among(window, queue)
+        if best is None and len(window) < len(self._shards):
+            best = self._oldest_among(self._shards, queue)
+        return best
+
+    def _oldest_among(self, shards: list[Shard], queue: int) -> Shard | None:
         words = self._words
         best, first = None, 1 << 64
-        for shard in self._window():
+        for shard in shards:
             segment = words[shard.header + queue]
             if segment:
                 stamp = words[self._segments.row(segment) + SEG_STAMP]
@@ -207,11 +216,25 @@ class Eviction:
         return best
 
     def _window(self) -> list[Shard]:
-        """The shards to choose from, others at each step."""
+        """The shards to choose from."""
         shards = self._shards
         if len(shards) <= _WINDOW:
             return shards
         return shards[self._from : self._from + _WINDOW]
+
+    def _move_window(self) -> None:
+        """Choose from other shards, unless a segment is half emptied: then from its shard's neighbours.
+
+        There is one cursor. Who leaves a segment in the midst, and begins with another, finds the first one's
+        dead records again when its turn comes, looks at them for a whole step, and never gets past them.
+        """
+        words = self._words
+        begun = words[POOL_CURSOR_STAMP]
+        row = self._segments.row(self._segments.segment_of(words[POOL_CURSOR]))
+        if begun and words[row + SEG_STAMP] == begun:
+            self._from = (words[row + SEG_STATE] >> 8) // _WINDOW * _WINDOW
+        else:
+            self._from = (self._from + _WINDOW) % len(self._shards)
 
     # -- what happens to it ------------------------------------------------------------------------------
 
@@ -222,7 +245,6 @@ class Eviction:
             As for ``step``; 0 if no segment is worth it, or nobody could be moved.
         """
         words = self._words
-        self._from = (self._from + _WINDOW) % len(self._shards)
         shard = self._deadest()
         if shard is None:
             return 0
