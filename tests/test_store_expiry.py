@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import random
 from typing import TYPE_CHECKING
 
 import pytest
 from store_helpers import KIB, MIB, HandClock, end_of, open_store, payload, start, value_of
 
+from fastkv.store.layout import LOG_STATES, SEG_STATE
 from fastkv.store.sweep import Sweep, Swept
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from fastkv.store import Store
+    from fastkv.store.shard import Shard
 
 
 def expire(store: Store, now_ms: int) -> bool:
@@ -192,3 +195,33 @@ def test_what_is_written_while_a_segment_is_swept_is_seen_as_well() -> None:
         assert store.stats()["entries"] == 500
         expire_all(store, now.now_ms + 7)
         assert store.stats()["entries"] == 0
+
+
+def test_a_segment_that_was_given_back_meanwhile_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A fragment drops its entry, and so frees a later segment, which may be another shard's by then."""
+    swept: list[int] = []
+    run = Sweep.run
+
+    def watching(sweep: Sweep, shard: Shard, segment: int, *arguments: object, **named: object) -> Swept:
+        state = sweep._arena.words[sweep._segments.row(segment) + SEG_STATE]
+        assert state >> 8 == shard.number
+        assert state & 0xFF in LOG_STATES
+        swept.append(segment)
+        return run(sweep, shard, segment, *arguments, **named)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Sweep, "run", watching)
+    chance = random.Random(3)
+    now = HandClock()
+    with open_store(shards=2) as store:
+        for _ in range(20):
+            for i in range(60):
+                deadline_ms = now.now_ms + chance.choice([10, 10, 20])
+                size = chance.choice([10, 300, 900, 4500, 9000])
+                store.put(b"%d" % i, payload(i, size), now, deadline_ms=deadline_ms)
+                if chance.random() < 0.4:
+                    store.delete(b"%d" % chance.randrange(60), now)
+            for _ in range(2):
+                now.now_ms += 10
+                expire_all(store, now.now_ms)
+            assert store.stats()["entries"] == 0
+    assert len(swept) > 400

@@ -6,6 +6,7 @@ and a dense row of them in a long one. The test's own process shares the arena a
 
 from __future__ import annotations
 
+import random
 from typing import TYPE_CHECKING, NamedTuple
 
 import pytest
@@ -148,6 +149,17 @@ def a_few_and_much_that_expires(store: Store) -> dict[bytes, bytes]:
     return a_few(store) | {b"target": old}
 
 
+def large_and_small_that_expire(store: Store) -> dict[bytes, bytes]:
+    """A second later all have expired; who drops a large entry by its fragment frees a segment further on."""
+    chance = random.Random(3)
+    for i in range(60):
+        size = chance.choice([10, 300, 900, 4500, 9000])
+        store.put(b"expires %d" % i, payload(i, size), clock, deadline_ms=clock() + 10)
+        if chance.random() < 0.4:
+            store.delete(b"expires %d" % chance.randrange(60), clock)
+    return a_few(store)
+
+
 def expire(store: Store) -> None:
     """A second later: give back what has expired."""
     while store.look_after(lambda: clock() + 1000):
@@ -257,6 +269,9 @@ DEATHS: dict[str, Death] = {
         stride=31,
     ),
     "expiry": Death(a_few_and_much_that_expires, expire, None, stride=29),
+    "expiry of large and small entries": Death(
+        large_and_small_that_expire, expire, None, "sweep.run expiry", stride=97
+    ),
     "expiry, in the pool": Death(a_few_and_much_that_expires, expire, None, POOL, stride=7),
     "put that cleans": Death(
         a_full_store_with_dead_space, lambda store: store.put(b"target", BLOCK, clock), BLOCK, stride=211

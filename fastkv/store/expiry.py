@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 
 # A step looks at so many records: 0.35 ms if they live on, 1 ms if they have all expired.
 _LOOKS: Final = 1024
+# A segment costs so many looks besides those at its records: to find them, and to give it back.
+_SEGMENT_LOOKS: Final = 16
 # One in so many of a segment's records, or of those that have a deadline, expires before it is looked at
 # again, so that each costs 16 looks at most. But ...
 _RECORDS_SHARE: Final = 16
@@ -108,19 +110,25 @@ class Expiry:
         looks = _LOOKS
         first_due = 0
         for segment in list(self._log(shard)):
+            if looks <= 0:
+                return  # the shard stays due
             row = self._segments.row(segment)
+            if not self._is_own(shard, row):
+                continue  # a large entry's fragment, swept before, was the last that kept it
             due = words[row + SEG_DUE]
-            if looks and 0 < due <= now_ms:
-                looks -= self._look_through(shard, segment, now_ms, looks)
-                if (
-                    words[row + SEG_STATE] >> 8 != shard.number
-                    or words[row + SEG_STATE] & 0xFF not in LOG_STATES
-                ):
+            if 0 < due <= now_ms:
+                looks -= self._look_through(shard, segment, now_ms, looks) + _SEGMENT_LOOKS
+                if not self._is_own(shard, row):
                     continue  # it was given back
                 due = words[row + SEG_DUE]
             if due and (not first_due or due < first_due):
                 first_due = due
         words[shard.header + SH_DUE] = first_due
+
+    def _is_own(self, shard: Shard, row: int) -> bool:
+        """Tell whether a segment is in the log of a shard; else its row is somebody else's to change."""
+        state = self._words[row + SEG_STATE]
+        return state >> 8 == shard.number and state & 0xFF in LOG_STATES
 
     def _log(self, shard: Shard) -> Iterator[int]:
         """The segments of a shard's log."""
