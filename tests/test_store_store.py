@@ -20,7 +20,7 @@ from store_helpers import (
 )
 from xxhash import xxh3_64_intdigest
 
-from fastkv.errors import StoreBusy, StoreError, ValueTooLong
+from fastkv.errors import KeyTooLong, StoreBusy, StoreError, ValueTooLong
 from fastkv.store import Entry, Store
 from fastkv.store.layout import BUCKET_BYTES, BUCKET_WORDS, COUNT_MAX
 
@@ -337,3 +337,17 @@ def test_a_reader_that_is_disturbed_at_any_point_finds_the_truth(name: str, read
             at += 1
         assert at > 50
         assert busy <= at // 2
+
+
+@pytest.mark.parametrize("segment_bytes", [4 * KIB, 64 * KIB, 256 * KIB])
+def test_the_longest_key_is_taken(segment_bytes: int) -> None:
+    with open_store(4 * MIB, segment_bytes=segment_bytes) as store:
+        key = bytes(store.max_key_bytes)
+        for value in (b"", b"value", payload("large", 300_000)):
+            for deadline_ms in (0, NOW_MS + 1):
+                assert store.put(key, value, clock, 7, deadline_ms)
+                assert value_of(store, key) == value
+        with pytest.raises(KeyTooLong):
+            store.put(key + b"x", b"", clock)
+        assert store.stats()["repairs"] == 0
+        assert store.delete(key, clock)

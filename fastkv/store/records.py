@@ -26,6 +26,7 @@ HEAD: Final = Struct("<HHIQ")
 HEAD_BYTES: Final = HEAD.size
 _DEADLINE: Final = Struct("<Q")
 CHECKSUM_BYTES: Final = 4
+MAX_KEY: Final = 0xFFFF
 
 # The low byte of the flags is the caller's, as with memcached's client flags.
 CALLER_FLAGS: Final = 0xFF

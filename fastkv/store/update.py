@@ -16,6 +16,7 @@ from xxhash import xxh3_64_intdigest
 from fastkv.errors import KeyTooLong, StoreBusy, StoreFull, ValueTooLong
 from fastkv.store.layout import SH_EXPIRED, TAG_BITS, Arena
 from fastkv.store.reading import Entry, Reader
+from fastkv.store.records import MAX_KEY
 
 if TYPE_CHECKING:
     from fastkv.store.eviction import Eviction
@@ -60,7 +61,7 @@ class Updater:
 
     Attributes:
         max_key_bytes: the longest key, a quarter of a segment: it shares a record with the list of the
-            value's fragments.
+            value's fragments; and not more than the 65,535 that a record's head can tell.
         max_value_bytes: the longest value, a quarter of the arena or what one such list can hold.
     """
 
@@ -100,7 +101,7 @@ class Updater:
         """
         geometry = arena.geometry
         segment = geometry.segment_bytes
-        self.max_key_bytes = segment // 4
+        self.max_key_bytes = min(segment // 4, MAX_KEY)
         self.max_value_bytes = min(geometry.memory_bytes // 4, segment // 16 * segment)
         self._words = arena.words
         self._low_mask = (geometry.shards << TAG_BITS) - 1
