@@ -155,6 +155,18 @@ def test_a_busy_shard_is_read_but_not_written() -> None:
         assert value_of(store, b"key") == b"other"
 
 
+def test_a_check_that_finds_a_shard_busy_leaves_the_others_as_they_are() -> None:
+    with open_store(shards=4, lock_wait_ms=SHORT_MS) as store:
+        for i in range(40):
+            store.put(b"%d" % i, b"value", clock)
+        before = bytes(store.counts)
+        with elsewhere(hold(store._shards[3].lock)):
+            with pytest.raises(StoreBusy):
+                store.check()
+            assert store.stats()["repairs"] == 0
+            assert bytes(store.counts) == before
+
+
 def test_a_writer_waits_for_a_shard_until_its_owner_dies() -> None:
     with open_store(lock_wait_ms=LONG_MS) as store:
         with elsewhere(expiring(store)):

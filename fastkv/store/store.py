@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from contextlib import ExitStack
 from typing import TYPE_CHECKING, Final
 
 from xxhash import xxh3_64_intdigest
@@ -272,11 +271,17 @@ class Store:
             StoreBusy: if a lock was not free within the bound.
         """
         check = Check(self._arena, self._shards, self._segments, self._index, self._ghosts, self._seed)
-        with ExitStack() as held:
-            held.enter_context(self._eviction.locked())
-            for shard in self._shards:
-                held.enter_context(self._guard.holding(shard))
-            return check.problems()
+        held: list[Shard] = []
+        with self._eviction.locked():
+            try:
+                for shard in self._shards:
+                    if shard.lock.acquire():
+                        self._guard.after_death(shard)
+                    held.append(shard)
+                return check.problems()
+            finally:  # not ``holding``: one busy shard is no reason to repair the others
+                for shard in held:
+                    shard.lock.release()
 
     def stats(self) -> dict[str, int]:
         """Sums over the shards' counters, read without a lock.
