@@ -269,3 +269,18 @@ def test_a_store_that_may_not_evict_cleans_whichever_shards_have_dead_space(half
             assert store.delete(key, now)
         for i in range(len(keys) // 3):
             store.put(b"again %d" % i, payload(i, 300), now)
+
+
+@pytest.mark.parametrize("shards", [1, 32])
+def test_a_store_that_may_not_evict_does_not_clean_in_circles(shards: int) -> None:
+    """To move a fragment leaves a dead list of fragments elsewhere; a put ends nevertheless."""
+    now = HandClock()
+    chance = random.Random(1)
+    with open_store(shards=shards, evicts=False) as store:
+        sizes = [60, 300, 2000, 13_000, 40_000]
+        full = 0
+        for _ in range(700):
+            full += not put(store, b"%d" % chance.randrange(380), bytes(chance.choice(sizes)), now)
+            if chance.random() < 0.3:
+                store.delete(b"%d" % chance.randrange(380), now)
+        assert 0 < full < 600

@@ -68,12 +68,15 @@ _WINDOW: Final = 64
 
 
 class Eviction:
-    """Makes room in the pool."""
+    """Makes room in the pool.
+
+    Attributes:
+        evicts: whether entries may be evicted.
+    """
 
     __slots__ = (
         "_ahead",
-        "_evicts",
-        "_expiry",
+                "_expiry",
         "_from",
         "_ghosts",
         "_guard",
@@ -83,6 +86,7 @@ class Eviction:
         "_shards",
         "_sweep",
         "_words",
+        "evicts",
     )
 
     def __init__(
@@ -120,7 +124,7 @@ class Eviction:
         self._sweep = sweep
         self._expiry = expiry
         self._guard = guard
-        self._evicts = evicts
+        self.evicts = evicts
         self._ahead = max(arena.geometry.segments // _AHEAD_SHARE, 1)
         self._from = 0
 
@@ -153,7 +157,7 @@ class Eviction:
         looks = self._clean(clock)
         if looks:
             return looks
-        return self._evict(mercy, clock) if self._evicts else int(self._expiry.step(clock()))
+        return self._evict(mercy, clock) if self.evicts else int(self._expiry.step(clock()))
 
     def step_ahead(self, clock: Callable[[], int]) -> bool:
         """Go a step before somebody waits for it, if the store is full and nobody else is at it.
@@ -182,9 +186,9 @@ class Eviction:
         Where nobody may be evicted there is no other way, and cleaning may cost what it costs.
         """
         words = self._words
-        credit = words[POOL_CREDIT] if self._evicts else self._segment_words
+        credit = words[POOL_CREDIT] if self.evicts else self._segment_words
         best, most = None, self._segment_words // _WORTH_CLEANING
-        for shard in self._window() if self._evicts else self._shards:
+        for shard in self._window() if self.evicts else self._shards:
             segment = words[shard.header + SH_DEADEST]
             if segment:
                 dead = words[self._segments.row(segment) + SEG_DEAD]

@@ -30,6 +30,9 @@ _STEPS: Final = 4
 # After so many looks in vain nobody is kept for having been read: a writer does not wait for much longer than
 # 5 ms, even where everything was read.
 _MERCIFUL_LOOKS: Final = 4096
+# Where nobody may be evicted, cleaning gains a segment for each 16 that it empties, or it goes in circles: to
+# move a fragment leaves a dead list of fragments elsewhere. After so many rounds without a gain it is given up.
+_FUTILE_ROUNDS: Final = 32
 
 
 class Verdict(Enum):
@@ -174,12 +177,16 @@ class Updater:
         Raises:
             ValueTooLong, StoreFull, StoreBusy: as for ``update``.
         """
-        looks = 0
+        looks = most = futile = 0
         for _ in range(_TRIES):
             made, looked = self._make_room(segments, looks < _MERCIFUL_LOOKS, clock)
             looks += looked
             if made is None:
-                continue  # to write in vain would earn credit for cleaning
+                free = self._segments.free_count()
+                most, futile = (free, 0) if free > most else (most, futile + 1)
+                if futile < _FUTILE_ROUNDS or self._eviction.evicts:
+                    continue  # to write in vain would earn credit for cleaning
+                made = False
             before, version, segments = self._try(shard, key_hash, key, decide, clock, with_value=with_value)
             if not segments:
                 return before, version
