@@ -3,6 +3,7 @@
 PYTHON ?= python3
 ARGS ?=
 SECONDS ?= 60
+RUNS ?= 10000
 
 VENV := .venv
 LOCK := requirements-dev.lock
@@ -14,7 +15,7 @@ FUZZ := $(VENV)/fuzz.stamp
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help serve test check format lock fuzz image clean
+.PHONY: help serve test check format lock fuzz damage image clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "%-14s %s\n", $$1, $$2 }'
@@ -46,6 +47,9 @@ lock: ## pin the newest versions of everything in requirements-dev.lock
 
 fuzz: $(FUZZ) ## look for inputs that break the parsers or a connection; SECONDS=60
 	@PYTHONPATH=tests $(VENV)/bin/python -m fuzz $(SECONDS)
+
+damage: $(TOOLS) ## damage arenas in files at random, and look for wrong values; RUNS=10000
+	@PYTHONPATH=tests $(VENV)/bin/python -m damage $(RUNS)
 
 image: ## build the container image
 	@docker build --tag ultrafast-kv-cache .

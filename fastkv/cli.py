@@ -99,6 +99,28 @@ def _health(**typed: Any) -> None:
         typer.echo(f"{address} is healthy.")
 
 
+def _check(**typed: Any) -> None:
+    """Verify the entries in a data directory that no server uses.
+
+    Nothing in it is changed. Exit code 0: everything is whole. 1: something is damaged, or there are no
+    entries, or a server uses them. 2: an option is wrong.
+    """
+    # Late, because no other command but serve needs the store.
+    from fastkv import offline
+
+    try:
+        path = None if typed["config"] is None else Path(typed["config"])
+        settings = Settings.load({"data_dir": typed["data_dir"]}, os.environ, path)
+        if settings.data_dir is None:
+            raise SettingsError("--data-dir: say which directory is to be checked.")
+        finding = offline.check(settings.data_dir)
+    except FastKVError as error:
+        typer.echo(f"fastkv: {error}", err=True)
+        raise typer.Exit(error.exit_code) from None
+    typer.echo("\n".join(finding.sentences))
+    raise typer.Exit(0 if finding.ok else 1)
+
+
 def _tune_kernel(**typed: Any) -> None:
     """Show, apply, check or undo the kernel settings that suit the server.
 
@@ -180,5 +202,6 @@ register(
         keyword("quiet", bool | None, "--quiet", "Say nothing about the health.", ""),
     ],
 )
+register(app, "check", _check, [*(parameter(o) for o in OPTIONS if o.name == "data_dir"), CONFIG])
 register(app, "tune-kernel", _tune_kernel, _tune_parameters())
 app.add_typer(snapshot_app)

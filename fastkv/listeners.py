@@ -134,16 +134,16 @@ class Listeners:
             sockets.append(listener)
         self.addresses.append(f"unix:{path}")
 
-    def keep_only(self, worker: int) -> list[socket.socket]:
-        """In a worker, close the sockets of the others.
+    def keep_only(self, worker: int | None) -> list[socket.socket]:
+        """In a child, close the sockets of the others.
 
         Args:
-            worker: its number.
+            worker: its number; None for one that serves nobody.
 
         Returns:
             The worker's own.
         """
-        own = self.by_worker[worker]
+        own = [] if worker is None else self.by_worker[worker]
         for listener in [*self._held, *(s for sockets in self.by_worker for s in sockets)]:
             if listener not in own:
                 listener.close()

@@ -93,6 +93,10 @@ class Settings:
         "Who goes when there is no room: whom S3-FIFO chooses, or nobody, and the reply is 507.",
         default="s3fifo",
     )
+    data_dir: Path | None = _option(
+        FilePath(metavar="DIR"),
+        "Directory that keeps the entries over a restart; on a tmpfs nothing is slower for it.",
+    )
     max_key_bytes: int = _option(Size(1, 4 * _KB), "Longest key.", default=512)
     max_value_bytes: int = _option(
         Size(1, 512 * _MB), "Longest value; at most a quarter of the memory.", default=_MB

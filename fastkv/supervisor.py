@@ -15,21 +15,24 @@ import signal
 import sys
 import time
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from fastkv import access_log, machine, worker
 from fastkv.credentials import Credentials
 from fastkv.errors import StartError
+from fastkv.keeping import SETTLE_SECONDS, Keeping, open_store
 from fastkv.kernel.start import prepare
 from fastkv.listeners import Listeners
 from fastkv.names import may_be_loopback
 from fastkv.notify import Notifier
 from fastkv.options import format_size
 from fastkv.stats import Board, Column, State
-from fastkv.store import Store
+from fastkv.store.layout import Geometry
 
 if TYPE_CHECKING:
     from fastkv.settings import Settings
+    from fastkv.store import Store
 
 _log = logging.getLogger("fastkv")
 
@@ -89,6 +92,7 @@ class Supervisor:
         store: the shared store.
         board: the workers' rows; twice as many as workers, for a reload has both generations alive.
         listeners: the sockets.
+        keeping: looks after the data directory, if there is one.
         notifier: tells the service manager, if there is one.
         credentials: the token and the certificate, as they were read last.
     """
@@ -97,6 +101,7 @@ class Supervisor:
     store: Store
     board: Board
     listeners: Listeners
+    keeping: Keeping | None = None
     notifier: Notifier = field(default_factory=Notifier.take)
     credentials: Credentials = field(default_factory=Credentials)
     slots: list[Slot] = field(default_factory=list)
@@ -134,6 +139,8 @@ class Supervisor:
         finally:
             self.listeners.close()
             self._stop_all()
+            if self.keeping:
+                self.keeping.settle(self.notifier.alive)
         _log.info("Stopped.")
         return 0
 
@@ -219,6 +226,8 @@ class Supervisor:
             self._ended(pid, status)
 
     def _ended(self, pid: int, status: int) -> None:
+        if self.keeping and self.keeping.ended(pid):
+            return
         retired = self.retired.pop(pid, None)
         if retired is not None:
             _log.info("The retired worker with pid %d has ended (%s).", pid, _cause(status))
@@ -263,6 +272,8 @@ class Supervisor:
         now = time.monotonic()
         # If this process is late itself, the whole machine stood still, and the workers had no chance.
         late, self._last_watch = now - self._last_watch > _LATE_SECONDS, now
+        if self.keeping:
+            self.keeping.turn(partial(self.listeners.keep_only, None), late=late)
         limit_ms = int((now - self.settings.stuck_seconds) * 1000)
         everybody = [p for slot in self.slots for p in (slot.process, slot.successor) if p]
         for process in (*everybody, *self.retired.values()):
@@ -318,12 +329,15 @@ class Supervisor:
     def _stop_all(self) -> None:
         """End every process: SIGTERM, and SIGKILL for whoever takes longer than the drain time."""
         limit = self.settings.drain_seconds + _GRACE_SECONDS
-        self.notifier.stopping("Requests under way are finished.", limit + _GRACE_SECONDS)
+        more = _GRACE_SECONDS + (SETTLE_SECONDS if self.keeping else 0)
+        self.notifier.stopping("Requests under way are finished.", limit + more)
         alive = {p.pid for slot in self.slots for p in (slot.process, slot.successor) if p} | set(
             self.retired
         )
         for pid in alive:
             _kill(pid, signal.SIGTERM)
+        if self.keeping:
+            self.keeping.stop()
         deadline = time.monotonic() + limit
         while alive:
             self.notifier.alive()
@@ -385,24 +399,17 @@ def run(settings: Settings) -> int:
             f"--memory: {format_size(settings.memory_bytes)} is more than the {usable >> 20}mb "
             "that this process may use."
         )
-    store = Store(
-        settings.memory_bytes,
-        shards=settings.shards,
-        segment_bytes=settings.segment_bytes,
-        first_version=time.time_ns() // 1000,
-        lock_wait_ms=settings.lock_wait_ms,
-        evicts=settings.eviction != "none",
-    )
-    if settings.max_value_bytes > store.max_value_bytes:
+    geometry = Geometry.plan(settings.memory_bytes, settings.shards, settings.segment_bytes)
+    if settings.max_value_bytes > geometry.longest_value:
         raise StartError(
-            f"--max-value-bytes: a store of {format_size(store.geometry.memory_bytes)} with segments of "
-            f"{format_size(store.geometry.segment_bytes)} takes values of at most "
-            f"{format_size(store.max_value_bytes)}."
+            f"--max-value-bytes: a store of {format_size(geometry.memory_bytes)} with segments of "
+            f"{format_size(geometry.segment_bytes)} takes values of at most "
+            f"{format_size(geometry.longest_value)}."
         )
-    if settings.max_key_bytes > store.max_key_bytes:
+    if settings.max_key_bytes > geometry.longest_key:
         raise StartError(
-            f"--max-key-bytes: segments of {format_size(store.geometry.segment_bytes)} take keys of at most "
-            f"{format_size(store.max_key_bytes)}."
+            f"--max-key-bytes: segments of {format_size(geometry.segment_bytes)} take keys of at most "
+            f"{format_size(geometry.longest_key)}."
         )
     if settings.access_log is not None:
         access_log.check(settings.access_log)
@@ -416,6 +423,11 @@ def run(settings: Settings) -> int:
             "Whoever reaches %s may read and write every entry; with --token-file they need a token.",
             ", ".join(listeners.addresses),
         )
+    try:
+        store, keeping = open_store(settings, geometry)
+    except StartError:
+        listeners.close()
+        raise
     gc.collect()
     gc.freeze()
-    return Supervisor(settings, store, board, listeners, credentials=credentials).run()
+    return Supervisor(settings, store, board, listeners, keeping, credentials=credentials).run()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import ctypes
 import gc
 import logging
 import os
@@ -15,7 +14,9 @@ from typing import TYPE_CHECKING, Final
 import uvloop
 
 from fastkv.access_log import AccessLog, LoggedConnection
+from fastkv.clock import arena_clock
 from fastkv.connection import Connection
+from fastkv.descent import die_with_parent
 from fastkv.errors import StoreBusy
 from fastkv.flow import SWEEP_SECONDS
 from fastkv.http.responses import Preludes
@@ -34,7 +35,6 @@ _log = logging.getLogger("fastkv")
 RETIRE: Final = signal.SIGUSR1
 """What the supervisor sends to a worker whose successor accepts already."""
 
-_PR_SET_PDEATHSIG: Final = 1
 _TICK_SECONDS: Final = 0.25
 _TLS_SHUTDOWN_SECONDS: Final = 86_400.0
 _LAST_READ_SECONDS: Final = 0.05
@@ -46,22 +46,6 @@ _TICKS_TO_OLD: Final = 240
 # How often the store is looked after, and how soon again while there is more to do; a step takes 1 ms.
 _LOOK_SECONDS: Final = 0.05
 _AGAIN_SECONDS: Final = 0.004
-
-
-def clock_ms() -> int:
-    """Milliseconds since boot, suspend included: what deadlines count on."""
-    return time.clock_gettime_ns(time.CLOCK_BOOTTIME) // 1_000_000
-
-
-def die_with_parent(parent: int) -> None:
-    """Have the kernel kill this process when its parent ends, however it ends.
-
-    Args:
-        parent: process id of the parent; if it is gone already this process ends here.
-    """
-    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-    if os.getppid() != parent:  # it died before the kernel was told
-        os._exit(1)
 
 
 class Worker:
@@ -92,7 +76,8 @@ class Worker:
         self._sockets = sockets
         self._tls = tls
         self._preludes = Preludes(int(time.time()))
-        routes = Routes(store, settings, board, row, clock_ms)
+        self._clock_ms = arena_clock(store.offset_ms)
+        routes = Routes(store, settings, board, row, self._clock_ms)
         self._service = Service(store, settings, routes, board, row, self._preludes)
         self._access_log = None if settings.access_log is None else AccessLog(settings, row)
         self._servers: list[asyncio.AbstractServer] = []
@@ -166,7 +151,7 @@ class Worker:
     def _look_after_store(self, loop: asyncio.AbstractEventLoop) -> None:
         """Give back what has expired, make room ahead: a step at a time, a fifth of the time at most."""
         try:
-            more = self._store.look_after(clock_ms)
+            more = self._store.look_after(self._clock_ms)
         except StoreBusy:  # somebody was stopped in a critical section; who needs it more will wait
             more = False
         loop.call_later(_AGAIN_SECONDS if more else _LOOK_SECONDS, self._look_after_store, loop)

@@ -18,7 +18,7 @@ from collections.abc import Callable
 from types import CodeType, FrameType
 from typing import Any
 
-from fastkv import cli, supervisor, worker
+from fastkv import cli, keeping, worker
 from fastkv.store import Store, eviction, expiry, ghosts, index, log, repair, segments, shard, sweep
 
 Tracer = Callable[[FrameType, str, Any], Any]
@@ -110,7 +110,7 @@ def main(seed: int, arguments: list[str]) -> int:
         disarmed[0] = 1
 
     signal.signal(signal.SIGUSR1, disarm)
-    setattr(supervisor, "Store", keep_store)  # noqa: B010 - it is no type, as an assignment would have to be
+    setattr(keeping, "Store", keep_store)  # noqa: B010 - it is no type, as an assignment would have to be
     setattr(worker, "serve", serve_and_die)  # noqa: B010 - its arguments are any, which mypy would not take
     try:
         cli.main(arguments)

@@ -33,6 +33,7 @@ def test_the_defaults() -> None:
         "shards": None,
         "segment_bytes": None,
         "eviction": "s3fifo",
+        "data_dir": None,
         "max_key_bytes": 512,
         "max_value_bytes": MB,
         "max_head_bytes": 32 * KB,

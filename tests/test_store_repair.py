@@ -24,6 +24,7 @@ from store_helpers import (
 )
 
 from fastkv.store import DELETE
+from fastkv.store.layout import PAGE, SEG_COVERS, SEG_STATE, SEGMENT_ROW
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -406,3 +407,38 @@ def test_repairs_are_counted() -> None:
         assert dies_at(whole // 2, lambda: store.put(b"target", NEW, clock))
         store.put(b"target", NEW, clock)
         assert store.stats()["repairs"] == 1
+
+
+def overlap_pages(store: Store) -> None:
+    """Two pages say that they cover the same tags."""
+    geometry = store.geometry
+    rows = range(geometry.table_at, geometry.table_at + geometry.segments * SEGMENT_ROW, SEGMENT_ROW)
+    pages = [row for row in rows if store.words[row + SEG_STATE] & 0xFF == PAGE]
+    assert len(pages) > 1
+    store.words[pages[0] + SEG_COVERS] = store.words[pages[1] + SEG_COVERS]
+
+
+def overlap_records(store: Store) -> None:
+    """Two slots lead to the same record."""
+    entry = store.get(b"7", clock)
+    assert entry is not None
+    bucket = entry[4] & -8
+    twin = next(bucket + i for i in range(1, 8) if not store.words[bucket + i])
+    store.words[twin] = entry[5]
+
+
+@pytest.mark.parametrize("damage", [overlap_pages, overlap_records])
+def test_a_shard_that_makes_no_sense_is_emptied(
+    damage: Callable[[Store], None], capfd: pytest.CaptureFixture[str]
+) -> None:
+    with open_store() as store:
+        model = put(store, {b"%d" % i: b"" for i in range(600)} | {b"large": LARGE})
+        damage(store)
+        assert dies_at(30, lambda: store.put(b"target", NEW, clock), "shard")
+        assert not store.delete(b"absent", clock)
+        assert "fastkv: shard 0 is damaged, and emptied: " in capfd.readouterr().err
+        assert [key for key in model if value_of(store, key) is not None] == []
+        assert (store.stats()["entries"], store.stats()["dropped"]) == (0, len(model))
+        assert store.check() == []
+        put(store, model)
+        assert {key: value_of(store, key) for key in model} == model

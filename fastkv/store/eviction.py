@@ -76,7 +76,7 @@ class Eviction:
 
     __slots__ = (
         "_ahead",
-                "_expiry",
+        "_expiry",
         "_from",
         "_ghosts",
         "_guard",

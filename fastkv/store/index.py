@@ -268,9 +268,13 @@ class Index:
     def _blank_page(self, shard: int) -> int:
         segment = self._segments.take(shard, PAGE_NEW)
         if segment:
-            at = self._segments.base(segment) << 3
-            self._mem[at : at + (self.page_words << 3)] = bytes(self.page_words << 3)
+            self.make_blank(segment)
         return segment
+
+    def make_blank(self, segment: int) -> None:
+        """Fill a segment with zeros."""
+        at = self._segments.base(segment) << 3
+        self._mem[at : at + (self.page_words << 3)] = bytes(self.page_words << 3)
 
     def _commit_page(self, segment: int, covers: int) -> None:
         row = self._segments.row(segment)

@@ -1,9 +1,9 @@
 """Where everything lies in the arena, and nothing else.
 
 The arena is one shared mapping, cut into segments of equal size. The first segments hold what describes
-the rest: superblock, pool, sequence words, shard headers, directory, segment table and ghost directory.
-Every other segment belongs to the pool and is, in turns, free, an index page, a piece of a shard's log or
-of the ghost table.
+the rest: superblock, pool, sequence words, shard headers, directory, segment table, ghost directory and the
+segments' hashes; one more holds zeros. Every other segment belongs to the pool and is, in turns, free, an
+index page, a piece of a shard's log or of the ghost table.
 
 All words are 64 bits, native, aligned, and are read and written through one ``memoryview.cast("Q")``: a
 single 8-byte load or store, so that a reader in another process never sees half of one. (``struct`` with
@@ -29,11 +29,11 @@ from dataclasses import dataclass
 from fastkv.errors import StartError
 
 WORD = 8
-LAYOUT_VERSION = 2
-MAGIC = int.from_bytes(b"fastkv\x00\x02", "little")
+LAYOUT_VERSION = 3
+MAGIC = int.from_bytes(b"fastkv\x00\x03", "little")
 
 # Superblock: words from the start of the arena.
-SB_MAGIC, SB_LAYOUT, SB_MEMORY, SB_SEGMENT, SB_SHARDS, SB_SEED = range(6)
+SB_MAGIC, SB_LAYOUT, SB_MEMORY, SB_SEGMENT, SB_SHARDS, SB_SEED, SB_CHECKSUM = range(7)
 # The pool's words share the superblock's page and lie on a cache line of their own.
 (
     POOL_FREE_HEAD,  # the first recycled segment, 0 for none
@@ -49,6 +49,11 @@ SB_MAGIC, SB_LAYOUT, SB_MEMORY, SB_SEGMENT, SB_SHARDS, SB_SEED = range(6)
     POOL_GHOST_WORDS,  # words of the ghost table, 0 while nobody was evicted
     POOL_GHOST_SEGMENTS,  # how many segments its directory names
 ) = range(16, 28)
+POOL_WORDS = range(16, 32)
+# What only an arena in a file needs: see ``superblock``.
+SB_DIGEST = 32  # of everything else, written by a clean stop; 0 while the arena is in use
+SB_DROPPED = 33  # entries dropped because they were damaged
+SB_CLOCKS = (40, 48)  # two copies of what the clocks showed
 SUPERBLOCK_WORDS = 64
 
 # Shard header: words from the header's start. The sequence words lie apart, side by side.
@@ -91,6 +96,9 @@ SEG_COVERS = SEG_PREV
 FREE, PAGE_NEW, PAGE, OPEN, OPEN_MAIN, CLOSED, CLOSED_MAIN, GHOSTS = range(8)
 LOG_STATES = (OPEN, OPEN_MAIN, CLOSED, CLOSED_MAIN)
 MAIN_STATES = (OPEN_MAIN, CLOSED_MAIN)
+
+# What the sequence word of a shard is, and will never be again, while nobody has verified it since the start.
+UNVERIFIED = 1
 
 BUCKET_WORDS = 8
 BUCKET_SLOTS = 7
@@ -142,7 +150,7 @@ class Geometry:
         shards: power of two, 1 to 4096.
         directory_bits: each shard's directory has 2 ** directory_bits entries.
         segments: number of segments, those that hold the tables included.
-        first_segment: the first segment of the pool.
+        first_segment: the first segment of the pool; the one before it holds zeros.
     """
 
     memory_bytes: int
@@ -173,6 +181,8 @@ class Geometry:
             if memory_bytes > 16 << 30:
                 segment_bytes = MAX_SEGMENT
         segments = memory_bytes // segment_bytes
+        # Whatever is chosen depends on whole segments only, so that a superblock tells all of it.
+        memory_bytes = segments * segment_bytes
         if shards is None:
             shards = max(1, min(1024, _power_of_two_below(segments // 64)))
         page_slots = segment_bytes // BUCKET_BYTES * BUCKET_SLOTS
@@ -185,8 +195,9 @@ class Geometry:
             + segments * SEGMENT_ROW
             + segments // _GHOST_SHARE
             + 1
+            + segments
         )
-        first = -(-tables * WORD // segment_bytes)
+        first = -(-tables * WORD // segment_bytes) + 1
         # Each shard needs a page and two open segments, and eviction its reserve.
         fewest = max(4 * shards + RESERVE, _FEWEST_SEGMENTS)
         if segments - first < fewest or memory_bytes < MIN_MEMORY:
@@ -195,12 +206,30 @@ class Geometry:
                 f"--memory: {memory_bytes >> 10}kb are too little for {shards} shards with segments of "
                 f"{segment_bytes >> 10}kb; give at least {-(-need >> 20)}mb, or fewer shards."
             )
-        return cls(segments * segment_bytes, segment_bytes, shards, directory_bits, segments, first)
+        return cls(memory_bytes, segment_bytes, shards, directory_bits, segments, first)
 
     @property
     def segment_words(self) -> int:
         """Words in a segment."""
         return self.segment_bytes // WORD
+
+    @property
+    def blank_page(self) -> int:
+        """Location of a segment of zeros: a page in which no key stands."""
+        return (self.first_segment - 1) * self.segment_words
+
+    @property
+    def longest_key(self) -> int:
+        """Bytes of the longest key: it shares a record with the list of the value's fragments.
+
+        And the length is one that a record's head can tell.
+        """
+        return min(self.segment_bytes // 4, 0xFFFF)
+
+    @property
+    def longest_value(self) -> int:
+        """Bytes of the longest value: a quarter of the arena, or what one such list can hold."""
+        return min(self.memory_bytes // 4, self.segment_bytes // 16 * self.segment_bytes)
 
     @property
     def location_bits(self) -> int:
@@ -247,6 +276,11 @@ class Geometry:
         """How many segments the ghost table may have."""
         return self.segments // _GHOST_SHARE + 1
 
+    @property
+    def digests_at(self) -> int:
+        """Word offset of the segments' hashes, the last of the tables."""
+        return self.ghosts_at + self.most_ghosts
+
 
 class Arena:
     """The mapping and its views.
@@ -260,23 +294,29 @@ class Arena:
 
     __slots__ = ("counts", "geometry", "mem", "words")
 
-    def __init__(self, geometry: Geometry) -> None:
-        """Map anonymous shared memory and write the superblock.
+    def __init__(self, geometry: Geometry, mem: mmap.mmap | None = None) -> None:
+        """Map shared memory without a file and describe it, or take a mapping as it is.
 
         Args:
             geometry: the measures.
+            mem: the mapping, of so many bytes, or None.
 
         Raises:
             StartError: if the kernel does not give that much address space.
         """
         self.geometry = geometry
         try:
-            self.mem = mmap.mmap(-1, geometry.memory_bytes, mmap.MAP_SHARED | mmap.MAP_ANONYMOUS)
+            self.mem = mem or mmap.mmap(-1, geometry.memory_bytes, mmap.MAP_SHARED | mmap.MAP_ANONYMOUS)
         except (OSError, ValueError, OverflowError) as error:
             raise StartError(f"--memory: {geometry.memory_bytes} bytes cannot be mapped: {error}.") from error
         self.counts = memoryview(self.mem)
         self.words = self.counts.cast("Q")
-        words = self.words
+        if mem is None:
+            self.describe()
+
+    def describe(self) -> None:
+        """Write the superblock into memory that is all zeros."""
+        words, geometry = self.words, self.geometry
         words[SB_LAYOUT] = LAYOUT_VERSION
         words[SB_MEMORY] = geometry.memory_bytes
         words[SB_SEGMENT] = geometry.segment_bytes

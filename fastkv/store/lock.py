@@ -28,6 +28,8 @@ _CLOCK_MONOTONIC = 1
 _STRIDE = 64
 _SPINS = 20
 _SLICE_MS = 100
+# The kernel looks at 2,048 locks of a process that ends (ROBUST_LIST_LIMIT), and leaves the others alone.
+_MOST_HELD = 1024
 
 _libc = ctypes.PyDLL(None)
 _trylock = _libc.pthread_mutex_trylock
@@ -151,6 +153,21 @@ class RobustLock:
     def consistent(self) -> None:
         """Declare what the lock guards repaired, after ``acquire`` returned True."""
         _consistent(self._mutex)
+
+
+def abandon(locks: Sequence[RobustLock]) -> None:
+    """Have locks as if their owner had died: whoever takes one first repairs what it guards.
+
+    Args:
+        locks: of a table that nobody uses yet.
+    """
+    for start in range(0, len(locks), _MOST_HELD):
+        child = os.fork()
+        if not child:
+            for lock in locks[start : start + _MOST_HELD]:
+                lock.attempt()
+            os._exit(0)
+        os.waitpid(child, 0)
 
 
 class LockTable:

@@ -3,7 +3,8 @@
 Slot word → copy of the record → key equal → word unchanged. A word names a segment's generation, so an
 unchanged word means an unchanged record: a hit needs no more. A miss does: an unchanged, even sequence means
 that nothing of several steps (growth, repair) moved the key meanwhile. A reader that finds either otherwise
-goes to the lock.
+goes to the lock. In a shard that nobody has verified since the start it verifies what it reads, instead:
+while the sequence says so, slots are emptied at most.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING
 from xxhash import xxh3_64_intdigest
 
 from fastkv.store.index import HIGH_SHIFT, SECOND_BUCKET_SHIFT, Index
-from fastkv.store.layout import COUNT_MAX, TAG_BITS, TAG_MASK, TAG_SHIFT, Arena, count_at
+from fastkv.store.layout import COUNT_MAX, TAG_BITS, TAG_MASK, TAG_SHIFT, UNVERIFIED, Arena, count_at
 from fastkv.store.records import (
     CALLER_FLAGS,
     HEAD_BYTES,
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 
     from fastkv.store.repair import Guard
     from fastkv.store.shard import Shard
+    from fastkv.store.verify import Verifier
 
 Entry = tuple[bytes, int, int, int, int, int]
 """What get returns: value, the caller's flags, version, deadline in ms (0 for none), and the slot and
@@ -53,10 +55,13 @@ class Reader:
         "_seed",
         "_sequences",
         "_shards",
+        "_verifier",
         "_words",
     )
 
-    def __init__(self, arena: Arena, shards: list[Shard], index: Index, seed: int, guard: Guard) -> None:
+    def __init__(
+        self, arena: Arena, shards: list[Shard], index: Index, seed: int, guard: Guard, verifier: Verifier
+    ) -> None:
         """Bind to a store.
 
         Args:
@@ -65,7 +70,9 @@ class Reader:
             index: its index.
             seed: seed of the keys' hashes.
             guard: holds a shard's lock.
+            verifier: looks keys up in shards that nobody has verified yet.
         """
+        self._verifier = verifier
         geometry = arena.geometry
         self._mem = arena.mem
         self._words = arena.words
@@ -172,6 +179,11 @@ class Reader:
         """
         number = (key_hash & self._low_mask) >> TAG_BITS
         sequence = self._sequences[number]
+        if sequence == UNVERIFIED:
+            entry = self._verifier.entry(key_hash, key)
+            if self._sequences[number] == UNVERIFIED:
+                return entry if entry and not 0 < entry[3] <= clock() else None
+            sequence = self._sequences[number]
         try:
             entry = self.read(key_hash, key)
         except (struct.error, ValueError, IndexError):

@@ -26,13 +26,15 @@ HEAD: Final = Struct("<HHIQ")
 HEAD_BYTES: Final = HEAD.size
 _DEADLINE: Final = Struct("<Q")
 CHECKSUM_BYTES: Final = 4
-MAX_KEY: Final = 0xFFFF
 
 # The low byte of the flags is the caller's, as with memcached's client flags.
 CALLER_FLAGS: Final = 0xFF
 DEADLINE: Final = 0x100
 LARGE: Final = 0x200
 FRAGMENT: Final = 0x400
+
+# A key of one byte without a value, or a fragment of one byte.
+LEAST_RECORD_WORDS: Final = 3
 
 unpack_head = HEAD.unpack_from
 pack_head = HEAD.pack
@@ -116,6 +118,39 @@ def record_is_whole(raw: bytes) -> bool:
         True if the checksum fits.
     """
     return len(raw) > HEAD_BYTES and xxh32_digest(raw[:-CHECKSUM_BYTES]) == raw[-CHECKSUM_BYTES:]
+
+
+def whole_record(mem: mmap | bytes, at: int, end: int) -> tuple[bytes, bytes, int, int, int] | None:
+    """Copy a record out of an arena that may be damaged.
+
+    Args:
+        mem: the arena.
+        at: byte offset of what may be a record.
+        end: where its segment ends.
+
+    Returns:
+        As for ``parse_record``; None if no record that is what was written lies there.
+    """
+    if at + HEAD_BYTES > end:
+        return None
+    key_len, flags, value_len, _ = unpack_head(mem, at)
+    size = HEAD_BYTES + (WORD if flags & DEADLINE else 0) + key_len + value_len + CHECKSUM_BYTES
+    if at + size > end:
+        return None
+    raw = mem[at : at + size]
+    return parse_record(raw, 0) if record_is_whole(raw) else None
+
+
+def build_filler(words: int) -> bytes:
+    """The head of a dead record without a key.
+
+    Args:
+        words: how far it reaches, at least LEAST_RECORD_WORDS.
+
+    Raises:
+        struct.error: if that is less than a record can have.
+    """
+    return HEAD.pack(0, 0, (words << 3) - HEAD_BYTES - CHECKSUM_BYTES, 0)
 
 
 def build_pieces(value_len: int, locations: list[int]) -> bytes:

@@ -2,8 +2,10 @@
 
 The owner may have died between any two stores. What it had published is kept, what it had not is dropped,
 and everything that can be derived is derived anew from the two things that cannot: the segment table and
-the slot words. A segment's head is never moved back. The repair may die as well: it can always be begun
-again.
+the slot words. The repair may die as well: it can always be begun again.
+
+After a start from a file anything may stand in the arena, so the repair trusts nothing: it verifies every
+record. Where it fails all the same, the shard is emptied.
 """
 
 from __future__ import annotations
@@ -12,12 +14,13 @@ import os
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final
 
+from fastkv.store import tiling
 from fastkv.store.layout import (
+    GHOSTS,
     LOG_STATES,
-    OPEN,
-    OPEN_MAIN,
     PAGE,
     PAGE_NEW,
+    SB_DROPPED,
     SEG_COVERS,
     SEG_DEAD,
     SEG_DUE,
@@ -38,9 +41,11 @@ from fastkv.store.layout import (
     SH_PAGES,
     SH_REPAIRS,
     SH_VERSION,
+    UNVERIFIED,
     Arena,
 )
-from fastkv.store.records import parse_record
+from fastkv.store.records import HEAD_BYTES, LEAST_RECORD_WORDS, build_filler
+from fastkv.store.verify import LENGTH_BITS, LENGTH_MASK
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -48,6 +53,7 @@ if TYPE_CHECKING:
     from fastkv.store.index import Index
     from fastkv.store.segments import Segments
     from fastkv.store.shard import Shard
+    from fastkv.store.verify import Survey, Verifier
 
 _EX_SOFTWARE: Final = 70
 
@@ -55,16 +61,18 @@ _EX_SOFTWARE: Final = 70
 class Guard:
     """Holds the locks of shards, and repairs a shard before anybody uses it after a death or a failure."""
 
-    __slots__ = ("_arena", "_index", "_segments")
+    __slots__ = ("_arena", "_index", "_segments", "_verifier")
 
-    def __init__(self, arena: Arena, segments: Segments, index: Index) -> None:
+    def __init__(self, arena: Arena, segments: Segments, index: Index, verifier: Verifier) -> None:
         """Bind to an arena.
 
         Args:
             arena: the arena.
             segments: its pool.
             index: its index.
+            verifier: tells which entries are whole.
         """
+        self._verifier = verifier
         self._arena = arena
         self._segments = segments
         self._index = index
@@ -109,26 +117,44 @@ class Guard:
     def _repair_or_die(self, shard: Shard) -> None:
         """Never unlock a shard that cannot be repaired: the process ends, and the next owner tries again."""
         try:
-            self._repair(shard)
-        except BaseException as error:  # noqa: BLE001 - whatever it is, going on would be worse
+            try:
+                self._repair(shard)
+            except Exception as error:  # noqa: BLE001 - whatever it is, what stands there makes no sense
+                os.write(2, f"fastkv: shard {shard.number} is damaged, and emptied: {error!r}\n".encode())
+                self._empty(shard)
+        except BaseException as error:  # noqa: BLE001 - going on would be worse
             os.write(2, f"fastkv: shard {shard.number} could not be repaired: {error!r}\n".encode())
             os._exit(_EX_SOFTWARE)
 
     def _repair(self, shard: Shard) -> None:
+        words = self._arena.words
+        died = not self._is_unverified(shard)
         with shard.several_steps():
-            log = self._finish_split(shard)
-            self._recount(shard, log)
-            self._rebuild_queue(shard, log)
-            self._arena.words[shard.header + SH_REPAIRS] += 1
+            pages, log = self._finish_split(shard)
+            survey = self._verifier.survey(shard.number, pages, log)
+            self._recount(shard, survey)
+            # Not before all is verified: from here on the short way of a read looks at these pages.
+            for page in pages:
+                self._index.map_page(shard.number, page)
+            self.rebuild_queue(shard, log)
+            words[shard.header + SH_REPAIRS] += died
+            if survey.dropped:
+                self._count_dropped(survey.dropped)
 
-    def _finish_split(self, shard: Shard) -> list[int]:
+    def _is_unverified(self, shard: Shard) -> bool:
+        return self._arena.words[self._arena.geometry.sequences_at + shard.number] == UNVERIFIED
+
+    def _finish_split(self, shard: Shard) -> tuple[list[int], list[int]]:
         """Finish a split whose new page was committed, drop one whose page was not.
 
         Args:
             shard: the shard.
 
         Returns:
-            The shard's segments that are no pages.
+            The shard's pages, and those of its segments that are none.
+
+        Raises:
+            ValueError: if the pages do not cover each tag once.
         """
         words, segments = self._arena.words, self._segments
         pages, log = [], []
@@ -141,59 +167,60 @@ class Guard:
                 log.append(segment)
         covered = {words[segments.row(page) + SEG_COVERS] for page in pages}
         for page in pages:
-            row = segments.row(page)
-            covers = words[row + SEG_COVERS]
-            if covers << 1 | 1 in covered:  # its upper half has moved out, its lower half is still to say so
-                words[row + SEG_COVERS] = covers << 1
-            self._index.map_page(shard.number, page)
-        for page in pages:
-            self._index.blank_foreign_words(page)
+            at = segments.row(page) + SEG_COVERS
+            # Its upper half has moved out; its lower half may be still to say so.
+            words[at] = tiling.deepened(words[at], covered)
+        covered = {words[segments.row(page) + SEG_COVERS] for page in pages}
+        bits = self._index.directory_bits
+        if len(tiling.clear(covered, bits)) != len(pages) or not tiling.is_whole(covered, bits):
+            raise ValueError("its pages overlap or leave something out")
         words[shard.header + SH_PAGES] = len(pages)
-        return log
+        return pages, log
 
-    def _recount(self, shard: Shard, log: list[int]) -> None:
-        """Count entries and live words by the slot words, and empty slots that refer to nothing.
+    def _recount(self, shard: Shard, survey: Survey) -> None:
+        """Count entries and live words, and lay one dead record over each stretch of dead ones.
+
+        Whoever goes through a segment goes from record to record: of those that nobody refers to nobody has
+        verified that they are any.
 
         Args:
             shard: the shard.
-            log: its segments that are no pages.
+            survey: what is alive in it.
+
+        Raises:
+            struct.error: if records overlap.
         """
-        words, segments = self._arena.words, self._segments
-        for segment in log:
+        words, mem, segments = self._arena.words, self._arena.mem, self._segments
+        for segment, places in survey.live.items():
             row = segments.row(segment)
-            words[row + SEG_DEAD] = words[row + SEG_HEAD]
+            base = at = segments.base(segment)
+            alive = 0
+            places.sort()
+            for place in places:
+                location, length = place >> LENGTH_BITS, place & LENGTH_MASK
+                if location != at:
+                    mem[at << 3 : (at << 3) + HEAD_BYTES] = build_filler(location - at)
+                at = location + length
+                alive += length
+            head = words[row + SEG_HEAD]
+            if head - (at - base) < LEAST_RECORD_WORDS:
+                head = at - base  # but for damage it is so already
+            else:
+                mem[at << 3 : (at << 3) + HEAD_BYTES] = build_filler(head - at + base)
+            words[row + SEG_HEAD] = head
+            words[row + SEG_DEAD] = head - alive
             words[row + SEG_DUE] = 0
         words[shard.header + SH_DUE] = 0
-        own = set(log)
-        entries = newest = 0
-        for page in self._index.pages(shard.number):
-            for slot, word in self._index.slots(page):
-                location = word & self._index.location_mask
-                if not self._refers_to_record(word, own):
-                    words[slot] = 0
-                    continue
-                _, _, _, version, deadline_ms = parse_record(self._arena.mem, location << 3)
-                for at in (location, *shard.pieces(location)):
-                    words[segments.row(segments.segment_of(at)) + SEG_DEAD] -= shard.length(at)
-                if deadline_ms:
-                    segments.note_deadline(shard.header, location, deadline_ms)
-                entries += 1
-                newest = max(newest, version)
-        # Who dies in a sweep has dropped what it had not counted yet. (A deletion may be among it.)
-        words[shard.header + SH_EVICTED] += max(words[shard.header + SH_ENTRIES] - entries, 0)
-        words[shard.header + SH_ENTRIES] = entries
-        words[shard.header + SH_VERSION] = max(words[shard.header + SH_VERSION], newest)
+        for location, deadline_ms in survey.deadlines:
+            segments.note_deadline(shard.header, location, deadline_ms)
+        if not self._is_unverified(shard):
+            # Who dies in a sweep has dropped what it had not counted yet. (A deletion may be among it.)
+            counted = words[shard.header + SH_ENTRIES]
+            words[shard.header + SH_EVICTED] += max(counted - survey.entries - survey.dropped, 0)
+        words[shard.header + SH_ENTRIES] = survey.entries
+        words[shard.header + SH_VERSION] = max(words[shard.header + SH_VERSION], survey.newest)
 
-    def _refers_to_record(self, word: int, own: set[int]) -> bool:
-        words, segments = self._arena.words, self._segments
-        location = word & self._index.location_mask
-        segment = segments.segment_of(location)
-        if segment not in own:
-            return False
-        head = words[segments.row(segment) + SEG_HEAD]
-        return segments.is_current(word) and location < segments.base(segment) + head
-
-    def _rebuild_queue(self, shard: Shard, log: list[int]) -> None:
+    def rebuild_queue(self, shard: Shard, log: list[int]) -> None:
         """Close what was open and queue everything by age; what holds nothing alive becomes free.
 
         Args:
@@ -214,4 +241,32 @@ class Guard:
             words[shard.header + field] = 0
         for segment in sorted(log, key=lambda segment: words[segments.row(segment) + SEG_STAMP]):
             segments.close(shard.header, shard.number, segment)
-        assert all(words[segments.row(s) + SEG_STATE] & 0xFF not in (OPEN, OPEN_MAIN) for s in log)
+
+    def _empty(self, shard: Shard) -> None:
+        """Drop all that a shard holds.
+
+        Args:
+            shard: the shard.
+        """
+        words, segments, index = self._arena.words, self._segments, self._index
+        owned = {segment: state for segment, state in segments.owned(shard.number) if state != GHOSTS}
+        page = next((segment for segment, state in owned.items() if state == PAGE), 0) or next(iter(owned))
+        lost = words[shard.header + SH_ENTRIES]
+        with shard.several_steps():
+            for segment in owned:
+                if segment != page:
+                    segments.give_back(segment)
+            index.make_blank(page)
+            row = segments.row(page)
+            words[row + SEG_COVERS] = 1
+            words[row + SEG_STATE] = shard.number << 8 | PAGE
+            index.map_page(shard.number, page)
+            self.rebuild_queue(shard, [])
+            words[shard.header + SH_ENTRIES] = 0
+            words[shard.header + SH_PAGES] = 1
+            words[shard.header + SH_REPAIRS] += 1
+            self._count_dropped(lost)
+
+    def _count_dropped(self, entries: int) -> None:
+        with self._segments.locked():
+            self._arena.words[SB_DROPPED] += entries

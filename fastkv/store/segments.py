@@ -123,8 +123,9 @@ class Segments:
         Yields:
             Segment number and state.
         """
-        for segment in self.used():
-            state = self._words[self.row(segment) + SEG_STATE]
+        used = self.used()
+        states = self._words[self.row(used.start) + SEG_STATE : self.row(used.stop) : SEGMENT_ROW].tolist()
+        for segment, state in enumerate(states, used.start):
             if state & 0xFF and state >> 8 == shard:
                 yield segment, state & 0xFF
 

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
 from xxhash import xxh3_64_intdigest
 
+from fastkv.errors import StoreBusy
+from fastkv.store import superblock
+from fastkv.store.attach import Attach
 from fastkv.store.check import Check
 from fastkv.store.eviction import Eviction
 from fastkv.store.expiry import Expiry
 from fastkv.store.ghosts import Ghosts
 from fastkv.store.index import Index
 from fastkv.store.layout import (
+    SB_DROPPED,
     SB_SEED,
     SH_ENTRIES,
     SH_EVICTED,
@@ -22,10 +27,12 @@ from fastkv.store.layout import (
     SH_REPAIRS,
     SH_VERSION,
     TAG_BITS,
+    UNVERIFIED,
     Arena,
     Geometry,
 )
-from fastkv.store.lock import LockTable
+from fastkv.store.lock import LockTable, abandon
+from fastkv.store.persist import Keeper, Origin
 from fastkv.store.reading import Reader
 from fastkv.store.records import parse_record
 from fastkv.store.repair import Guard
@@ -34,14 +41,20 @@ from fastkv.store.segments import Segments
 from fastkv.store.shard import Shard
 from fastkv.store.sweep import Sweep
 from fastkv.store.update import Updater, always
+from fastkv.store.verify import Verifier
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from fastkv.store.superblock import Moment
 
 _LOCK_WAIT_MS: Final = 1000
 # The pool's lock is taken inside of critical sections, which had better wait for a stopped owner to be killed
 # than fail and be repaired.
 _POOL_WAIT_MS: Final = 60_000
+# A version found in a file is at most so far ahead of the clock, unless it is damaged: 11 days, in which the
+# clock may have been put back.
+_PLAUSIBLE_US: Final = 10**12
 
 
 class Store:
@@ -66,6 +79,7 @@ class Store:
         "_ghosts",
         "_guard",
         "_index",
+        "_kept",
         "_lock_table",
         "_low_mask",
         "_mem",
@@ -96,8 +110,9 @@ class Store:
         seed: int | None = None,
         lock_wait_ms: int = _LOCK_WAIT_MS,
         evicts: bool = True,
+        kept: Keeper | None = None,
     ) -> None:
-        """Create an empty store.
+        """Create an empty store, or go on with what is in a kept arena.
 
         Args:
             memory_bytes: the budget for everything, index and data, at least 1 MiB.
@@ -107,18 +122,23 @@ class Store:
             seed: of the keys' hashes; None: random, so that nobody can aim at one bucket.
             lock_wait_ms: the longest wait for a lock in milliseconds.
             evicts: whether entries are evicted to make room; else a full store takes nothing more.
+            kept: keeps the arena in a file; the budget, the shards and the segments are then its own, and if
+                it is not empty the seed as well.
 
         Raises:
             StartError: if the budget is too small or cannot be mapped.
         """
-        geometry = Geometry.plan(memory_bytes, shards, segment_bytes)
-        arena = self._arena = Arena(geometry)
-        self.geometry = geometry
+        arena = kept.arena if kept else Arena(Geometry.plan(memory_bytes, shards, segment_bytes))
+        self._arena = arena
+        self._kept = kept
+        geometry = self.geometry = arena.geometry
         self.words = arena.words
         self.counts = arena.counts
         self._mem = arena.mem
-        self._seed = int.from_bytes(os.urandom(8), "little") if seed is None else seed
-        self.words[SB_SEED] = self._seed
+        origin = kept.origin if kept else Origin.EMPTY
+        if origin is Origin.EMPTY:
+            superblock.seal(arena, int.from_bytes(os.urandom(8), "little") if seed is None else seed)
+        self._seed = self.words[SB_SEED]
         waits_ms = [_POOL_WAIT_MS, *[lock_wait_ms] * (1 + geometry.shards)]
         self._lock_table = LockTable(waits_ms)
         pool_lock, eviction_lock, *shard_locks = self._lock_table.locks
@@ -129,7 +149,10 @@ class Store:
             Shard(number, arena, lock, eviction_lock, self._segments, index, self._ghosts, evicts=evicts)
             for number, lock in enumerate(shard_locks)
         ]
-        self._guard = Guard(arena, self._segments, index)
+        # Until somebody has verified a shard, reads find its keys by a directory of their own.
+        unverified = Index(arena, self._segments) if origin is Origin.UNVERIFIED else index
+        verifier = Verifier(arena, self._segments, unverified, self._seed)
+        self._guard = Guard(arena, self._segments, index, verifier)
         sweep = Sweep(arena, self._segments, index, self._ghosts, self._seed)
         self._expiry = Expiry(arena, self._shards, self._segments, sweep, self._guard)
         eviction = self._eviction = Eviction(
@@ -143,12 +166,15 @@ class Store:
             self._guard,
             evicts=evicts,
         )
-        for shard in self._shards:
-            index.open_page(shard.header, shard.number)
-            self.words[shard.header + SH_VERSION] = first_version
+        if kept and origin is Origin.UNVERIFIED:
+            attach = Attach(arena, self._segments, index, kept.lost)
+            unverified.directory.release()
+            unverified.directory = attach.run(self._shards, self._guard)
+            abandon(shard_locks)
+        self._begin(origin, first_version)
         self._low_mask = (geometry.shards << TAG_BITS) - 1
         # On the way of every request: bound, not wrapped.
-        self._reader = Reader(arena, self._shards, index, self._seed, self._guard)
+        self._reader = Reader(arena, self._shards, index, self._seed, self._guard, verifier)
         self.get = self._reader.get
         self.get_small = self._reader.get_small
         self.find = self._reader.find
@@ -165,6 +191,22 @@ class Store:
         self.update = self._updater.update
         self.max_key_bytes = self._updater.max_key_bytes
         self.max_value_bytes = self._updater.max_value_bytes
+
+    def _begin(self, origin: Origin, first_version: int) -> None:
+        """Begin a run: versions go on, counters begin anew."""
+        words, sequences_at = self.words, self.geometry.sequences_at
+        for shard in self._shards:
+            if origin is Origin.EMPTY:
+                self._index.open_page(shard.header, shard.number)
+            if origin is not Origin.UNVERIFIED:
+                words[sequences_at + shard.number] = UNVERIFIED + 1
+            last = words[shard.header + SH_VERSION]
+            if last > first_version + _PLAUSIBLE_US and origin is Origin.UNVERIFIED:
+                last = 0  # damaged; what the shard holds will count when it is verified
+            words[shard.header + SH_VERSION] = max(last, first_version)
+            for field in (SH_EVICTED, SH_EXPIRED, SH_RELOCATED, SH_REPAIRS):
+                words[shard.header + field] = 0
+        words[SB_DROPPED] = 0
 
     def close(self) -> None:
         """Unmap the arena in this process."""
@@ -259,6 +301,66 @@ class Store:
         """
         return self._expiry.step(clock()) or self._eviction.step_ahead(clock)
 
+    # -- over restarts --------------------------------------------------------------------------------------
+
+    @property
+    def offset_ms(self) -> int:
+        """From milliseconds since boot to the clock that the entries' deadlines are on."""
+        return self._kept.offset_ms if self._kept else 0
+
+    def save_clock(self, now: Moment) -> None:
+        """Keep what the clocks show for the next start; to be called about twice a second.
+
+        Args:
+            now: what they show.
+        """
+        if self._kept:
+            self._kept.save_clock(now)
+
+    def unverified(self) -> int:
+        """How many shards nobody has verified since the start from a file."""
+        return self._sequences().count(UNVERIFIED)
+
+    def verify(self) -> None:
+        """Verify every shard that nobody has verified yet, one after the other.
+
+        Nobody has to wait for it: who wants to write to such a shard verifies it first, and reads verify what
+        they find.
+        """
+        for shard, sequence in zip(self._shards, self._sequences(), strict=True):
+            if sequence == UNVERIFIED:
+                with suppress(StoreBusy), self._guard.holding(shard):
+                    pass
+
+    def _sequences(self) -> list[int]:
+        start = self.geometry.sequences_at
+        return self.words[start : start + self.geometry.shards].tolist()
+
+    def settle(self, now: Moment, go_on: Callable[[], bool] = lambda: True) -> bool:
+        """Leave a kept arena in order, so that the next start need not verify it.
+
+        Nobody else uses it any more.
+
+        Args:
+            now: what the clocks show.
+            go_on: asked now and then whether there is time left.
+
+        Returns:
+            Whether that was done; if not, the next start verifies it.
+
+        Raises:
+            StoreBusy: if a process that still lives holds a lock.
+        """
+        if self._kept is None or self.unverified():
+            return False
+        # Whoever died while it was changing something may have left that half done.
+        with self._eviction.locked(), self._segments.locked():
+            pass
+        for shard in self._shards:
+            with self._guard.holding(shard):
+                pass
+        return self._kept.mark_clean(now, go_on)
+
     # -- looking at it -----------------------------------------------------------------------------------
 
     def check(self) -> list[str]:
@@ -288,7 +390,7 @@ class Store:
 
         Returns:
             entries, bytes (of the memory, in segments in use), memory_bytes, evictions, expired, relocated,
-            repairs, index_pages, segments_free.
+            repairs, index_pages, segments_free, dropped, unverified_shards.
         """
         words = self.words
         sums = {
@@ -306,4 +408,6 @@ class Store:
         sums["segments_free"] = free
         sums["bytes"] = self.geometry.memory_bytes - free * self.geometry.segment_bytes
         sums["memory_bytes"] = self.geometry.memory_bytes
+        sums["dropped"] = words[SB_DROPPED]
+        sums["unverified_shards"] = self.unverified()
         return sums

@@ -16,7 +16,6 @@ from xxhash import xxh3_64_intdigest
 from fastkv.errors import KeyTooLong, StoreBusy, StoreFull, ValueTooLong
 from fastkv.store.layout import SH_EXPIRED, TAG_BITS, Arena
 from fastkv.store.reading import Entry, Reader
-from fastkv.store.records import MAX_KEY
 
 if TYPE_CHECKING:
     from fastkv.store.eviction import Eviction
@@ -31,7 +30,7 @@ _STEPS: Final = 4
 # 5 ms, even where everything was read.
 _MERCIFUL_LOOKS: Final = 4096
 # Where nobody may be evicted, cleaning gains a segment for each 16 that it empties, or it goes in circles: to
-# move a fragment leaves a dead list of fragments elsewhere. After so many rounds without a gain it is given up.
+# move a fragment leaves a dead list of fragments elsewhere. After so many rounds without a gain it gives up.
 _FUTILE_ROUNDS: Final = 32
 
 
@@ -63,9 +62,8 @@ class Updater:
     """Changes entries by what they are.
 
     Attributes:
-        max_key_bytes: the longest key, a quarter of a segment: it shares a record with the list of the
-            value's fragments; and not more than the 65,535 that a record's head can tell.
-        max_value_bytes: the longest value, a quarter of the arena or what one such list can hold.
+        max_key_bytes: the longest key.
+        max_value_bytes: the longest value.
     """
 
     __slots__ = (
@@ -103,9 +101,8 @@ class Updater:
             guard: repairs a shard.
         """
         geometry = arena.geometry
-        segment = geometry.segment_bytes
-        self.max_key_bytes = min(segment // 4, MAX_KEY)
-        self.max_value_bytes = min(geometry.memory_bytes // 4, segment // 16 * segment)
+        self.max_key_bytes = geometry.longest_key
+        self.max_value_bytes = geometry.longest_value
         self._words = arena.words
         self._low_mask = (geometry.shards << TAG_BITS) - 1
         self._shards = shards

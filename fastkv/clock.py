@@ -1,0 +1,54 @@
+"""The clocks of the machine, and the one that deadlines are on.
+
+Deadlines count milliseconds since boot, suspend included, so that a step of the wall clock neither revives an
+entry nor kills one. Over a restart an offset makes the arena's clock go on where it was.
+"""
+
+from __future__ import annotations
+
+import time
+import uuid
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from fastkv.store.superblock import Moment
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+
+
+def boot_ms() -> int:
+    """Milliseconds since boot, suspend included."""
+    return time.clock_gettime_ns(time.CLOCK_BOOTTIME) // 1_000_000
+
+
+def arena_clock(offset_ms: int) -> Callable[[], int]:
+    """The clock of an arena.
+
+    Args:
+        offset_ms: what it is ahead of the time since boot.
+
+    Returns:
+        Tells milliseconds.
+    """
+    if not offset_ms:
+        return boot_ms
+    return lambda: time.clock_gettime_ns(time.CLOCK_BOOTTIME) // 1_000_000 + offset_ms
+
+
+def now(boot_id: Path = BOOT_ID) -> Moment:
+    """What the clocks show.
+
+    Args:
+        boot_id: the file in which the kernel says which boot this is.
+
+    Returns:
+        It all; a boot id of 0 where the kernel does not say.
+    """
+    try:
+        boot = uuid.UUID(boot_id.read_text().strip()).int
+    except (OSError, ValueError):
+        boot = 0
+    return Moment(boot, boot_ms(), time.time_ns() // 1_000_000)
