@@ -16,9 +16,10 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from fastkv.errors import FastKVError, SettingsError
-from fastkv.health import read_asking
+from fastkv.health import ASKED, read_asking
 from fastkv.options import Option, Seconds
 from fastkv.parameters import asking_parameters, keyword, new_app, register
+from fastkv.settings import Settings
 
 TIMEOUT = Option(
     field="timeout",
@@ -33,7 +34,7 @@ app = new_app("snapshot", "Save all entries to a file, or load them.")
 
 
 def _save(**typed: Any) -> None:
-    """Save all entries of a running server to FILE.
+    """Save all entries of a running server, or of a data directory that none uses, to FILE.
 
     An older FILE is replaced at once when the new one is complete; until then, and if anything fails, it
     stays as it is. Each entry is saved as it was at some time while the command ran. How long entries have
@@ -44,15 +45,15 @@ def _save(**typed: Any) -> None:
     with _outcome(typed) as path:
         from fastkv.snapshot.copying import amount, save
 
-        with _peer(typed) as peer:
+        with _peer(typed, writing=False) as peer:
             chain = save(peer, path, _progress(typed))
         _say(typed, f"Saved {amount(chain.entries)} of {peer} in {path} ({chain.file_bytes:,} bytes).")
 
 
 def _load(**typed: Any) -> None:
-    """Put all entries of FILE into a running server.
+    """Put all entries of FILE into a running server, or into a data directory that none uses.
 
-    What the server has under the same keys is replaced, and everything else stays. Entries whose time to live
+    What is there under the same keys is replaced, and everything else stays. Entries whose time to live
     has passed meanwhile are left out. The whole file is verified before the first entry is put.
 
     Exit code 0: it is loaded. 1: it is not, or not all of it; stderr says why. 2: an option is wrong.
@@ -60,7 +61,7 @@ def _load(**typed: Any) -> None:
     with _outcome(typed) as path:
         from fastkv.snapshot.copying import amount, load
 
-        with _peer(typed) as peer:
+        with _peer(typed, writing=True) as peer:
             loaded, expired = load(peer, path, _progress(typed), verify=typed["verify"] is not False)
         late = f"; {expired:,} more had expired" if expired else ""
         _say(typed, f"Loaded {amount(loaded)} of {path} into {peer}{late}.")
@@ -95,8 +96,25 @@ def _interrupt(_number: int, _frame: object) -> NoReturn:
 
 
 @contextmanager
-def _peer(typed: dict[str, Any]) -> Iterator[Any]:
+def _peer(typed: dict[str, Any], *, writing: bool) -> Iterator[Any]:
     """Who has the entries."""
+    if typed["data_dir"] is not None:
+        if any(typed[name] is not None for name in (*ASKED, "url", "timeout", "token")):
+            raise SettingsError(
+                "--data-dir: no server is asked; leave out where it is, --timeout and --token."
+            )
+        config = None if typed["config"] is None else Path(typed["config"])
+        settings = Settings.load({"data_dir": typed["data_dir"]}, os.environ, config)
+        assert settings.data_dir is not None
+        from fastkv.snapshot.copying import amount
+        from fastkv.snapshot.local import opened
+
+        with opened(settings.data_dir, settings, writing=writing) as local:
+            if local.damaged:
+                left_out = amount(local.damaged)
+                typer.echo(f"fastkv: left out of {local}, because damaged: {left_out}.", err=True)
+            yield local
+        return
     address, token, timeout_seconds = read_asking(typed, os.environ, TIMEOUT)
     from fastkv.snapshot.remote import Remote
 
@@ -130,6 +148,13 @@ def _parameters(file_help: str) -> list[inspect.Parameter]:
     return [
         inspect.Parameter("file", inspect.Parameter.KEYWORD_ONLY, annotation=Annotated[str, file]),
         *asking_parameters(TIMEOUT),
+        keyword(
+            "data_dir",
+            str | None,
+            "--data-dir",
+            "Data directory to be opened here; no server may use it, and none is asked.",
+            "DIR",
+        ),
         keyword("quiet", bool | None, "--quiet", "Say nothing but what goes wrong.", ""),
     ]
 
