@@ -1,0 +1,1 @@
+"""Measurements: what fastkv costs and keeps, beside others. Commands write figures to ``results``."""

@@ -1,0 +1,210 @@
+"""A trace replayed through a real store: GET, and PUT on a miss.
+
+``through_store`` asks the store itself, ``through_http`` a connection of a worker without sockets, so that
+the memo has its part in it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from fastkv.connection import Connection
+from fastkv.http.responses import Preludes
+from fastkv.http.routes import Routes
+from fastkv.service import Service
+from fastkv.settings import Settings
+from fastkv.stats import Board, Column, State
+from fastkv.store import Store
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+SEED = 7
+_NOW_MS = 1_000_000
+# How often entries are counted: summing the shards' counters costs as much as a few requests.
+_COUNT_EVERY = 64
+# Beside its key and value an entry takes a head, a checksum, padding and its share of the index.
+_OVERHEAD_BYTES = 45
+
+
+class Geometry(NamedTuple):
+    """The measures of a store.
+
+    Attributes:
+        shards: power of two.
+        segment_bytes: power of two.
+        segments: how many.
+    """
+
+    shards: int
+    segment_bytes: int
+    segments: int
+
+    @property
+    def memory_bytes(self) -> int:
+        """Size of the arena."""
+        return self.segment_bytes * self.segments
+
+    def value_bytes(self, entries: int) -> int:
+        """How long values have to be for the store to hold about so many entries.
+
+        Args:
+            entries: how many.
+
+        Returns:
+            Bytes; less than 1 if that many never fit.
+        """
+        return self.memory_bytes * 93 // 100 // entries - _OVERHEAD_BYTES
+
+    def open(self) -> Store:
+        """Make the store, with a known seed."""
+        return Store(self.memory_bytes, shards=self.shards, segment_bytes=self.segment_bytes, seed=SEED)
+
+    def __str__(self) -> str:
+        shards = "1 shard" if self.shards == 1 else f"{self.shards} shards"
+        return f"{shards}, {self.segments} segments of {self.segment_bytes >> 10} KiB"
+
+
+class Replay(NamedTuple):
+    """What came of it.
+
+    Attributes:
+        hit_ratio: hits per request, 0 to 1.
+        entries: how many were resident, the mean since the first eviction: in a cache of that size a
+            simulator may have as many; 0 if nobody was evicted.
+        problems: what ``Store.check`` says at the end.
+    """
+
+    hit_ratio: float
+    entries: float
+    problems: list[str]
+
+
+def clock() -> int:
+    """A clock that stands still."""
+    return _NOW_MS
+
+
+def _replay(trace: Sequence[int], store: Store, is_hit: Callable[[int], bool]) -> Replay:
+    hits = 0
+    counted: list[int] = []
+    for number, key in enumerate(trace):
+        hits += is_hit(key)
+        if number % _COUNT_EVERY == 0:
+            stats = store.stats()
+            if stats["evictions"]:
+                counted.append(stats["entries"])
+    entries = sum(counted) / len(counted) if counted else 0.0
+    return Replay(hits / len(trace), entries, store.check())
+
+
+def through_store(trace: Sequence[int], geometry: Geometry, value_bytes: int) -> Replay:
+    """Replay a trace through a store of its own.
+
+    Args:
+        trace: object ids.
+        geometry: the store's measures.
+        value_bytes: of every entry.
+
+    Returns:
+        What came of it.
+    """
+    store = geometry.open()
+    value = bytes(value_bytes)
+
+    def is_hit(number: int) -> bool:
+        key = b"%07d" % number
+        if store.get(key, clock):
+            return True
+        store.put(key, value, clock)
+        return False
+
+    try:
+        return _replay(trace, store, is_hit)
+    finally:
+        store.close()
+
+
+class _Sink(asyncio.Transport):
+    """A client that reads at once, and keeps the newest reply.
+
+    Attributes:
+        reply: its bytes.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.reply = b""
+
+    def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
+        pass
+
+    def get_write_buffer_size(self) -> int:
+        return 0
+
+    def get_extra_info(self, name: str, default: Any = None) -> Any:
+        return None if name == "socket" else default
+
+    def can_write_eof(self) -> bool:
+        return True
+
+    def write(self, data: bytes | bytearray | memoryview[Any]) -> None:
+        self.reply = bytes(data)
+
+    def is_closing(self) -> bool:
+        return False
+
+
+def through_http(
+    trace: Sequence[int], geometry: Geometry, value_bytes: int, memo_bytes: int
+) -> tuple[Replay, int]:
+    """Replay a trace through a connection of a worker.
+
+    Args:
+        trace: object ids.
+        geometry: the store's measures.
+        value_bytes: of every entry.
+        memo_bytes: what the worker's memo may take; 0 for none.
+
+    Returns:
+        What came of it, and how many replies the memo gave.
+    """
+    store = geometry.open()
+    settings = Settings(
+        workers=1,
+        memory_bytes=geometry.memory_bytes,
+        max_value_bytes=max(value_bytes, 1),
+        memo_bytes=memo_bytes,
+    )
+    board = Board(1)
+    counters = board.rows[0]
+    counters[Column.STATE] = State.READY
+    routes = Routes(store, settings, board, counters, clock)
+    connection = Connection(Service(store, settings, routes, board, counters, Preludes(0)))
+    sink = _Sink()
+    value = "v" * value_bytes
+
+    def is_hit(number: int) -> bool:
+        connection.data_received(b"GET /get?key=%07d HTTP/1.1\r\nHost: a\r\n\r\n" % number)
+        if sink.reply.startswith(b"HTTP/1.1 200 "):
+            return True
+        body = f'{{"key":"{number:07}","value":"{value}"}}'.encode()
+        head = b"POST /put HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\n" % len(body)
+        connection.data_received(head + body)
+        if not sink.reply.startswith(b"HTTP/1.1 200 "):
+            raise RuntimeError(f"The PUT was answered with {sink.reply!r}.")
+        return False
+
+    loop = asyncio.new_event_loop()
+    # A connection asks for the running loop when it has to wait; this one never waits.
+    asyncio.events._set_running_loop(loop)
+    try:
+        connection.connection_made(sink)
+        replay = _replay(trace, store, is_hit)
+        connection.connection_lost(None)
+        return replay, counters[Column.MEMO_HITS]
+    finally:
+        asyncio.events._set_running_loop(None)
+        loop.close()
+        store.close()
