@@ -1,0 +1,191 @@
+"""The longest single step of eviction, cleaning, growth and expiry: how long a worker may be held by one.
+
+Each step is a method that is wrapped for as long as it is measured; what is taken is CPU time of the thread, so
+that who shares the machine does not count.
+"""
+
+from __future__ import annotations
+
+import gc
+import random
+import statistics
+import time
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+from fastkv.store import Store
+from fastkv.store.eviction import Eviction
+from fastkv.store.expiry import Expiry
+from fastkv.store.ghosts import Ghosts
+from fastkv.store.index import Index
+from perf.micro.contestants import clock
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+MIB: Final = 1 << 20
+KIB: Final = 1 << 10
+_SOURCE: Final = b"v" * MIB
+# Entries that are read or overwritten are among the newest so many.
+_RECENT: Final = 20_000
+_DEADLINE_MS: Final = 1_000
+_SMALLEST_RECORD: Final = 118
+
+STEPS: Final[dict[str, tuple[type, str]]] = {
+    "eviction": (Eviction, "_evict"),
+    "of it, resizing the ghost table": (Ghosts, "fit"),
+    "cleaning": (Eviction, "_clean"),
+    "page split": (Index, "split"),
+    "expiry": (Expiry, "step"),
+    "a whole put": (Store, "put"),
+}
+"""Steps by name, with the method that is one."""
+
+
+class Load(NamedTuple):
+    """What a store is filled with.
+
+    Attributes:
+        name: what it is called in results.
+        value_bytes: of the next value.
+        puts: how many follow on those that fill the store.
+        segment_bytes: of the store.
+    """
+
+    name: str
+    value_bytes: Callable[[random.Random], int]
+    puts: int
+    segment_bytes: int
+
+
+def _small(_: random.Random) -> int:
+    return 64
+
+
+def _mixed(chance: random.Random) -> int:
+    return int(2 ** chance.uniform(4, 20))
+
+
+LOADS: Final = (
+    Load("64 bytes", _small, 600_000, 64 * KIB),
+    Load("16 bytes to 1 MiB", _mixed, 8_000, 64 * KIB),
+    Load("64 bytes", _small, 600_000, 256 * KIB),
+    Load("16 bytes to 1 MiB", _mixed, 8_000, 256 * KIB),
+)
+
+
+@contextmanager
+def _timed(times: dict[str, list[int]]) -> Iterator[None]:
+    """Wrap the steps, and note how long each takes in nanoseconds."""
+    originals = {name: getattr(owner, method) for name, (owner, method) in STEPS.items()}
+
+    def wrapped(original: Callable[..., Any], note: Callable[[int], None]) -> Callable[..., Any]:
+        def step(*args: Any, **kwargs: Any) -> Any:
+            begin = time.thread_time_ns()
+            result = original(*args, **kwargs)
+            note(time.thread_time_ns() - begin)
+            return result
+
+        return step
+
+    for name, (owner, method) in STEPS.items():
+        setattr(owner, method, wrapped(originals[name], times.setdefault(name, []).append))
+    try:
+        yield
+    finally:
+        for name, (owner, method) in STEPS.items():
+            setattr(owner, method, originals[name])
+
+
+def measure_load(load: Load, memory_bytes: int) -> list[dict[str, Any]]:
+    """Fill a store, keep writing, reading and overwriting, then let everything expire.
+
+    Args:
+        load: with what.
+        memory_bytes: of the store.
+
+    Returns:
+        A row of figures for each kind of step.
+    """
+    chance = random.Random(7)
+    times: dict[str, list[int]] = {}
+    with _timed(times):
+        store = Store(memory_bytes, segment_bytes=load.segment_bytes, seed=7)
+        put, get = store.put, store.get
+        number = 0
+        # Entries with deadlines, which only ``expire`` looks at, until the store is full and then some.
+        deadline_ms = clock() + _DEADLINE_MS
+        left, evicting = load.puts, False
+        while left:
+            evicting = evicting or (number % 256 == 0 and store.stats()["evictions"] > 0)
+            left -= evicting
+            size = load.value_bytes(chance)
+            put(b"%016d" % number, _SOURCE[:size], clock, 0, deadline_ms if number % 2 else 0)
+            number += 1
+            if number % 4 == 0:
+                old = b"%016d" % chance.randint(max(number - _RECENT, 0), number)
+                get(old, clock)
+                get(old, clock)
+            elif number % 4 == 1:
+                old = b"%016d" % chance.randint(max(number - _RECENT, 0), number)
+                put(old, _SOURCE[: load.value_bytes(chance)], clock)
+        while store.expire(deadline_ms + 1):
+            pass
+    problems = store.check()
+    store.close()
+    return [
+        {
+            "load": load.name,
+            "segment_bytes": load.segment_bytes,
+            "memory_bytes": memory_bytes,
+            "step": name,
+            "n": len(each),
+            "median_ms": statistics.median(each) / 1e6,
+            "p999_ms": sorted(each)[len(each) * 999 // 1000] / 1e6,
+            "max_ms": max(each) / 1e6,
+            "problems": problems,
+        }
+        for name, each in times.items()
+        if each
+    ]
+
+
+def measure_ghosts(memory_bytes: int) -> dict[str, Any]:
+    """The first resizing of the ghost table, at the first eviction of a store that is full of small entries.
+
+    Args:
+        memory_bytes: of the store, which is not filled for this.
+
+    Returns:
+        A row of figures.
+    """
+    store = Store(memory_bytes)
+    times: dict[str, list[int]] = {}
+    with _timed(times):
+        store._ghosts.fit(memory_bytes // _SMALLEST_RECORD)
+    segments = store._ghosts.named()
+    store.close()
+    return {
+        "memory_bytes": memory_bytes,
+        "table_bytes": len(segments) * store.geometry.segment_bytes,
+        "ms": times["of it, resizing the ghost table"][0] / 1e6,
+    }
+
+
+def measure(memory_bytes: int = 256 * MIB) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Measure all loads.
+
+    Args:
+        memory_bytes: of the stores.
+
+    Returns:
+        The rows of steps, and of ghost tables in larger stores.
+    """
+    gc.collect()
+    gc.disable()  # as workers do
+    try:
+        steps = [row for load in LOADS for row in measure_load(load, memory_bytes)]
+        ghosts = [measure_ghosts(size * MIB) for size in (256, 1024, 4096, 16_384)]
+    finally:
+        gc.enable()
+    return steps, ghosts
