@@ -295,8 +295,8 @@ class _UltraDict(Contestant):
         from UltraDict import UltraDict
 
         super().__init__(directory, full=full)
-        # Forked processes go on with the object that they inherit: one that replaces it would unlink the memory
-        # as the inherited one goes.
+        # Forked processes go on with the object that they inherit: where another replaces it, the memory is
+        # unlinked as it goes.
         self.map = UltraDict(
             create=True, shared_lock=True, auto_unlink=False, buffer_size=4 * _MIB, full_dump_size=64 * _MIB
         )
