@@ -10,6 +10,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import sqlite3
+from importlib import import_module
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from fastkv.store import Store
@@ -149,9 +150,7 @@ class _CachetoolsLru(_Dict):
     bounded = True
 
     def attach(self) -> None:
-        from cachetools import LRUCache
-
-        self.map = LRUCache(self.entries if self.full else 100 * self.entries)
+        self.map = import_module("cachetools").LRUCache(self.entries if self.full else 100 * self.entries)
 
 
 class _Diskcache(Contestant):
@@ -163,10 +162,8 @@ class _Diskcache(Contestant):
     entries = 10_000
 
     def attach(self) -> None:
-        from diskcache import Cache
-
         limit = self.entries * _ENTRY_BYTES if self.full else 1 << 30
-        self.cache = Cache(str(self.directory), size_limit=limit)
+        self.cache = import_module("diskcache").Cache(str(self.directory), size_limit=limit)
 
     def get_all(self, keys: Sequence[bytes]) -> None:
         get = self.cache.get
@@ -191,8 +188,7 @@ class _Lmdb(Contestant):
     package = "lmdb"
 
     def attach(self) -> None:
-        import lmdb
-
+        lmdb = import_module("lmdb")
         self.environment = lmdb.open(str(self.directory), map_size=1 << 30, sync=False, writemap=True)
 
     def get_all(self, keys: Sequence[bytes]) -> None:
@@ -292,12 +288,10 @@ class _UltraDict(Contestant):
     entries = 20_000
 
     def __init__(self, directory: Path, *, full: bool) -> None:
-        from UltraDict import UltraDict
-
         super().__init__(directory, full=full)
         # Forked processes go on with the object that they inherit: where another replaces it, the memory is
         # unlinked as it goes.
-        self.map = UltraDict(
+        self.map = import_module("UltraDict").UltraDict(
             create=True, shared_lock=True, auto_unlink=False, buffer_size=4 * _MIB, full_dump_size=64 * _MIB
         )
 
@@ -330,10 +324,10 @@ class _SharedMemoryDict(Contestant):
     entries = 100
 
     def __init__(self, directory: Path, *, full: bool) -> None:
-        from shared_memory_dict import SharedMemoryDict
-
         super().__init__(directory, full=full)
-        self.map = SharedMemoryDict(name=f"fastkv-{os.getpid()}", size=4 * _MIB)
+        self.map = import_module("shared_memory_dict").SharedMemoryDict(
+            name=f"fastkv-{os.getpid()}", size=4 * _MIB
+        )
 
     def get_all(self, keys: Sequence[bytes]) -> None:
         get = self.map.get

@@ -7,6 +7,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
@@ -27,7 +28,7 @@ _SEED: Final = 7
 _ENTRIES: Final = 100_000
 _STORE: Final = Path(fastkv.store.__file__).parent
 
-Act: TypeAlias = Callable[[Sequence[bytes]], object]
+Act: TypeAlias = Callable[[], object]
 
 
 # -- bytecodes --------------------------------------------------------------------------------------------
@@ -105,90 +106,80 @@ def opcodes(count: int = 5000) -> list[dict[str, Any]]:
 # -- parts, each alone ------------------------------------------------------------------------------------
 
 
-def _get_parts(store: Store) -> dict[str, Act]:
+def _get_parts(store: Store, keys: Sequence[bytes]) -> dict[str, Act]:
     """What a get does, one thing at a time, on the same keys."""
     words, mem, index = store.words, store._arena.mem, store._index
-    seed, low_mask = store._seed, store._low_mask
-    clock_, get = clock, store.get
+    seed, low_mask, mask = store._seed, store._low_mask, store._index.location_mask
+    get, now = store.get, clock
+    slots = [index.locate(xxh3_64_intdigest(key, seed), key)[0] for key in keys]
+    places = [((words[slot] & mask) << 3, key) for slot, key in zip(slots, keys, strict=True)]
 
-    def found(keys: Sequence[bytes]) -> list[tuple[int, int]]:
-        return [index.locate(xxh3_64_intdigest(key, seed), key)[:2] for key in keys]
-
-    cached: dict[int, list[tuple[int, int]]] = {}
-
-    def slots(keys: Sequence[bytes]) -> list[tuple[int, int]]:
-        return cached.setdefault(id(keys), found(keys))
-
-    def hashing(keys: Sequence[bytes]) -> None:
+    def hashing() -> None:
         for key in keys:
             key_hash = xxh3_64_intdigest(key, seed)
             (key_hash & low_mask) >> TAG_BITS
 
-    def slot(keys: Sequence[bytes]) -> None:
-        for at, _ in slots(keys):
-            words[at]
+    def slot() -> None:
+        for slot in slots:
+            words[slot]
 
-    def record(keys: Sequence[bytes]) -> None:
-        mask = index.location_mask
-        for (_, word), key in zip(slots(keys), keys, strict=True):
-            at = (word & mask) << 3
+    def record() -> None:
+        for at, key in places:
             key_len, _, value_len, _ = unpack_head(mem, at)
-            at += HEAD_BYTES
-            mem[at : at + key_len] == key  # noqa: B015
-            mem[at + key_len : at + key_len + value_len]
+            start = at + HEAD_BYTES
+            middle = start + key_len
+            mem[start:middle] == key  # noqa: B015
+            mem[middle : middle + value_len]
 
-    def whole(keys: Sequence[bytes]) -> None:
+    def whole() -> None:
         for key in keys:
-            get(key, clock_)
+            get(key, now)
 
-    return {"hashing the key": hashing, "slot": slot, "record": record, "all": whole}
+    return {"hashing the key": hashing, "the slot": slot, "the record": record, "all of it": whole}
 
 
-def _put_parts(store: Store) -> dict[str, Act]:
+def _put_parts(store: Store, keys: Sequence[bytes]) -> dict[str, Act]:
     """What a put that overwrites does, one thing at a time."""
     mem, index, seed = store._arena.mem, store._index, store._seed
-    lock, put = store._shards[0].lock, store.put
+    lock, put, now = store._shards[0].lock, store.put, clock
+    hashes = [(xxh3_64_intdigest(key, seed), key) for key in keys]
+    # Nobody has had the last segment of a store with room.
     spare = store.geometry.memory_bytes - store.geometry.segment_bytes
 
-    def hashing(keys: Sequence[bytes]) -> None:
+    def hashing() -> None:
         for key in keys:
             xxh3_64_intdigest(key, seed)
 
-    def locking(keys: Sequence[bytes]) -> None:
+    def locking() -> None:
         for _ in keys:
             lock.attempt()
             lock.release()
 
-    cached: dict[int, list[int]] = {}
-
-    def locating(keys: Sequence[bytes]) -> None:
-        hashes = cached.setdefault(id(keys), [xxh3_64_intdigest(key, seed) for key in keys])
-        for key_hash, key in zip(hashes, keys, strict=True):
+    def locating() -> None:
+        for key_hash, key in hashes:
             index.locate(key_hash, key)
 
-    def building(keys: Sequence[bytes]) -> None:
+    def building() -> None:
         for key in keys:
             body = pack_head(len(key), 0, len(VALUE), 1) + key + VALUE
             body + xxh32_digest(body)
 
-    def copying(keys: Sequence[bytes]) -> None:
-        # Into a segment that nobody has had: the last one, in a store with room.
-        size = 104
-        for number, _ in enumerate(keys):
-            at = spare + number % 512 * size
-            mem[at : at + size] = _RECORD
+    def copying() -> None:
+        for number in range(len(keys)):
+            at = spare + number % 512 * len(_RECORD)
+            mem[at : at + len(_RECORD)] = _RECORD
 
-    def whole(keys: Sequence[bytes]) -> None:
+    def whole() -> None:
         for key in keys:
-            put(key, VALUE, clock)
+            put(key, VALUE, now)
 
     return {
         "hashing the key": hashing,
-        "lock": locking,
-        "index": locating,
+        "the lock": locking,
+        "finding the key": locating,
         "building the record": building,
         "copying it": copying,
-        "all": whole,
+        "all of it": whole,
     }
 
 
@@ -210,15 +201,14 @@ def times(rounds: int, count: int = 4000) -> list[dict[str, Any]]:
     loaded = [b"k%015d" % i for i in range(_ENTRIES)]
     for key in loaded:
         store.put(key, VALUE, clock)
-    suites = {"get hit": _get_parts(store), "put overwrite": _put_parts(store)}
     figures: dict[tuple[str, str], list[float]] = {}
     for _ in range(rounds):
         keys = chance.choices(loaded, k=count)
-        empty = _time(lambda keys: [None for _ in keys], keys)
-        for operation, parts in suites.items():
-            for part, act in parts.items():
-                act(keys)  # what has to be prepared is not measured, and caches are as warm for all
-                figures.setdefault((operation, part), []).append((_time(act, keys) - empty) / count)
+        empty = _time(partial(_loop, keys))
+        for operation, parts in (("get hit", _get_parts), ("put overwrite", _put_parts)):
+            for part, act in parts(store, keys).items():
+                act()  # caches are as warm for all
+                figures.setdefault((operation, part), []).append((_time(act) - empty) / count)
     store.close()
     return [
         {"operation": operation, "part": part, "ns": summary(each)}
@@ -226,7 +216,12 @@ def times(rounds: int, count: int = 4000) -> list[dict[str, Any]]:
     ]
 
 
-def _time(act: Act, keys: Sequence[bytes]) -> int:
+def _loop(keys: Sequence[bytes]) -> None:
+    for _ in keys:
+        pass
+
+
+def _time(act: Act) -> int:
     begin = time.thread_time_ns()
-    act(keys)
+    act()
     return time.thread_time_ns() - begin

@@ -113,7 +113,7 @@ def measure_load(load: Load, memory_bytes: int) -> list[dict[str, Any]]:
         store = Store(memory_bytes, segment_bytes=load.segment_bytes, seed=7)
         put, get = store.put, store.get
         number = 0
-        # Every second entry has a deadline, at which only ``expire`` looks in the end.
+        # Every second entry has a deadline, at which only ``look_after`` looks in the end.
         deadline_ms = clock() + _DEADLINE_MS
         left, evicting = load.puts, False
         while left:
@@ -129,7 +129,7 @@ def measure_load(load: Load, memory_bytes: int) -> list[dict[str, Any]]:
             elif number % 4 == 1:
                 old = b"%016d" % chance.randint(max(number - _RECENT, 0), number)
                 put(old, _SOURCE[: load.value_bytes(chance)], clock)
-        while store.expire(deadline_ms + 1):
+        while store.look_after(lambda: deadline_ms + 1):
             pass
     problems = store.check()
     store.close()

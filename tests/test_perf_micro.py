@@ -1,0 +1,67 @@
+"""The micro benchmark measures what it says: each contestant does each operation."""
+
+from pathlib import Path
+
+import pytest
+from store_helpers import KIB, MIB
+
+from fastkv.store import Store
+from perf.micro import making_room, operations, parts, steps
+from perf.micro.contestants import CONTESTANTS, VALUE, Contestant, clock
+from perf.micro.operations import OPERATIONS, PROCESSES, installed
+
+
+@pytest.mark.parametrize(
+    "kind", [kind for kind in CONTESTANTS if not kind.package], ids=lambda kind: kind.name
+)
+def test_a_contestant_does_what_it_is_told(kind: type[Contestant], tmp_path: Path) -> None:
+    contestant = kind(tmp_path, full=False)
+    try:
+        contestant.attach()
+        contestant.put_all([b"a", b"b"])
+        contestant.get_all([b"a", b"c"])
+        contestant.incr_all([b"n", b"n"])
+    finally:
+        contestant.close()
+
+
+def test_who_is_not_installed_is_skipped_with_a_reason(capsys: pytest.CaptureFixture[str]) -> None:
+    names = {kind.name for kind in installed()}
+    told = capsys.readouterr().out
+    assert all(
+        kind.name in names or f"{kind.name} is skipped: {kind.package}" in told for kind in CONTESTANTS
+    )
+
+
+def test_every_operation_is_measured_for_one_process_and_for_two(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(operations, "_MOST", 50)
+    for kind in CONTESTANTS:
+        monkeypatch.setattr(kind, "entries", 10_000)
+    rows = operations.measure(1, {"fastkv", "dict"})
+    measured = {(row["name"], row["operation"], row["processes"]) for row in rows}
+    shared = {("fastkv", name, count) for name in OPERATIONS for count in range(1, PROCESSES + 1)}
+    assert measured == shared | {("dict", name, 1) for name in OPERATIONS if name != "evicting put"}
+    assert all(row["ns"]["median"] > 0 for row in rows)
+
+
+def test_a_store_without_room_evicts_for_each_put() -> None:
+    mix = making_room.MIXES[0]._replace(memory_bytes=4 * MIB, turn_puts=500)
+    row = making_room.compare(mix, 4)
+    assert row["problems"] == []
+    assert row["puts"] == 2000
+    assert 0.5 < row["evicted_per_put"] < 2
+
+
+def test_every_step_is_taken_and_unwrapped_afterwards() -> None:
+    before = Store.put
+    rows = steps.measure_load(steps.Load("64 bytes", lambda _: 64, 20_000, 4 * KIB), 4 * MIB)
+    assert Store.put is before
+    assert {row["step"] for row in rows} == set(steps.STEPS)
+    assert all(row["problems"] == [] and row["n"] > 0 for row in rows)
+
+
+def test_bytecodes_are_counted_by_module() -> None:
+    store = Store(4 * MIB)
+    counts = parts.count_opcodes(lambda: store.put(b"a", VALUE, clock))
+    assert {"store", "shard", "index"} <= set(counts)
+    store.close()
