@@ -12,13 +12,14 @@ PIP := $(VENV)/bin/python -m pip --disable-pip-version-check --quiet
 SERVER := $(VENV)/server.stamp
 TOOLS := $(VENV)/tools.stamp
 FUZZ := $(VENV)/fuzz.stamp
+BENCH := $(VENV)/bench.stamp
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help serve test check format lock fuzz damage image clean
+.PHONY: help serve test check format lock fuzz damage bench-micro bench-memory image clean
 
 help: ## list the targets
-	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "%-14s %s\n", $$1, $$2 }'
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "%-18s %s\n", $$1, $$2 }'
 
 serve: $(SERVER) ## start the server; ARGS="--port 8080" passes options on
 	@$(VENV)/bin/fastkv serve --no-tune $(ARGS)
@@ -50,6 +51,14 @@ fuzz: $(FUZZ) ## look for inputs that break the parsers or a connection; SECONDS
 
 damage: $(TOOLS) ## damage arenas in files at random, and look for wrong values; RUNS=10000
 	@PYTHONPATH=tests $(VENV)/bin/python -m damage $(RUNS)
+
+bench-micro: $(BENCH) ## measure the store alone, beside others; ARGS="operations --only fastkv" picks some
+	@$(VENV)/bin/python -m perf.micro $(ARGS)
+	@$(VENV)/bin/python -m perf.tables
+
+bench-memory: $(SERVER) ## count what a budget holds, beside memcached and Redis; ARGS="--memory 64"
+	@$(VENV)/bin/python -m perf.memory --save $(ARGS)
+	@$(VENV)/bin/python -m perf.tables
 
 image: ## build the container image
 	@docker build --tag ultrafast-kv-cache .
@@ -84,4 +93,10 @@ $(TOOLS): $(SERVER)
 
 $(FUZZ): $(TOOLS)
 	@$(PIP) install --constraint $(LOCK) --no-build-isolation --editable '.[fuzz]'
+	@touch $@
+
+# One by one: what does not install here is left out, and the benchmark says so.
+$(BENCH): $(SERVER) perf/requirements.txt
+	@grep -v '^#' perf/requirements.txt | while read -r rival; do \
+	    $(PIP) install "$$rival" || echo "$$rival does not install here." >&2; done
 	@touch $@
