@@ -32,7 +32,6 @@ _OFTEN = _RARE | {shard.__file__, log.__file__, segments.__file__}
 _RARE_NAMES = {"take", "close", "give_back", "enqueue", "dequeue", "rebuild_free_list", "split", "map_page"}
 _RARE_NAMES |= {
     "open_page",
-    "blank_foreign_words",
     "_append_free",
     "append_pieces",
     "bury_pieces",

@@ -147,14 +147,16 @@ class Eviction:
         """Go a step towards a free segment: clean or evict some of the records of one. The lock is held.
 
         Args:
-            mercy: whether anybody is kept for having been read; without, what is emptied is free.
+            mercy: whether segments are cleaned, and entries kept for having been read; without, what is
+                emptied is free.
             clock: milliseconds now.
 
         Returns:
             How many records it looked at, at least 1; 0 if there is nothing that could be freed.
         """
         self._move_window()
-        looks = self._clean(clock)
+        # Cleaning may copy 16 segments for each that it frees: for who has waited long it is no way.
+        looks = self._clean(clock) if mercy or not self.evicts else 0
         if looks:
             return looks
         return self._evict(mercy, clock) if self.evicts else int(self._expiry.step(clock()))

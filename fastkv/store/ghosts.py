@@ -40,7 +40,7 @@ _FLOOR: Final = 1
 class Ghosts:
     """The ghost table."""
 
-    __slots__ = ("_arena", "_directory_at", "_mem", "_segment_shift", "_segments", "_words")
+    __slots__ = ("_arena", "_directory_at", "_mask", "_mem", "_segment_shift", "_segments", "_words")
 
     def __init__(self, arena: Arena, segments: Segments) -> None:
         """Bind to an arena.
@@ -55,6 +55,7 @@ class Ghosts:
         self._segments = segments
         self._directory_at = arena.geometry.ghosts_at
         self._segment_shift = arena.geometry.segment_words.bit_length() - 1
+        self._mask = arena.geometry.segment_words - 1
 
     def recalls(self, key_hash: int) -> bool:
         """Tell whether a key was evicted not long ago.
@@ -65,7 +66,9 @@ class Ghosts:
         Returns:
             True if it was, or, once in a thousand times, if another key was.
         """
-        at = self._word_of(key_hash >> HIGH_SHIFT) << 3
+        words = self._words
+        number = (key_hash >> HIGH_SHIFT) * words[POOL_GHOST_WORDS] >> _HIGH_BITS
+        at = words[self._directory_at + (number >> self._segment_shift)] + (number & self._mask) << 3
         return self._mem.find((key_hash & TAG_MASK).to_bytes(2, "little"), at, at + 8) >= 0
 
     def remember(self, key_hashes: list[int]) -> None:
@@ -78,21 +81,13 @@ class Ghosts:
         size = words[POOL_GHOST_WORDS]
         if not size:
             return
-        # ``_word_of``, written out: half of the time.
-        shift = self._segment_shift
-        mask = (1 << shift) - 1
+        shift, mask = self._segment_shift, self._mask
         start = self._directory_at
         bases = words[start : start + words[POOL_GHOST_SEGMENTS]].tolist()
         for key_hash in key_hashes:
             number = (key_hash >> HIGH_SHIFT) * size >> _HIGH_BITS
             at = bases[number >> shift] + (number & mask)
             words[at] = (words[at] & _YOUNGER_TAGS) << TAG_BITS | key_hash & TAG_MASK
-
-    def _word_of(self, high: int) -> int:
-        """Where the queue stands in which a key is remembered, by the high bits of its hash."""
-        number = high * self._words[POOL_GHOST_WORDS] >> _HIGH_BITS
-        base = self._words[self._directory_at + (number >> self._segment_shift)]
-        return base + (number & (1 << self._segment_shift) - 1)
 
     def fit(self, entries: int) -> bool:
         """Bring the table nearer to the size that it has to have, under the eviction lock.

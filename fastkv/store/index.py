@@ -45,6 +45,7 @@ if TYPE_CHECKING:
 HIGH_SHIFT = 34
 # A bucket's number times BUCKET_WORDS is its offset: shifted so that a mask gives it.
 SECOND_BUCKET_SHIFT = 15
+_WORD_MASK = (1 << 64) - 1
 
 
 class Index:
@@ -253,8 +254,9 @@ class Index:
             return False
         new_base = self._segments.base(new)
         page = words[base : base + self.page_words].tolist()
-        moves = 1 << 63 - depth
-        moved = [word if word & moves else 0 for word in page]
+        # All words of the page begin with the same bits: those that have the next one, too, are larger.
+        least = (covers << 1 | 1) << 63 - depth & _WORD_MASK
+        moved = [word if word >= least else 0 for word in page]
         # A bucket's first word holds access counts: both pages keep all of them, right or unused.
         moved[::BUCKET_WORDS] = page[::BUCKET_WORDS]
         words[new_base : new_base + self.page_words] = memoryview(array("Q", moved))
@@ -262,7 +264,9 @@ class Index:
         words[row + SEG_COVERS] = covers << 1
         words[header + SH_PAGES] += 1
         self.map_page(shard, new)
-        self.blank_foreign_words(old)
+        for i, word in enumerate(page):
+            if word >= least and i & BUCKET_WORDS - 1:
+                words[base + i] = 0
         return True
 
     def _blank_page(self, shard: int) -> int:
@@ -295,20 +299,6 @@ class Index:
         base = self._segments.base(segment)
         for entry in range(start, start + (1 << free_bits)):
             self.directory[entry] = base
-
-    def blank_foreign_words(self, segment: int) -> None:
-        """Empty the slots of a page whose tags it does not cover: they were moved to a deeper page.
-
-        Args:
-            segment: the page.
-        """
-        words = self._words
-        covers = words[self._segments.row(segment) + SEG_COVERS]
-        depth = covers.bit_length() - 1
-        prefix = covers ^ 1 << depth
-        for slot, word in self.slots(segment):
-            if word >> 64 - depth != prefix:
-                words[slot] = 0
 
     def slots(self, segment: int) -> Iterator[tuple[int, int]]:
         """The occupied slots of a page.

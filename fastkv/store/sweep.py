@@ -148,6 +148,7 @@ class Sweep:
         end = self._segments.base(segment) + words[row + SEG_HEAD]
         evicted: list[int] = []
         looked = dead = expired = 0
+        leave = rule == LEAVE
         stuck = False
         while location < end and looked < looks:
             looked += 1
@@ -155,12 +156,13 @@ class Sweep:
             at = here << 3
             key_len, flags, value_len, version = unpack_head(mem, at)
             at += HEAD_BYTES
-            deadline_ms = 0
+            past = False
             if flags > CALLER_FLAGS:
                 if flags & DEADLINE:
                     deadline_ms = words[here + 2]
                     at += WORD
-                    if deadlines is not None and deadline_ms > now_ms:
+                    past = deadline_ms <= now_ms
+                    if deadlines is not None and not past:
                         deadlines.append(deadline_ms)
                 if flags & (LARGE | FRAGMENT):
                     location = at + key_len + value_len + CHECKSUM_BYTES + 7 >> 3
@@ -173,8 +175,7 @@ class Sweep:
                         break
                     continue
             location = at + key_len + value_len + CHECKSUM_BYTES + 7 >> 3
-            past = 0 < deadline_ms <= now_ms
-            if rule == LEAVE and not past:
+            if leave and not past:
                 continue
             key_hash = xxh3_64_intdigest(mem[at : at + key_len], seed)
             # The key's home slot, or else wherever it stands.
@@ -191,7 +192,9 @@ class Sweep:
                 expired += 1
             elif counts[place] < rule:
                 evicted.append(key_hash)
-            elif shard.relocate(slot, word, here, location - here, deadline_ms):
+            elif shard.relocate(
+                slot, word, here, location - here, words[here + 2] if flags & DEADLINE else 0
+            ):
                 counts[place] = counts[place] - rule if rule != PROMOTE else 0
                 dead += location - here
                 moves -= 1
