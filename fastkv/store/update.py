@@ -30,7 +30,7 @@ _STEPS: Final = 4
 # 5 ms, even where everything was read.
 _MERCIFUL_LOOKS: Final = 4096
 # Where nobody may be evicted, cleaning gains a segment for each 16 that it empties, or it goes in circles: to
-# move a fragment leaves a dead list of fragments elsewhere. After so many rounds without a gain it gives up.
+# move a fragment leaves a dead list of fragments elsewhere. So many rounds without a gain are enough.
 _FUTILE_ROUNDS: Final = 32
 
 
