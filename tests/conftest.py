@@ -19,3 +19,11 @@ def client(worker: Worker) -> Iterator[Client]:
     """A connection to it, in a loop that runs nothing."""
     with running_loop():
         yield worker.client()
+
+
+@pytest.fixture(scope="module", params=["in order", "out of order"])
+def memory_order(request: pytest.FixtureRequest) -> Iterator[str]:
+    """Stores are made as for machines that show stores in their order, then as for those that may not."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("fastkv.store.store.VERIFY_READS", request.param == "out of order")
+        yield request.param

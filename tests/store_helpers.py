@@ -52,6 +52,7 @@ def open_store(
     segment_bytes: int | None = 4 * KIB,
     lock_wait_ms: int = 1000,
     evicts: bool = True,
+    verify_reads: bool | None = None,
 ) -> Iterator[Store]:
     """A store with a known seed; once the test is through, every invariant must hold.
 
@@ -61,6 +62,7 @@ def open_store(
         segment_bytes: power of two, None for the store's own choice.
         lock_wait_ms: the longest wait for a lock.
         evicts: whether entries are evicted.
+        verify_reads: whether reads trust no order of stores, None for what the machine needs.
 
     Yields:
         The store.
@@ -72,6 +74,7 @@ def open_store(
         seed=SEED,
         lock_wait_ms=lock_wait_ms,
         evicts=evicts,
+        verify_reads=verify_reads,
     )
     try:
         yield store

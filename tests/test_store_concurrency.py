@@ -17,6 +17,8 @@ from fastkv.errors import StoreBusy
 if TYPE_CHECKING:
     from fastkv.store import Store
 
+pytestmark = pytest.mark.usefixtures("memory_order")
+
 KEYS = [b"key%d" % i for i in range(24)]
 SIZES = [0, 10, 100, 300, 600, 2000, 4500, 13_000]
 PROCESSES = 4

@@ -12,6 +12,8 @@ from store_helpers import KIB, MIB, SEED, HandClock, payload
 from fastkv.errors import ValueTooLong
 from fastkv.store import DELETE, LEAVE, Change, Entry, Store
 
+pytestmark = pytest.mark.usefixtures("memory_order")
+
 # name: (memory, shards, segment bytes)
 SHAPES: dict[str, tuple[int, int, int]] = {
     "one shard": (MIB, 1, 4 * KIB),

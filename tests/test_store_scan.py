@@ -326,6 +326,7 @@ def test_whoever_is_there_all_the_time_is_found(
     store.close()
 
 
+@pytest.mark.usefixtures("memory_order")
 @pytest.mark.parametrize("shards", [1, 4])
 def test_other_processes_write_split_and_evict(shards: int) -> None:
     with open_store(4 * MIB, shards=shards, lock_wait_ms=20_000) as store:

@@ -27,6 +27,8 @@ from fastkv.store.layout import BUCKET_BYTES, BUCKET_WORDS, COUNT_MAX
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+pytestmark = pytest.mark.usefixtures("memory_order")
+
 
 def find(store: Store, key: bytes, now: Callable[[], int] = clock) -> Entry | None:
     """What the readable twin of ``get`` finds."""

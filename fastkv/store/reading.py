@@ -5,12 +5,15 @@ unchanged word means an unchanged record: a hit needs no more. A miss does: an u
 that nothing of several steps (growth, repair) moved the key meanwhile. A reader that finds either otherwise
 goes to the lock. In a shard that nobody has verified since the start it verifies what it reads, instead:
 while the sequence says so, slots are emptied at most.
+
+This rests on stores being seen in their order. ``VerifyingReader`` is for machines where they need not be.
 """
 
 from __future__ import annotations
 
+import platform
 import struct
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from xxhash import xxh3_64_intdigest
 
@@ -37,6 +40,22 @@ Entry = tuple[bytes, int, int, int, int, int]
 word under which the entry was found: while that slot holds that word, the entry is unchanged."""
 
 
+def may_reorder(machine: str) -> bool:
+    """Tell whether a machine may show the stores of one processor to another out of their order.
+
+    Args:
+        machine: as ``platform.machine`` names it.
+
+    Returns:
+        False for x86-64, whose order is total; True for all others, whatever they may be.
+    """
+    return machine not in ("x86_64", "AMD64")
+
+
+VERIFY_READS: Final = may_reorder(platform.machine())
+"""Whether reads have to be those of the ``VerifyingReader`` here."""
+
+
 class Reader:
     """Looks keys up."""
 
@@ -56,6 +75,8 @@ class Reader:
         "_sequences",
         "_shards",
         "_verifier",
+        "_version_mask",
+        "_version_shift",
         "_words",
     )
 
@@ -89,6 +110,8 @@ class Reader:
         self._bucket_mask = index.bucket_mask
         self._location_mask = index.location_mask
         self._inline_bytes = geometry.segment_bytes // 8
+        self._version_shift = geometry.location_bits
+        self._version_mask = (1 << geometry.version_bits) - 1
 
     def close(self) -> None:
         """Let go of the arena, so that it can be unmapped."""
@@ -185,14 +208,14 @@ class Reader:
                 return entry if entry and not 0 < entry[3] <= clock() else None
             sequence = self._sequences[number]
         try:
-            entry = self.read(key_hash, key)
+            entry = self._read_unlocked(key_hash, key)
         except (struct.error, ValueError, IndexError):
             sequence |= 1  # what it followed was overwritten meanwhile
             entry = None
         undisturbed = not sequence & 1 and self._sequences[number] == sequence
         if not undisturbed or (entry and self._words[entry[4]] != entry[5]):
             with self._guard.holding(self._shards[number]):
-                entry = self.read(key_hash, key)
+                entry = self._read_locked(key_hash, key)
         if entry is None or (entry[3] and entry[3] <= clock()):
             return None
         place = count_at(entry[4])
@@ -229,6 +252,10 @@ class Reader:
             if len(value) != whole:
                 raise ValueError("overwritten while it was read")
         return value, flags & CALLER_FLAGS, version, deadline_ms, slot, word
+
+    # What ``find`` reads with; a subclass may be stricter.
+    _read_unlocked = read
+    _read_locked = read
 
     def get_small(self, keys: list[bytes], clock: Callable[[], int]) -> list[Entry | None] | None:
         """``get`` for several keys with small values; 0.1 µs less for each.

@@ -14,6 +14,7 @@ shard's sequence even and unchanged over each few slots, because a split that is
 died in it, is no state to walk through. (While it goes on, the order of its stores would do: what a page
 covers is said before a slot is blanked, and read after the slots.)
 A record is verified by its checksum, since what is copied out of here may be kept for long.
+Where stores may be seen out of their order (``VerifyingReader``) each few slots are read under the lock.
 """
 
 from __future__ import annotations
@@ -75,6 +76,7 @@ class Scanner:
         "_guard",
         "_index",
         "_location_bits",
+        "_locks",
         "_mem",
         "_segments",
         "_sequences_at",
@@ -85,7 +87,15 @@ class Scanner:
     )
 
     def __init__(
-        self, arena: Arena, shards: list[Shard], segments: Segments, index: Index, seed: int, guard: Guard
+        self,
+        arena: Arena,
+        shards: list[Shard],
+        segments: Segments,
+        index: Index,
+        seed: int,
+        guard: Guard,
+        *,
+        locks: bool = False,
     ) -> None:
         """Bind to a store.
 
@@ -96,8 +106,10 @@ class Scanner:
             index: its index.
             seed: seed of the keys' hashes.
             guard: holds a shard's lock.
+            locks: whether it always holds the lock while it reads.
         """
         geometry = arena.geometry
+        self._locks = locks
         self._mem = arena.mem
         self._words = arena.words
         self._shards = shards
@@ -183,7 +195,7 @@ class Scanner:
         """
         number = place[0]
         sequence = self._words[self._sequences_at + number]
-        if not sequence & 1:
+        if not sequence & 1 and not self._locks:
             try:
                 done = self._walk(place, room, most, now_ms, first)
             except (_Disturbed, struct.error, ValueError, IndexError):

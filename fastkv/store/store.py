@@ -33,7 +33,7 @@ from fastkv.store.layout import (
 )
 from fastkv.store.lock import LockTable, abandon
 from fastkv.store.persist import Keeper, Origin
-from fastkv.store.reading import Reader
+from fastkv.store.reading import VERIFY_READS, Reader
 from fastkv.store.records import parse_record
 from fastkv.store.repair import Guard
 from fastkv.store.scan import Scanner
@@ -42,6 +42,7 @@ from fastkv.store.shard import Shard
 from fastkv.store.sweep import Sweep
 from fastkv.store.update import Updater, always
 from fastkv.store.verify import Verifier
+from fastkv.store.verifying import VerifyingReader
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -111,6 +112,7 @@ class Store:
         lock_wait_ms: int = _LOCK_WAIT_MS,
         evicts: bool = True,
         kept: Keeper | None = None,
+        verify_reads: bool | None = None,
     ) -> None:
         """Create an empty store, or go on with what is in a kept arena.
 
@@ -124,6 +126,8 @@ class Store:
             evicts: whether entries are evicted to make room; else a full store takes nothing more.
             kept: keeps the arena in a file; the budget, the shards and the segments are then its own, and if
                 it is not empty the seed as well.
+            verify_reads: whether reads trust no order of stores (``VerifyingReader``); None: if the machine
+                may not keep it.
 
         Raises:
             StartError: if the budget is too small or cannot be mapped.
@@ -174,11 +178,15 @@ class Store:
         self._begin(origin, first_version)
         self._low_mask = (geometry.shards << TAG_BITS) - 1
         # On the way of every request: bound, not wrapped.
-        self._reader = Reader(arena, self._shards, index, self._seed, self._guard, verifier)
+        verifies = VERIFY_READS if verify_reads is None else verify_reads
+        reader = VerifyingReader if verifies else Reader
+        self._reader = reader(arena, self._shards, index, self._seed, self._guard, verifier)
         self.get = self._reader.get
         self.get_small = self._reader.get_small
         self.find = self._reader.find
-        self.scan = Scanner(arena, self._shards, self._segments, index, self._seed, self._guard).scan
+        self.scan = Scanner(
+            arena, self._shards, self._segments, index, self._seed, self._guard, locks=verifies
+        ).scan
         self._updater = Updater(
             arena,
             self._shards,

@@ -1,0 +1,88 @@
+"""Reading where a processor may show the stores of another one out of their order.
+
+``Reader`` rests on that order: who sees a slot word sees the record that was written before it, and who sees
+the word unchanged has copied before the bytes were used again. x86-64 keeps it; aarch64 does not unless it is
+told to, and Python has no way to tell it. So here nothing is believed for its order. What is copied without
+the lock must vouch for itself: each record by its checksum, the entry's by the version in the slot word, each
+fragment by the hash of its owner's key. Whatever does not, and every miss, is looked up again under the
+shard's lock, which orders everything. docs/concurrency.md argues both.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from xxhash import xxh3_64_intdigest
+
+from fastkv.store.layout import MAX_SEGMENT
+from fastkv.store.reading import Entry, Reader
+from fastkv.store.records import (
+    CALLER_FLAGS,
+    CHECKSUM_BYTES,
+    DEADLINE,
+    FRAGMENT,
+    HEAD_BYTES,
+    LARGE,
+    parse_pieces,
+    parse_record,
+    record_is_whole,
+    unpack_head,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+class VerifyingReader(Reader):
+    """A ``Reader`` that trusts no order of stores."""
+
+    __slots__ = ()
+
+    def get(self, key: bytes, clock: Callable[[], int]) -> Entry | None:
+        """As ``Reader.get``, but a miss takes the shard's lock."""
+        return self.find(xxh3_64_intdigest(key, self._seed), key, clock)
+
+    def get_small(self, keys: list[bytes], clock: Callable[[], int]) -> list[Entry | None] | None:
+        """As ``Reader.get_small``."""
+        entries = [self.get(key, clock) for key in keys]
+        return None if any(entry and len(entry[0]) > self._inline_bytes for entry in entries) else entries
+
+    def _read_unlocked(self, key_hash: int, key: bytes, *, with_value: bool = True) -> Entry | None:
+        """Copy an entry that vouches for itself.
+
+        Raises:
+            struct.error, ValueError, IndexError: if there is none, which may only seem so.
+        """
+        entry = self._read_locked(key_hash, key, with_value=with_value)
+        if entry is None:
+            raise ValueError("nothing to believe without the lock")
+        return entry
+
+    def _read_locked(self, key_hash: int, key: bytes, *, with_value: bool = True) -> Entry | None:
+        """Copy an entry under the shard's lock; what does not vouch for itself is damaged, and a miss."""
+        slot, word, _, _ = self._index.locate(key_hash, key)
+        record = self._whole(word & self._location_mask) if slot else None
+        if record is None:
+            return None
+        found, value, flags, version, deadline_ms = record
+        if found != key or (word >> self._version_shift ^ version) & self._version_mask:
+            return None
+        if not with_value:
+            value = b""
+        elif flags & LARGE:
+            whole, *pieces = parse_pieces(value)
+            fragments = [self._whole(piece) for piece in pieces]
+            parts = [part[1] for part in fragments if part and part[2] & FRAGMENT and part[3] == key_hash]
+            value = b"".join(parts)
+            if len(parts) != len(pieces) or len(value) != whole:
+                return None
+        return value, flags & CALLER_FLAGS, version, deadline_ms, slot, word
+
+    def _whole(self, location: int) -> tuple[bytes, bytes, int, int, int] | None:
+        """``parse_record`` of a copy whose checksum fits, None if it does not."""
+        at = location << 3
+        key_len, flags, value_len, _ = unpack_head(self._mem, at)
+        size = HEAD_BYTES + (8 if flags & DEADLINE else 0) + key_len + value_len + CHECKSUM_BYTES
+        # One copy, so that what is verified is what is used.
+        raw = self._mem[at : at + size] if value_len <= MAX_SEGMENT else b""
+        return parse_record(raw, 0) if record_is_whole(raw) else None
