@@ -257,7 +257,7 @@ DEATHS: dict[str, Death] = {
         a_full_store, lambda store: store.put(b"target", LARGE, clock), LARGE, stride=307
     ),
     "put that evicts with second chances": Death(
-        a_full_store_that_was_read, lambda store: store.put(b"target", BLOCK, clock), BLOCK, stride=307
+        a_full_store_that_was_read, lambda store: store.put(b"target", BLOCK, clock), BLOCK, stride=101
     ),
     "put that evicts small values": Death(
         a_full_store_of_small_values, lambda store: store.put(b"target", BLOCK, clock), BLOCK, stride=97

@@ -30,7 +30,6 @@ from fastkv.store.layout import (
     SH_DEADEST,
     SH_DUE,
     SH_ENTRIES,
-    SH_EVICTED,
     SH_MAIN_NEWEST,
     SH_MAIN_OLDEST,
     SH_MOST_DEAD,
@@ -213,10 +212,6 @@ class Guard:
         words[shard.header + SH_DUE] = 0
         for location, deadline_ms in survey.deadlines:
             segments.note_deadline(shard.header, location, deadline_ms)
-        if not self._is_unverified(shard):
-            # Who dies in a sweep has dropped what it had not counted yet. (A deletion may be among it.)
-            counted = words[shard.header + SH_ENTRIES]
-            words[shard.header + SH_EVICTED] += max(counted - survey.entries - survey.dropped, 0)
         words[shard.header + SH_ENTRIES] = survey.entries
         words[shard.header + SH_VERSION] = max(words[shard.header + SH_VERSION], survey.newest)
 
