@@ -19,7 +19,7 @@ BENCH := $(VENV)/bench.stamp
 .PHONY: help serve test check format lock fuzz damage bench-micro bench-memory image clean
 
 help: ## list the targets
-	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "%-18s %s\n", $$1, $$2 }'
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "%-20s %s\n", $$1, $$2 }'
 
 serve: $(SERVER) ## start the server; ARGS="--port 8080" passes options on
 	@$(VENV)/bin/fastkv serve --no-tune $(ARGS)
