@@ -48,3 +48,11 @@ def test_every_option_that_the_documents_name_exists() -> None:
         )
         serve = re.findall(r"fastkv serve ([^`\n]*)", text)
         assert set(re.findall(r"--([a-z-]+)", " ".join(serve))) <= flags, path
+
+
+def test_every_test_that_the_contract_names_exists() -> None:
+    named = set(re.findall(r"`(test_\w+)`", (ROOT / "docs/concurrency.md").read_text()))
+    files = (path.read_text() for path in (ROOT / "tests").glob("test_*.py"))
+    there = {name for text in files for name in re.findall(r"^def (test_\w+)", text, re.MULTILINE)}
+    assert len(named) > 20
+    assert named - there == set()
