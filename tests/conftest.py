@@ -4,6 +4,11 @@ from collections.abc import Iterator
 
 import pytest
 from fake import Client, Worker, running_loop
+from hypothesis import HealthCheck, settings
+
+# No example fails for being slow: what else the machine does is not what is tested.
+settings.register_profile("no clock", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("no clock")
 
 
 @pytest.fixture

@@ -452,13 +452,22 @@ def test_who_hangs_is_left(run: Run, tmp_path: Path) -> None:
     assert (code, out, err) == (1, "", f"fastkv: {url} cannot be asked: timed out.\n")
 
 
+# Who runs the tests in the background may have them ignore SIGINT, and so would all that they start.
+HEEDS_SIGINT = """
+import signal
+from fastkv.cli import main
+signal.signal(signal.SIGINT, signal.default_int_handler)
+main()
+"""
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_who_is_stopped_tidies_up(tmp_path: Path, number: signal.Signals) -> None:
     path = tmp_path / "a"
     write(path, SOME[:1])
     with answering(lambda target, _: STATS if target == "/stats" else FIRST) as (port, asked):
         process = subprocess.Popen(
-            [sys.executable, "-m", "fastkv", "snapshot", "save", str(path), "--port", str(port)],
+            [sys.executable, "-c", HEEDS_SIGINT, "snapshot", "save", str(path), "--port", str(port)],
             env=environment(),
             cwd=ROOT,
             stdout=subprocess.PIPE,
