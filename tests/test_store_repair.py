@@ -7,6 +7,7 @@ and a dense row of them in a long one. The test's own process shares the arena a
 from __future__ import annotations
 
 import random
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, NamedTuple
 
 import pytest
@@ -23,11 +24,13 @@ from store_helpers import (
     value_of,
 )
 
+from fastkv.errors import StoreBusy
 from fastkv.store import DELETE
 from fastkv.store.layout import PAGE, SEG_COVERS, SEG_STATE, SEGMENT_ROW
+from fastkv.store.segments import Segments
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from fastkv.store import Change, Entry, Store
 
@@ -442,3 +445,29 @@ def test_a_shard_that_makes_no_sense_is_emptied(
         assert store.check() == []
         put(store, model)
         assert {key: value_of(store, key) for key in model} == model
+
+
+def test_a_shard_is_not_emptied_because_the_pool_is_busy(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who cannot repair it now ends, and whoever comes next repairs it."""
+    with open_store() as store:
+        model = a_few(store)
+        whole = at_opcode(0, clock, lambda: store.put(b"target", LARGE, clock))
+        store.delete(b"target", clock)
+        assert dies_at(int(whole * 0.6), lambda: store.put(b"target", LARGE, clock))
+        locked, times = Segments.locked, []
+
+        @contextmanager
+        def busy_at_first(segments: Segments) -> Iterator[None]:
+            times.append(1)
+            if len(times) == 1:
+                raise StoreBusy("busy")
+            with locked(segments):
+                yield
+
+        monkeypatch.setattr(Segments, "locked", busy_at_first)
+        assert end_of(start(lambda: store.delete(b"absent", clock))) == 70
+        monkeypatch.undo()
+        assert {key: value_of(store, key) for key in model} == model
+        assert not store.delete(b"absent", clock)
+        assert {key: value_of(store, key) for key in model} == model
+        assert store.stats()["repairs"] == 1

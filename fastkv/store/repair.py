@@ -14,6 +14,7 @@ import os
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final
 
+from fastkv.errors import StoreBusy
 from fastkv.store import tiling
 from fastkv.store.layout import (
     GHOSTS,
@@ -118,6 +119,8 @@ class Guard:
         try:
             try:
                 self._repair(shard)
+            except StoreBusy:  # the pool's owner stands still: that says nothing about the shard
+                raise
             except Exception as error:  # noqa: BLE001 - whatever it is, what stands there makes no sense
                 os.write(2, f"fastkv: shard {shard.number} is damaged, and emptied: {error!r}\n".encode())
                 self._empty(shard)
