@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 
 import pytest
+from test_store_repair import DEATHS
 
 from fastkv.http.routes import Routes
 from fastkv.settings import OPTIONS, Settings
@@ -51,8 +52,15 @@ def test_every_option_that_the_documents_name_exists() -> None:
 
 
 def test_every_test_that_the_contract_names_exists() -> None:
-    named = set(re.findall(r"`(test_\w+)`", (ROOT / "docs/concurrency.md").read_text()))
+    contract = (ROOT / "docs/concurrency.md").read_text()
+    named = set(re.findall(r"`(test_\w+)`", contract))
     files = (path.read_text() for path in (ROOT / "tests").glob("test_*.py"))
     there = {name for text in files for name in re.findall(r"^def (test_\w+)", text, re.MULTILINE)}
     assert len(named) > 20
     assert named - there == set()
+    table = contract.split("## What each death leaves")[1]
+    cases = {
+        case for row in table.splitlines() if row.startswith("| ") for case in re.findall(r"“(.+?)”", row)
+    }
+    assert len(cases) > 15
+    assert cases - set(DEATHS) == set()
