@@ -1,0 +1,6 @@
+"""The commands: Redis' string commands over the store, for every wire and of none.
+
+In: the words of a command, as bytes. Out: a reply, as `fastkv.commands.replies` has them. A wire translates
+both. Layers, each importing only those below it: ``execute`` → the families (``strings``, ``counters``,
+``expiry``, ``keys``, ``server``) → ``table`` → ``context`` → ``arguments``/``replies``.
+"""
