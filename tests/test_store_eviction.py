@@ -8,13 +8,24 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import pytest
-from store_helpers import KIB, MIB, SEED, HandClock, clock, open_store, payload, value_of
+from store_helpers import (
+    KIB,
+    MIB,
+    SEED,
+    HandClock,
+    clock,
+    fill_until_evicted,
+    open_store,
+    payload,
+    value_of,
+)
 from xxhash import xxh3_64_intdigest
 
 from fastkv.errors import StoreFull
 from fastkv.store import eviction
 from fastkv.store.layout import TAG_BITS, WORD
 from fastkv.store.records import record_words
+from fastkv.store.sweep import Sweep, Swept
 
 if TYPE_CHECKING:
     from fastkv.store import Store
@@ -284,3 +295,26 @@ def test_a_store_that_may_not_evict_does_not_clean_in_circles(shards: int) -> No
             if chance.random() < 0.3:
                 store.delete(b"%d" % chance.randrange(380), now)
         assert 0 < full < 600
+
+
+@pytest.mark.parametrize("size", [100, 3000, 20_000])
+def test_nobody_waits_for_many_second_chances(size: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where everything was read, a turn of the main queue frees nothing, be its records many or few."""
+    swept: list[int] = []
+    run = Sweep.run
+
+    def counting(*arguments: object, **named: object) -> Swept:
+        swept.append(1)
+        return run(*arguments, **named)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Sweep, "run", counting)
+    with open_store(4 * MIB) as store:
+        keys = list(fill_until_evicted(store, "", lambda i: bytes(size)))
+        most = 0
+        for i in range(100):
+            for key in keys * 3 if i % 10 == 0 else []:
+                store.get(key, clock)
+            swept.clear()
+            store.put(b"new %d" % i, bytes(size), clock)
+            most = max(most, len(swept))
+        assert 4 < most <= 50

@@ -56,6 +56,8 @@ if TYPE_CHECKING:
 _WORTH_CLEANING: Final = 16
 # A step looks at so many records and moves so many of them: 1 ms, or 2.
 _LOOKS: Final = 1024
+# A segment with few records counts for so many looks at least: large ones are copied whole.
+_LEAST_LOOKS: Final = 128
 _MOVES: Final = 512
 # The ghost table takes one segment at most in so many: the others are for whoever waits.
 _TAKEN_BY_OTHERS: Final = 4
@@ -152,7 +154,7 @@ class Eviction:
             clock: milliseconds now.
 
         Returns:
-            How many records it looked at, at least 1; 0 if there is nothing that could be freed.
+            What it took, in records looked at, at least 1; 0 if there is nothing that could be freed.
         """
         self._move_window()
         # Cleaning may copy 16 segments for each that it frees: for who has waited long it is no way.
@@ -261,7 +263,7 @@ class Eviction:
             before = self._segments.live_words(segment)
             swept = self._empty(shard, segment, KEEP_ALL, clock)
             self._segments.spend_credit(max(before - self._segments.live_words(segment), 0))
-            return 0 if swept.stuck else max(swept.looks, 1)
+            return 0 if swept.stuck else max(swept.looks, _LEAST_LOOKS)
 
     def _evict(self, mercy: bool, clock: Callable[[], int]) -> int:
         """Take the next segment from the queue that is too long.
@@ -289,7 +291,7 @@ class Eviction:
                 return 1  # somebody was faster
             rule = SECOND_CHANCE if queue == SH_MAIN_OLDEST else PROMOTE
             swept = self._empty(shard, segment, rule if mercy else KEEP_NONE, clock)
-            return max(swept.looks, 1)
+            return max(swept.looks, _LEAST_LOOKS)
 
     def _empty(self, shard: Shard, segment: int, rule: int, clock: Callable[[], int]) -> Swept:
         """Sweep a part of a segment, from where the last step left off if it was this one.
