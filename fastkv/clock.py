@@ -38,6 +38,20 @@ def arena_clock(offset_ms: int) -> Callable[[], int]:
     return lambda: time.clock_gettime_ns(time.CLOCK_BOOTTIME) // 1_000_000 + offset_ms
 
 
+def unix_ahead_ms(offset_ms: int) -> int:
+    """What Unix time is ahead of the clock of an arena.
+
+    Args:
+        offset_ms: what that clock is ahead of the time since boot.
+
+    Returns:
+        Milliseconds: the same ones as long as nobody sets the wall clock, because the difference is rounded
+        and not each of the two.
+    """
+    ahead_ns = time.time_ns() - time.clock_gettime_ns(time.CLOCK_BOOTTIME)
+    return (ahead_ns + 500_000) // 1_000_000 - offset_ms
+
+
 def now(boot_id: Path = BOOT_ID) -> Moment:
     """What the clocks show.
 

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
+
+from fastkv.commands.replies import CommandError
+from fastkv.errors import KeyTooLong, ValueTooLong
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from fastkv.store import Decide, Entry
+    from fastkv.commands.session import Session
+    from fastkv.store import Decide, Entry, Scanned
 
     T = TypeVar("T")
+
+    Notify = Callable[[bytes, bytes], None]
 
 
 class Space(Protocol):
@@ -34,11 +40,141 @@ class Space(Protocol):
     ) -> tuple[Entry | None, int]:
         """Read an entry and change it, with nobody in between."""
 
+    def scan(
+        self, cursor: int, clock: Callable[[], int], limit_bytes: int, limit_entries: int
+    ) -> tuple[list[Scanned], int]:
+        """Read some of all entries."""
+
     def transact(
         self, keys: Sequence[bytes] | None, body: Callable[[Space], T], clock: Callable[[], int]
     ) -> T:
         """Do several things with some keys, or all, at one moment, all or none."""
 
 
+class Counters(Protocol):
+    """A row of counters, by ``fastkv.stats.Column``."""
+
+    def __getitem__(self, column: int, /) -> int:
+        """What was counted."""
+
+    def __setitem__(self, column: int, count: int, /) -> None:
+        """Count."""
+
+
 class Client(Protocol):
-    """Who asks: a connection, as far as commands are concerned."""
+    """Who asks: a connection, as far as commands are concerned.
+
+    Attributes:
+        session: what it keeps between its commands; None for one whose commands come alone.
+    """
+
+    session: Session | None
+
+
+class Nobody:
+    """A client that keeps nothing."""
+
+    __slots__ = ("session",)
+
+    def __init__(self) -> None:
+        self.session: Session | None = None
+
+
+NOBODY: Final = Nobody()
+
+
+class Context:
+    """What a command is given besides its words.
+
+    Attributes:
+        space: where the entries are.
+        clock: milliseconds now, on the clock of the entries' deadlines.
+        ahead_ms: what Unix time is ahead of that clock.
+        counters: where hits, misses, puts and deletes are counted.
+        notify: is told of each change, once it is done: the event's name as Redis has it, and the key.
+        client: who asks.
+        max_key, max_value: the longest that may be written, in bytes.
+        hub: where messages go.
+        stats: what the server tells of itself.
+    """
+
+    __slots__ = (
+        "ahead_ms",
+        "client",
+        "clock",
+        "counters",
+        "hub",
+        "max_key",
+        "max_value",
+        "notify",
+        "space",
+        "stats",
+    )
+
+    def __init__(
+        self,
+        space: Space,
+        clock: Callable[[], int],
+        ahead_ms: Callable[[], int],
+        counters: Counters,
+        notify: Notify,
+        *,
+        client: Client,
+        max_key: int,
+        max_value: int,
+        hub: Any,
+        stats: Callable[[], dict[str, int]],
+    ) -> None:
+        """See the attributes."""
+        self.space = space
+        self.clock = clock
+        self.ahead_ms = ahead_ms
+        self.counters = counters
+        self.notify = notify
+        self.client = client
+        self.max_key = max_key
+        self.max_value = max_value
+        self.hub = hub
+        self.stats = stats
+
+    def check(self, key: bytes, value_len: int = 0) -> None:
+        """Find out whether an entry may be written.
+
+        Args:
+            key: its key.
+            value_len: bytes of its value.
+
+        Raises:
+            CommandError: if the key is empty.
+            KeyTooLong: if the key is longer than ``max_key``.
+            ValueTooLong: if the value is longer than ``max_value``.
+        """
+        if not key:
+            raise CommandError("ERR the key is empty; a key has at least one byte here")
+        if len(key) > self.max_key:
+            raise KeyTooLong(f"the key has {len(key)} bytes; at most {self.max_key} are allowed")
+        if value_len > self.max_value:
+            raise ValueTooLong(
+                f"the value would have {value_len} bytes; at most {self.max_value} are allowed"
+            )
+
+    def within(self, space: Space, counters: Counters, notify: Notify) -> Context:
+        """The context of a command in a transaction.
+
+        Args:
+            space: the transaction.
+            counters: what is added to this context's once it is committed.
+            notify: keeps what is told once it is committed.
+        """
+        return Context(
+            space,
+            self.clock,
+            self.ahead_ms,
+            counters,
+            notify,
+            client=self.client,
+            max_key=self.max_key,
+            max_value=self.max_value,
+            hub=self.hub,
+            stats=self.stats,
+        )

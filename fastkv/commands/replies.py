@@ -6,7 +6,7 @@ from typing import Final, TypeAlias, Union
 
 
 class Status(bytes):
-    """A word of the server's own, such as ``OK``: a simple string in RESP, a string like any other in JSON."""
+    """A word of the server's own, such as ``OK``: a simple string in RESP, a string like others in JSON."""
 
     __slots__ = ()
 
@@ -24,7 +24,8 @@ class CommandError(Exception):
         return str(self.args[0])
 
 
-Reply: TypeAlias = Union[None, int, bytes, CommandError, list["Reply"]]  # noqa: UP007 - it names itself
-"""Nothing, a number of 64 bits, a string, an error, or several of these."""
+Reply: TypeAlias = Union[int, bytes, CommandError, list["Reply"], None]  # noqa: UP007 - it names itself
+"""A number of 64 bits, a string, an error, several of these, or nothing."""
 
 OK: Final = Status(b"OK")
+QUEUED: Final = Status(b"QUEUED")

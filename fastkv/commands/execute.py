@@ -1,0 +1,140 @@
+"""The way of a command: its words → the table → what does it → the reply.
+
+In: words and who asks. Out: a reply, an error as a value among them. Nothing is raised.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from fastkv.clock import unix_ahead_ms
+from fastkv.commands import counters as _counters  # noqa: F401 - the families fill the table
+from fastkv.commands import expiry, keys, server, strings, transactions  # noqa: F401
+from fastkv.commands.context import NOBODY, Context
+from fastkv.commands.failures import failure
+from fastkv.commands.replies import QUEUED, CommandError
+from fastkv.commands.table import SPELLINGS, checked, find
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from fastkv.commands.context import Client, Counters, Notify
+    from fastkv.commands.replies import Reply
+    from fastkv.commands.table import Command
+    from fastkv.store import Store
+
+
+class Commands:
+    """The commands of one worker."""
+
+    __slots__ = ("_context",)
+
+    def __init__(
+        self,
+        space: Store,
+        clock: Callable[[], int],
+        counters: Counters,
+        *,
+        max_key: int,
+        max_value: int,
+        notify: Notify | None = None,
+        hub: Any = None,
+        ahead_ms: Callable[[], int] | None = None,
+        stats: Callable[[], dict[str, int]] | None = None,
+    ) -> None:
+        """Bind to a store.
+
+        Args:
+            space: the store.
+            clock: milliseconds now, on the clock of the entries' deadlines.
+            counters: this worker's row of the board.
+            max_key: bytes of the longest key.
+            max_value: bytes of the longest value.
+            notify: is told of each change, once it is done: the event's name as Redis has it, and the key;
+                None where nobody listens. It may not use the commands.
+            hub: where messages go.
+            ahead_ms: what Unix time is ahead of ``clock``; None: what the machine's clocks say of this store.
+            stats: what ``INFO`` tells; None: what the store tells.
+        """
+        self._context = Context(
+            space,
+            clock,
+            ahead_ms or (lambda: unix_ahead_ms(space.offset_ms)),
+            counters,
+            notify or (lambda _event, _key: None),
+            client=NOBODY,
+            max_key=max_key,
+            max_value=min(max_value, space.max_value_bytes),
+            hub=hub,
+            stats=stats or space.stats,
+        )
+
+    def run(self, words: list[bytes], client: Client) -> Reply:
+        """Execute a command, or put it into the client's transaction.
+
+        Args:
+            words: its name and what it is given.
+            client: who asks.
+
+        Returns:
+            The reply; a CommandError where it could not be done.
+        """
+        # The way of most commands has one look into the table and no call but the handler's.
+        try:
+            command = SPELLINGS.get(words[0]) if words else None
+            if command is None or not command.least <= len(words) <= command.most:
+                command = self._checked(words, client)
+            session = client.session
+            if session is not None and session.queue is not None and command.queued:
+                session.queue.append((command, words))
+                return QUEUED
+            context = self._context
+            context.client = client
+            return command.handler(context, words)
+        except Exception as error:  # noqa: BLE001 - no client ends a worker
+            return failure(error, self._context.counters)
+
+    def run_together(self, commands: list[list[bytes]], client: Client) -> list[Reply] | CommandError:
+        """Execute several commands at one moment, all or none.
+
+        Args:
+            commands: the words of each.
+            client: who asks.
+
+        Returns:
+            Their replies in order, a CommandError for each that could not be done; or one CommandError, and
+            nothing was executed: its ``__cause__`` is the first error if it is the words of a command that
+            were wrong.
+        """
+        context = self._context
+        context.client = client
+        try:
+            asked = [(checked(words), words) for words in commands]
+        except CommandError as error:
+            aborted = CommandError(transactions.ABORTED)
+            aborted.__cause__ = error.with_traceback(None)
+            return aborted
+        try:
+            return transactions.together(context, asked) or []
+        except Exception as error:  # noqa: BLE001 - no client ends a worker
+            return failure(error, context.counters)
+
+    @staticmethod
+    def find(name: bytes) -> Command | None:
+        """Find a command by its name, however that is spelt."""
+        return find(name)
+
+    @staticmethod
+    def is_known(name: bytes) -> bool:
+        """Whether there is a command of that name."""
+        return find(name) is not None
+
+    @staticmethod
+    def _checked(words: list[bytes], client: Client) -> Command:
+        """``checked``; if it raises, EXEC will not execute the client's transaction."""
+        try:
+            return checked(words)
+        except CommandError:
+            if client.session is not None and client.session.queue is not None:
+                client.session.failed = True
+            raise

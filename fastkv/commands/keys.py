@@ -1,0 +1,170 @@
+"""Keys as such: DEL, UNLINK, EXISTS, TOUCH, TYPE, RENAME, RENAMENX, COPY."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from fastkv.commands.arguments import integer, syntax_error
+from fastkv.commands.replies import OK, CommandError, Status
+from fastkv.commands.table import command
+from fastkv.stats import Column
+
+if TYPE_CHECKING:
+    from fastkv.commands.context import Context, Space
+    from fastkv.commands.replies import Reply
+
+_HITS: Final = int(Column.HITS)
+_MISSES: Final = int(Column.MISSES)
+_PUTS: Final = int(Column.PUTS)
+_DELETES: Final = int(Column.DELETES)
+
+_STRING: Final = Status(b"string")
+_NONE: Final = Status(b"none")
+
+
+def _delete(context: Context, words: list[bytes]) -> Reply:
+    """Remove entries, at one moment; how many there were."""
+    keys = words[1:]
+    if len(keys) == 1:
+        gone = keys if context.space.delete(keys[0], context.clock) else []
+    else:
+        gone = context.space.transact(
+            keys, lambda space: [key for key in keys if space.delete(key, context.clock)], context.clock
+        )
+    context.counters[_DELETES] += len(gone)
+    for key in gone:
+        context.notify(b"del", key)
+    return len(gone)
+
+
+@command("DEL", -2, (1, -1, 1), writes=True)
+def del_(context: Context, words: list[bytes]) -> Reply:
+    """Remove entries."""
+    return _delete(context, words)
+
+
+@command("UNLINK", -2, (1, -1, 1), writes=True)
+def unlink(context: Context, words: list[bytes]) -> Reply:
+    """Remove entries; here it is DEL."""
+    return _delete(context, words)
+
+
+def _there(context: Context, words: list[bytes]) -> Reply:
+    """How many of some keys are there, at one moment; one that is named twice counts twice."""
+    entries = context.space.get_together(words[1:], context.clock)
+    misses = entries.count(None)
+    context.counters[_MISSES] += misses
+    context.counters[_HITS] += len(entries) - misses
+    return len(entries) - misses
+
+
+@command("EXISTS", -2, (1, -1, 1))
+def exists(context: Context, words: list[bytes]) -> Reply:
+    """How many of some keys are there."""
+    return _there(context, words)
+
+
+@command("TOUCH", -2, (1, -1, 1))
+def touch(context: Context, words: list[bytes]) -> Reply:
+    """Count an access to each of some keys."""
+    return _there(context, words)
+
+
+@command("TYPE", 2, (1, 1, 1))
+def type_(context: Context, words: list[bytes]) -> Reply:
+    """Of what type a value is: all are strings."""
+    return _STRING if context.space.get(words[1], context.clock) else _NONE
+
+
+def _move(context: Context, old: bytes, new: bytes, *, only_new: bool) -> bool:
+    """Give an entry another key, at one moment.
+
+    Args:
+        context: where it is.
+        old: its key.
+        new: the other one.
+        only_new: whether nothing is done if there is an entry of that key.
+
+    Returns:
+        Whether it was done.
+
+    Raises:
+        CommandError: if there is no such entry.
+    """
+
+    def body(space: Space) -> bool:
+        entry = space.get(old, context.clock)
+        if entry is None:
+            raise CommandError("ERR no such key")
+        if only_new and (old == new or space.get(new, context.clock)):
+            return False
+        if old != new:
+            context.check(new, len(entry[0]))
+            space.put(new, entry[0], context.clock, entry[1], entry[3])
+            space.delete(old, context.clock)
+        return True
+
+    if not context.space.transact([old, new], body, context.clock):
+        return False
+    if old != new:
+        context.notify(b"rename_from", old)
+        context.notify(b"rename_to", new)
+    return True
+
+
+@command("RENAME", 3, (1, 2, 1), writes=True)
+def rename(context: Context, words: list[bytes]) -> Reply:
+    """Give an entry another key, in place of the entry that has it."""
+    _move(context, words[1], words[2], only_new=False)
+    return OK
+
+
+@command("RENAMENX", 3, (1, 2, 1), writes=True)
+def renamenx(context: Context, words: list[bytes]) -> Reply:
+    """Give an entry another key that no entry has."""
+    return int(_move(context, words[1], words[2], only_new=True))
+
+
+@command("COPY", -3, (1, 2, 1), writes=True)
+def copy(context: Context, words: list[bytes]) -> Reply:
+    """Put a copy of an entry, with its deadline, under another key."""
+    old, new = words[1], words[2]
+    replace = False
+    rest = iter(words[3:])
+    for word in rest:
+        option = word.upper()
+        if option == b"REPLACE":
+            replace = True
+        elif option == b"DB" and (number := next(rest, None)) is not None:
+            check_database(number)
+        else:
+            raise syntax_error()
+    if old == new:
+        raise CommandError("ERR source and destination objects are the same")
+
+    def body(space: Space) -> bool:
+        entry = space.get(old, context.clock)
+        if entry is None or (not replace and space.get(new, context.clock)):
+            return False
+        context.check(new, len(entry[0]))
+        space.put(new, entry[0], context.clock, entry[1], entry[3])
+        return True
+
+    done = context.space.transact([old, new], body, context.clock)
+    if done:
+        context.counters[_PUTS] += 1
+        context.notify(b"copy_to", new)
+    return int(done)
+
+
+def check_database(word: bytes) -> None:
+    """Find out whether a number is that of a database: there is one, 0.
+
+    Args:
+        word: the number.
+
+    Raises:
+        CommandError: if it is not.
+    """
+    if integer(word):
+        raise CommandError("ERR DB index is out of range")

@@ -1,0 +1,31 @@
+"""What a connection keeps from one command to the next: a begun transaction, and watched keys."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from fastkv.commands.table import Command
+
+
+class Session:
+    """The state of a connection, made by the wire when it is opened.
+
+    Attributes:
+        queue: the commands since MULTI; None outside of a transaction.
+        failed: whether one of them could not be queued, so that EXEC will not execute the others.
+        watched: the version of each watched key when it was first watched, 0 for one that was not there.
+    """
+
+    __slots__ = ("failed", "queue", "watched")
+
+    def __init__(self) -> None:
+        self.queue: list[tuple[Command, list[bytes]]] | None = None
+        self.failed = False
+        self.watched: dict[bytes, int] = {}
+
+    def end(self) -> None:
+        """Forget the transaction and what was watched for it."""
+        self.queue = None
+        self.failed = False
+        self.watched = {}

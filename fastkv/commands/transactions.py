@@ -1,0 +1,147 @@
+"""Several commands at one moment: MULTI, EXEC, DISCARD, WATCH, UNWATCH, and what executes them together.
+
+A transaction's changes are counted and told of once it is committed: until then its commands may be run
+again, and what they did before is forgotten.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from fastkv.commands.failures import OWN_FAULT, failure
+from fastkv.commands.replies import OK, CommandError
+from fastkv.commands.table import command
+from fastkv.stats import ROW_WORDS
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from fastkv.commands.context import Context, Space
+    from fastkv.commands.replies import Reply
+    from fastkv.commands.session import Session
+    from fastkv.commands.table import Command
+
+ABORTED: Final = "EXECABORT Transaction discarded because of previous errors."
+
+
+def together(
+    context: Context, commands: list[tuple[Command, list[bytes]]], watched: Mapping[bytes, int] | None = None
+) -> list[Reply] | None:
+    """Execute commands at one moment, all or none.
+
+    Args:
+        context: where the entries are, and who asks.
+        commands: each with as many words as it takes.
+        watched: the versions that keys must have, 0 for none.
+
+    Returns:
+        The replies, an error among them where a command could not be done; None if a watched key has another
+        version, and nothing was done.
+
+    Raises:
+        StoreFull, StoreBusy: as of the store; nothing was done.
+    """
+    watched = watched or {}
+    counts = [0] * ROW_WORDS
+    told: list[tuple[bytes, bytes]] = []
+
+    def body(space: Space) -> list[Reply] | None:
+        counts[:] = [0] * ROW_WORDS
+        told.clear()
+        if any(version_of(space, context, key) != version for key, version in watched.items()):
+            return None
+        inner = context.within(space, counts, lambda event, key: told.append((event, key)))
+        return [_attempt(inner, asked, words) for asked, words in commands]
+
+    keys = None
+    if not any(asked.all_keys for asked, _ in commands):
+        keys = sorted({*watched, *[key for asked, words in commands for key in asked.keys(words)]})
+    replies = context.space.transact(keys, body, context.clock)
+    for column, count in enumerate(counts):
+        if count:
+            context.counters[column] += count
+    for event, key in told:
+        context.notify(event, key)
+    return replies
+
+
+def _attempt(context: Context, asked: Command, words: list[bytes]) -> Reply:
+    """Execute one command of a transaction; what is its own fault is its reply."""
+    try:
+        if not asked.queued:
+            raise CommandError(f"ERR {asked.name} inside MULTI is not allowed")
+        return asked.handler(context, words)
+    except OWN_FAULT as error:
+        return failure(error, context.counters)
+
+
+def version_of(space: Space, context: Context, key: bytes) -> int:
+    """The version of a key's entry, 0 if there is none."""
+    entry = space.get(key, context.clock)
+    return entry[2] if entry else 0
+
+
+def _session(context: Context, name: str) -> Session:
+    """The asker's session.
+
+    Raises:
+        CommandError: if it has none.
+    """
+    session = context.client.session
+    if session is None:
+        raise CommandError(
+            f"ERR {name} is for connections that keep a transaction; send the commands together"
+        )
+    return session
+
+
+@command("MULTI", 1, queued=False)
+def multi(context: Context, words: list[bytes]) -> Reply:
+    """Begin a transaction."""
+    session = _session(context, "MULTI")
+    if session.queue is not None:
+        raise CommandError("ERR MULTI calls can not be nested")
+    session.queue = []
+    return OK
+
+
+@command("EXEC", 1, queued=False)
+def exec_(context: Context, words: list[bytes]) -> Reply:
+    """Execute the transaction."""
+    session = _session(context, "EXEC")
+    queue, failed, watched = session.queue, session.failed, session.watched
+    if queue is None:
+        raise CommandError("ERR EXEC without MULTI")
+    session.end()
+    if failed:
+        raise CommandError(ABORTED)
+    return together(context, queue, watched)
+
+
+@command("DISCARD", 1, queued=False)
+def discard(context: Context, words: list[bytes]) -> Reply:
+    """Forget the transaction."""
+    session = _session(context, "DISCARD")
+    if session.queue is None:
+        raise CommandError("ERR DISCARD without MULTI")
+    session.end()
+    return OK
+
+
+@command("WATCH", -2, (1, -1, 1), queued=False)
+def watch(context: Context, words: list[bytes]) -> Reply:
+    """Let the next EXEC do nothing if one of these keys is changed before."""
+    session = _session(context, "WATCH")
+    if session.queue is not None:
+        raise CommandError("ERR WATCH inside MULTI is not allowed")
+    for key in words[1:]:
+        if key not in session.watched:
+            session.watched[key] = version_of(context.space, context, key)
+    return OK
+
+
+@command("UNWATCH", 1)
+def unwatch(context: Context, words: list[bytes]) -> Reply:
+    """Watch no key any more."""
+    _session(context, "UNWATCH").watched = {}
+    return OK

@@ -1,0 +1,114 @@
+"""The way of a command: found, counted, told of, and never an exception."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+from store_helpers import HandClock, open_store
+
+from fastkv.commands.context import NOBODY, Nobody
+from fastkv.commands.execute import Commands
+from fastkv.commands.replies import OK, CommandError, Reply
+from fastkv.commands.session import Session
+from fastkv.errors import StoreBusy, StoreFull
+from fastkv.stats import ROW_WORDS, Column
+from fastkv.store import Store
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+class Fixture:
+    """Commands over a small store, and what they counted and told."""
+
+    def __init__(self, store: Store) -> None:
+        self.store = store
+        self.clock = HandClock()
+        self.counters = [0] * ROW_WORDS
+        self.told: list[tuple[bytes, bytes]] = []
+        self.commands = Commands(
+            store,
+            self.clock,
+            self.counters,
+            max_key=100,
+            max_value=10_000,
+            notify=lambda event, key: self.told.append((event, key)),
+            ahead_ms=lambda: 1_000_000_000,
+        )
+        self.client = Nobody()
+        self.client.session = Session()
+
+    def run(self, text: str) -> Reply:
+        return self.commands.run(text.encode().split(), self.client)
+
+    def counted(self) -> dict[str, int]:
+        return {column.name: self.counters[column] for column in Column if self.counters[column]}
+
+
+@pytest.fixture
+def asked() -> Iterator[Fixture]:
+    with open_store() as store:
+        yield Fixture(store)
+
+
+def error(reply: Reply) -> str:
+    assert isinstance(reply, CommandError)
+    assert reply.__traceback__ is None
+    return reply.text
+
+
+@pytest.mark.parametrize("name", ["get", "GET", "gEt"])
+def test_a_name_is_found_however_it_is_spelt(asked: Fixture, name: str) -> None:
+    asked.run("SET key value")
+    assert asked.run(f"{name} key") == b"value"
+    assert asked.commands.is_known(name.encode())
+    assert not asked.commands.is_known(b"gett")
+    found = asked.commands.find(name.encode())
+    assert found
+    assert (found.name, found.writes, found.keys([b"GET", b"key"])) == ("GET", False, [b"key"])
+
+
+def test_what_is_done_is_counted_and_told_of(asked: Fixture) -> None:
+    for text in ("GET a", "SET a 1 EX 10", "GET a", "INCR a", "DEL a", "DEL a", "SET a 1 XX"):
+        asked.run(text)
+    assert asked.counted() == {"HITS": 1, "MISSES": 1, "PUTS": 2, "DELETES": 1}
+    assert asked.told == [(b"set", b"a"), (b"expire", b"a"), (b"incrby", b"a"), (b"del", b"a")]
+
+
+def test_no_words_and_no_such_command_are_errors(asked: Fixture) -> None:
+    assert error(asked.commands.run([], NOBODY)) == "ERR empty command"
+    assert (
+        error(asked.run("FOO bar baz")) == "ERR unknown command 'FOO', with args beginning with: 'bar' 'baz' "
+    )
+    assert error(asked.run("GET")) == "ERR wrong number of arguments for 'get' command"
+    assert asked.counted() == {}
+
+
+def test_the_bounds_of_keys_and_values_are_errors_that_are_counted(asked: Fixture) -> None:
+    assert asked.commands.run([b"SET", b"k" * 100, b"v" * 10_000], NOBODY) is OK
+    too_long = error(asked.commands.run([b"SET", b"k" * 101, b""], NOBODY))
+    assert too_long == "ERR the key has 101 bytes; at most 100 are allowed"
+    too_large = error(asked.commands.run([b"APPEND", b"k" * 100, b"v"], NOBODY))
+    assert too_large == "ERR the value would have 10001 bytes; at most 10000 are allowed"
+    assert error(asked.commands.run([b"SET", b"", b""], NOBODY)).startswith("ERR the key is empty")
+    assert asked.counted() == {"PUTS": 1, "KEY_TOO_LONG": 1, "VALUE_TOO_LONG": 1}
+
+
+@pytest.mark.parametrize(
+    ("raised", "text", "column"),
+    [
+        (StoreFull("x"), "OOM command not allowed when used memory > 'maxmemory'.", "STORE_FULL"),
+        (StoreBusy("Try again."), "TRYAGAIN Try again.", "LOCK_TIMEOUTS"),
+        (ZeroDivisionError(), "ERR the server made a mistake; it is logged there", "INTERNAL_ERRORS"),
+    ],
+)
+def test_what_the_store_raises_is_a_reply(
+    asked: Fixture, monkeypatch: pytest.MonkeyPatch, raised: Exception, text: str, column: str
+) -> None:
+    def fail(*_: object) -> None:
+        raise raised
+
+    monkeypatch.setattr(Store, "put", fail)
+    assert error(asked.run("SET key value")) == text
+    assert asked.counted() == {column: 1}
