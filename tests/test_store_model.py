@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from store_helpers import KIB, MIB, SEED, HandClock, payload
 
 from fastkv.errors import ValueTooLong
-from fastkv.store import DELETE, LEAVE, Change, Entry, Store
+from fastkv.store import DELETE, LEAVE, Change, Entry, Retime, Store
 
 pytestmark = pytest.mark.usefixtures("memory_order")
 
@@ -37,7 +37,7 @@ OPERATIONS = st.one_of(
     st.tuples(
         st.just("update"),
         KEYS,
-        st.sampled_from(["leave", "delete", "fail", "put", "add", "append", "append"]),
+        st.sampled_from(["leave", "delete", "fail", "put", "add", "append", "append", "retime"]),
         SIZES,
         DEADLINES,
     ),
@@ -100,6 +100,8 @@ class Model:
         def decide(entry: Entry | None) -> Change:
             asked.append(entry)
             change: Change = LEAVE if action == "leave" or (action == "add" and entry) else DELETE
+            if action == "retime":
+                change = Retime(deadline_ms)
             if action == "fail":
                 raise ZeroDivisionError
             if action in ("put", "append") or (action == "add" and not entry):
@@ -118,11 +120,17 @@ class Model:
         self.saw(key, asked[-1])
         if version is None or decided[-1] is LEAVE:
             assert version is None or version == (asked[-1][2] if asked[-1] else 0)
-        elif decided[-1] is DELETE:
+        elif isinstance(change := decided[-1], Retime):
+            assert version == (asked[-1][2] if asked[-1] else 0)
+            if asked[-1]:
+                value, flags, _, version = self.entries[key]
+                self.entries[key] = value, flags, change.deadline_ms, version
+        elif not isinstance(change, tuple):
+            assert change is DELETE
             assert version == 0
             self.entries.pop(key, None)
         else:
-            value, flags, deadline_ms = decided[-1]
+            value, flags, deadline_ms = change
             assert version > self.versions.get(key, 0)
             self.versions[key] = version
             self.entries[key] = value, flags, deadline_ms, version

@@ -25,7 +25,7 @@ from store_helpers import (
 )
 
 from fastkv.errors import StoreBusy
-from fastkv.store import DELETE
+from fastkv.store import DELETE, Retime
 from fastkv.store.layout import PAGE, SEG_COVERS, SEG_STATE, SEGMENT_ROW
 from fastkv.store.segments import Segments
 
@@ -237,6 +237,15 @@ DEATHS: dict[str, Death] = {
         lambda store: store.update(b"target", lambda _: DELETE, clock, with_value=False),
         None,
         stride=7,
+    ),
+    "update of a deadline": Death(
+        a_few_and_target, lambda store: store.update(b"target", lambda _: Retime(clock() + 1), clock), b"old"
+    ),
+    "update of a large value's deadline": Death(
+        a_few_and_large_target,
+        lambda store: store.update(b"target", lambda _: Retime(clock() + 1), clock, with_value=False),
+        payload("old", 10_000),
+        stride=3,
     ),
     "update of an expired entry": Death(
         a_few_and_an_expired_target,

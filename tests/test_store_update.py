@@ -26,8 +26,9 @@ from store_helpers import (
 )
 
 from fastkv.errors import KeyTooLong, StoreBusy, StoreFull, ValueTooLong
-from fastkv.store import DELETE, LEAVE, Change, Entry, Store
+from fastkv.store import DELETE, LEAVE, Change, Entry, Retime, Store
 from fastkv.store.eviction import Eviction
+from fastkv.store.segments import Segments
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -51,6 +52,10 @@ AFTER: dict[str, Change] = {
     "small, with a deadline": (b"new", 7, NOW_MS + 1),
     "small, passed": (b"new", 8, NOW_MS),
     "large": (payload("new", 9000), 9, 0),
+    "retimed": Retime(NOW_MS + 2),
+    "retimed, as it was": Retime(NOW_MS + 1),
+    "retimed, without a deadline": Retime(0),
+    "retimed, passed": Retime(NOW_MS),
 }
 
 
@@ -108,8 +113,9 @@ def test_an_entry_becomes_what_was_decided(before: str, after: str, with_value: 
         else:
             assert version == old
             assert there is not None
-            assert entry is not None
-            assert entry[:4] == (there[0], there[1], old, there[2])
+            deadline_ms = change.deadline_ms if isinstance(change, Retime) else there[2]
+            lives = not 0 < deadline_ms <= NOW_MS
+            assert (entry and entry[:4]) == ((there[0], there[1], old, deadline_ms) if lives else None)
         assert value_of(store, b"other") == payload("other", 600)
 
 
@@ -151,6 +157,98 @@ def test_versions_rise_with_what_is_put_and_with_nothing_else() -> None:
             if i % 3 == 0:
                 assert store.update(b"key", lambda _: DELETE, clock)[1] == 0
         assert versions == sorted(set(versions))
+
+
+# -- another deadline ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("size", [10, 10_000])
+def test_a_deadline_that_was_changed_is_the_one_that_counts(size: int) -> None:
+    now = HandClock()
+    with open_store() as store:
+        store.put(b"key", payload("key", size), now, deadline_ms=NOW_MS + 10)
+        store.update(b"key", lambda _: Retime(NOW_MS + 20), now)
+        now.now_ms += 10
+        while store.look_after(now):
+            pass
+        assert value_of(store, b"key", now) == payload("key", size)
+        store.update(b"key", lambda _: Retime(0), now)
+        now.now_ms += 10
+        while store.look_after(now):
+            pass
+        assert value_of(store, b"key", now) == payload("key", size)
+        store.update(b"key", lambda _: Retime(now() + 1), now)
+        now.now_ms += 1
+        while store.look_after(now):
+            pass
+        assert (store.stats()["entries"], store.stats()["expired"]) == (0, 1)
+
+
+def test_fragments_are_not_copied_for_another_deadline() -> None:
+    with open_store(2 * MIB) as store:
+        store.put(b"key", payload("key", 500_000), clock)
+        free = store.stats()["segments_free"]
+        for i in range(100):
+            store.update(b"key", lambda _, i=i: Retime(NOW_MS + 1 + i), clock, with_value=False)  # type: ignore[misc]
+        assert store.stats()["segments_free"] > free - 10
+        assert value_of(store, b"key") == payload("key", 500_000)
+
+
+@pytest.mark.parametrize("evicts", [True, False])
+def test_another_deadline_is_had_in_a_full_store_too(evicts: bool) -> None:
+    with open_store(evicts=evicts) as store:
+        with suppress(StoreFull):
+            fill_until_evicted(store, "key", lambda i: payload(i, 700))
+        for i in range(0, 3000, 20):  # where nobody may be evicted, what is dead is all the room there is
+            store.delete(b"key%d" % i, clock)
+        keys = [key for i in range(3000) if value_of(store, key := b"key%d" % i) is not None]
+        for i, key in enumerate(keys * 2):
+            entry, version = store.update(key, lambda _, i=i: Retime(NOW_MS + 1 + i), clock)  # type: ignore[misc]
+            assert evicts or entry
+            assert not entry or entry[2] == version
+        assert evicts or {key: value_of(store, key) for key in keys} == {
+            key: payload(int(key[3:]), 700) for key in keys
+        }
+
+
+def test_a_list_of_fragments_that_fills_a_segment_has_room_for_a_deadline() -> None:
+    """Moving fragments may cut them, but not until the record with their list could not be written anew."""
+    with open_store(4 * MIB) as store:
+        key, value = bytes(store.max_key_bytes), payload("value", 900_000)
+        version = store.put(key, value, clock)
+        shard = store._shards[0]
+        mask = store._index.location_mask
+        moved = True
+        while moved:
+            entry = store.get(key, clock)
+            assert entry is not None
+            pieces = shard.pieces(entry[5] & mask)
+            longest = max(pieces, key=shard.length)
+            with store._guard.holding(shard):
+                moved = shard.relocate_piece(entry[4], entry[5], longest)
+        assert store.stats()["segments_free"] > 10
+        assert shard.length(entry[5] & mask) > 4 * KIB // 8 - 4
+        for deadline_ms in (NOW_MS + 1, 0, NOW_MS + 2):
+            store.update(key, lambda _, ms=deadline_ms: Retime(ms), clock)  # type: ignore[misc]
+            entry = store.get(key, clock)
+            assert entry is not None
+            assert entry[:4] == (value, 0, version, deadline_ms)
+
+
+def test_where_another_deadline_finds_no_room_nothing_changes(monkeypatch: pytest.MonkeyPatch) -> None:
+    with open_store() as store:
+        version = store.put(b"0", b"value", clock)
+        monkeypatch.setattr(Eviction, "step", lambda *_: 0)
+        monkeypatch.setattr(Segments, "room", lambda *_: False)
+        monkeypatch.setattr(Segments, "take", lambda *_: 0)
+        with pytest.raises(StoreFull):  # noqa: PT012 - whichever of them it is
+            for i in range(200):
+                last = i
+                store.update(b"0", lambda _, i=i: Retime(NOW_MS + 1 + i), clock)  # type: ignore[misc]
+        entry = store.get(b"0", clock)
+        assert entry is not None
+        assert entry[:4] == (b"value", 0, version, NOW_MS + last)
+        assert store.stats()["repairs"] == 0
 
 
 # -- what goes wrong -----------------------------------------------------------------------------------------

@@ -9,6 +9,6 @@ only those below it: ``store`` → ``update`` → ``reading``/``scan``/``evictio
 from fastkv.store.reading import Entry
 from fastkv.store.scan import Scanned
 from fastkv.store.store import Store
-from fastkv.store.update import DELETE, LEAVE, Change, Decide
+from fastkv.store.update import DELETE, LEAVE, Change, Decide, Retime
 
-__all__ = ["DELETE", "LEAVE", "Change", "Decide", "Entry", "Scanned", "Store"]
+__all__ = ["DELETE", "LEAVE", "Change", "Decide", "Entry", "Retime", "Scanned", "Store"]

@@ -15,6 +15,7 @@ from xxhash import xxh32_digest
 from fastkv.store.layout import (
     BUCKET_WORDS,
     CLOSED,
+    MAIN_STATES,
     POOL_GHOST_WORDS,
     RESERVE,
     RESERVE_OVERWRITING,
@@ -215,20 +216,9 @@ class Shard(Log):
     ) -> int:
         """``_insert`` with a bound on what it may take, ``floor`` segments stay in the pool, and a queue."""
         words = self._words
-        pieces: list[int] = []
-        if value and record_words(len(key), DEADLINE, len(value)) > self.inline_words:
-            if self._segments.free_count() < floor + self.segments_for(len(key), len(value)):
-                return 0  # before anything is written in vain
-            pieces = self.append_pieces(key_hash, value, floor, main=main)
-            if not pieces:
-                return 0
-            flags |= LARGE
-            value = build_pieces(len(value), pieces)
         version = words[self.header + SH_VERSION] + 1
-        record = build_record(key, value, flags, version, deadline_ms)
-        place = self.append(record, len(record) + 7 >> 3, deadline_ms, floor, main=main)
+        place = self._append_entry(key_hash, key, value, flags, version, deadline_ms, floor, main=main)
         if not place:
-            self.bury_pieces(pieces)
             return 0
         # Before the entry is seen: a version that a client was shown is never given again.
         words[self.header + SH_VERSION] = version
@@ -238,6 +228,64 @@ class Shard(Log):
         else:
             words[self.header + SH_ENTRIES] += 1
         return version
+
+    def _append_entry(
+        self,
+        key_hash: int,
+        key: bytes,
+        value: bytes,
+        flags: int,
+        version: int,
+        deadline_ms: int,
+        floor: int,
+        *,
+        main: bool,
+    ) -> int:
+        """Append an entry's record, and its fragments if it is large; returns what ``append`` does."""
+        pieces: list[int] = []
+        if value and record_words(len(key), DEADLINE, len(value)) > self.inline_words:
+            if self._segments.free_count() < floor + self.segments_for(len(key), len(value)):
+                return 0  # before anything is written in vain
+            pieces = self.append_pieces(key_hash, value, floor, main=main)
+            if not pieces:
+                return 0
+            flags |= LARGE
+            value = build_pieces(len(value), pieces)
+        record = build_record(key, value, flags, version, deadline_ms)
+        place = self.append(record, len(record) + 7 >> 3, deadline_ms, floor, main=main)
+        if not place:
+            self.bury_pieces(pieces)
+        return place
+
+    def retime(self, slot: int, word: int, deadline_ms: int) -> bool:
+        """Give an entry another deadline; its version stays, and so do its fragments.
+
+        Args:
+            slot: its slot.
+            word: the word that stands there.
+            deadline_ms: 0 for none.
+
+        Returns:
+            False if a segment must be made free first, and then nothing has changed.
+        """
+        old = word & self._location_mask
+        if parse_record(self._mem, old << 3)[4] == deadline_ms:
+            return True
+        new = self._append_retimed(old, deadline_ms, RESERVE)
+        if not new and not self._eviction_lock.is_held(self._ghosts.repair):  # as ``_insert``
+            new = self._append_retimed(old, deadline_ms, RESERVE_OVERWRITING)
+        if not new:
+            return False
+        self._words[slot] = word & self._tag_and_version | new
+        self._segments.bury(self.header, old, self.length(old))
+        return True
+
+    def _append_retimed(self, location: int, deadline_ms: int, floor: int) -> int:
+        """Append a record once more, with another deadline, to the queue that it is in."""
+        key, value, flags, version, _ = parse_record(self._mem, location << 3)
+        record = build_record(key, value, flags & ~DEADLINE, version, deadline_ms)
+        main = self._words[self.row_of(location) + SEG_STATE] & 0xFF in MAIN_STATES
+        return self.append(record, len(record) + 7 >> 3, deadline_ms, floor, main=main)
 
     def _vacancy(self, key_hash: int) -> int:
         """An empty slot for a new key; splits the key's page, or evicts one entry, to get it."""
@@ -310,12 +358,13 @@ class Shard(Log):
         whole, *pieces = parse_pieces(value)
         at = pieces.index(piece)
         value = build_pieces(whole, pieces[:at] + moved + pieces[at + 1 :])
-        length = record_words(len(key), flags, len(value))
+        # Room for a deadline is left in any case: the entry may be given one.
+        length = record_words(len(key), flags | DEADLINE, len(value))
         record = build_record(key, value, flags & ~DEADLINE, version, deadline_ms)
         if (
             not moved
             or length > self._segment_words
-            or not (new := self.append(record, length, deadline_ms, 0, main=True))
+            or not (new := self.append(record, len(record) + 7 >> 3, deadline_ms, 0, main=True))
         ):
             self.bury_pieces(moved)
             return False

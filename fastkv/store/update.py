@@ -8,6 +8,7 @@ entry may be another one.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING, Final, TypeAlias
 
@@ -46,8 +47,21 @@ class Verdict(Enum):
 LEAVE: Final = Verdict.LEAVE
 DELETE: Final = Verdict.DELETE
 
-Change: TypeAlias = tuple[bytes, int, int] | Verdict
-"""What becomes of an entry: a value, the caller's flags and a deadline in ms (0 for none); or a verdict."""
+
+@dataclass(frozen=True, slots=True)
+class Retime:
+    """An entry gets another deadline; value, flags and version stay. What is not there stays away.
+
+    Attributes:
+        deadline_ms: when it is gone, 0: never.
+    """
+
+    deadline_ms: int
+
+
+Change: TypeAlias = tuple[bytes, int, int] | Retime | Verdict
+"""What becomes of an entry: a value, the caller's flags and a deadline in ms (0 for none); or a deadline
+alone; or a verdict."""
 
 Decide: TypeAlias = Callable[[Entry | None], Change]
 """From what is there to what becomes of it; see ``Updater.update``."""
@@ -129,7 +143,8 @@ class Updater:
 
         Returns:
             The entry that ``decide`` was given, and the version that is there now: if a value was put a new
-            one, larger than each that the key had before; the same if it was left; 0 if there is no entry.
+            one, larger than each that the key had before; the same if it was left or retimed; 0 if there is
+            no entry.
 
         Raises:
             KeyTooLong: if no arena with such segments takes such a key.
@@ -232,6 +247,8 @@ class Updater:
                 shard.drop(before[4], before[5])
             elif before:
                 version = before[2]
+                if isinstance(change, Retime):
+                    segments = 0 if shard.retime(before[4], before[5], change.deadline_ms) else 1
         except BaseException:
             if deciding:  # nothing was begun, so there is nothing to repair
                 lock.release()
