@@ -10,23 +10,30 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from fastkv.http.request import CLOSE, KEEP_ALIVE
-from fastkv.http.responses import with_fields, without_body
+from fastkv.http.responses import DRAINING, with_fields, without_body
 from fastkv.stats import Column
 from fastkv.store.layout import COUNT_MAX
+from fastkv.takeover import Takeover
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from fastkv.http.request import Head, HttpError
     from fastkv.http.responses import Reply
     from fastkv.http.routes import Handler
     from fastkv.service import Service
+    from fastkv.takeover import Successor
 
 MEMO_HITS: Final = int(Column.MEMO_HITS)
+
+_SWITCHING: Final = 101  # Switching Protocols
 
 
 class Answering:
     """The part of a connection that answers.
 
     Attributes:
+        successor: what makes the protocol that goes on with the transport after the last reply, if any does.
         answers_together: whether pipelined requests may be answered by one call into the store.
     """
 
@@ -43,6 +50,7 @@ class Answering:
         "_routes",
         "_service",
         "_words",
+        "successor",
     )
 
     def __init__(self, service: Service) -> None:
@@ -60,6 +68,7 @@ class Answering:
         self._routes = service.routes
         self._handlers = service.routes.handlers
         self._keep_alive = service.preludes.kinds[KEEP_ALIVE]
+        self.successor: Callable[[Service], Successor] | None = None
         self._closing = False  # the last reply is given: nothing that arrives is read as a request any more
 
     def _answer(self, line: bytes, head: Head, body: bytes, handler: Handler | None = None) -> bytes:
@@ -80,6 +89,8 @@ class Answering:
             if handler is None:
                 handler = self._routes.find(route)
             status, tail = handler(query, head, body)
+        except Takeover as takeover:
+            return self._give_way(takeover)
         except Exception as error:  # noqa: BLE001 - whatever it is, the client gets a reply
             (status, tail), last = self._service.failure(error)
             self._closing = self._closing or last
@@ -160,6 +171,21 @@ class Answering:
                 return due, lines[number:]
         return due, []
 
+    def _give_way(self, takeover: Takeover) -> bytes:
+        """The last reply, after which another protocol has the transport; a worker that drains takes no more.
+
+        Args:
+            takeover: what a handler wants.
+        """
+        if self._service.draining:
+            return self._last(DRAINING)
+        self.successor = takeover.make_successor
+        status, tail = takeover.reply
+        if status != _SWITCHING:
+            return self._last(takeover.reply)
+        self._closing = True
+        return self._keep_alive[status] + tail
+
     def _error(self, error: HttpError, headless: bool) -> bytes:
         """The reply to what could not be read as a request; the last one.
 
@@ -176,5 +202,6 @@ class Answering:
         Args:
             reply: the reply.
         """
+        self._closing = True
         status, tail = reply
         return self._service.preludes.kinds[CLOSE][status] + tail

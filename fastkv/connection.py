@@ -22,6 +22,7 @@ from fastkv.http.stream import EXPECTING, RequestStream
 from fastkv.outlet import CLOSED, open_outlet
 from fastkv.stats import Column
 from fastkv.store.layout import COUNT_MAX
+from fastkv.takeover import HandedOver
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from fastkv.http.fast import Outcome, Parsed
     from fastkv.outlet import ClosedOutlet, Outlet
     from fastkv.service import Service
+    from fastkv.takeover import Successor
 
 # Less than this is not worth the count: it is bounded by the number of connections.
 _HOLD_FROM_BYTES: Final = 4 << 10
@@ -267,7 +269,6 @@ class Connection(Answering, asyncio.Protocol):
                 continue
             if isinstance(found, HttpError):
                 out.append(self._error(found, stream.headless))
-                self._closing = True
                 break
             lines, head, body, rest = found
             self._routes.source = None  # whatever was answered before, it is not the batch's
@@ -308,7 +309,6 @@ class Connection(Answering, asyncio.Protocol):
         Args:
             reply: the reply.
         """
-        self._closing = True
         self._write(self._last(reply))
         self._close()
 
@@ -332,6 +332,9 @@ class Connection(Answering, asyncio.Protocol):
         transport = self._transport
         if transport is None or transport.is_closing():
             return
+        if self.successor is not None:
+            self._hand_over(transport, self.successor)
+            return
         self._stream.drop()
         if self._eof or not transport.can_write_eof():
             transport.close()
@@ -343,6 +346,29 @@ class Connection(Answering, asyncio.Protocol):
         if self._stalled:
             self._stalled = False
             transport.resume_reading()
+
+    def _hand_over(
+        self, transport: asyncio.Transport, make_successor: Callable[[Service], Successor]
+    ) -> None:
+        """Leave everything to another protocol; for this one the connection has ended."""
+        outlet = cast("Outlet", self._outlet)  # there is a transport
+        handed = HandedOver(transport, outlet, self._stream.unread, self._paused, self._eof)
+        self._stalled = False
+        self._transport = None
+        self._outlet = CLOSED
+        self._write = CLOSED.write
+        self._stream.drop()
+        self.successor = None
+        try:
+            successor = make_successor(self._service)
+            transport.set_protocol(cast("asyncio.Protocol", successor))
+            self._service.replace(self, successor)
+            outlet.hand_to(successor)
+            transport.resume_reading()  # who stalled does not go on
+            successor.take_over(handed)
+        except Exception as error:  # noqa: BLE001 - one connection's mistake must not reach the others
+            self._service.failure(error)
+            transport.abort()
 
     def _stall(self) -> None:
         """Read and answer no more until output has gone out."""
@@ -363,7 +389,7 @@ class Connection(Answering, asyncio.Protocol):
         self._stalled = False
         self._at_rest = False
         self._receive(b"")
-        if self._stalled or transport.is_closing():
+        if self._stalled or self._transport is None or transport.is_closing():
             return
         transport.resume_reading()  # after the last reply too: what the client still sends is thrown away
         if self._eof:

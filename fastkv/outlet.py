@@ -57,6 +57,13 @@ class Outlet:
         """What takes replies, to be bound once: the transport's own, so that it costs a reply nothing."""
         return self._transport.write
 
+    def hand_to(self, writer: Writer) -> None:
+        """Pause and resume another protocol from now on; the transport knows it already.
+
+        Args:
+            writer: the protocol.
+        """
+
     @property
     def pending(self) -> bool:
         """Whether the client has yet to take something, as far as can be told."""
@@ -129,6 +136,14 @@ class SecureOutlet(CountingOutlet):
         self._writer = writer
         self._timer: asyncio.TimerHandle | None = None
         self._acked = 0  # when the kernel was asked last
+
+    def hand_to(self, writer: Writer) -> None:
+        """Pause and resume another protocol from now on.
+
+        Args:
+            writer: the protocol.
+        """
+        self._writer = writer
 
     @property
     def pending(self) -> bool:

@@ -6,11 +6,11 @@ import asyncio
 import logging
 import resource
 import sys
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Final
 
 from fastkv.access import Access
 from fastkv.errors import KeyTooLong, StoreBusy, StoreFull, ValueTooLong
-from fastkv.flow import Client, Flow
+from fastkv.flow import Flow
 from fastkv.http.fast import FastParser
 from fastkv.http.full import FullParser
 from fastkv.http.request import KEEP_ALIVE, HttpError
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from fastkv.settings import Settings
     from fastkv.stats import Board
     from fastkv.store import Store
+    from fastkv.takeover import Drainable
 
 _log = logging.getLogger("fastkv")
 
@@ -45,20 +46,6 @@ _STORE_ERRORS: Final = (
     (ValueTooLong, Column.VALUE_TOO_LONG, 413, b""),
     (KeyTooLong, Column.KEY_TOO_LONG, 400, b""),
 )
-
-
-class Drainable(Client, Protocol):
-    """What a service asks of its connections."""
-
-    @property
-    def idle(self) -> bool:
-        """Whether no request has begun and no reply is due."""
-
-    def leave_rest(self) -> None:
-        """Look at what every request says of its connection."""
-
-    def close(self) -> None:
-        """Close after what is due has gone out."""
 
 
 class Service:
@@ -219,6 +206,17 @@ class Service:
                 connection.close()
             elif not idle_only:
                 connection.abort()
+
+    def replace(self, connection: Drainable, successor: Drainable) -> None:
+        """Give a connection's place to what goes on with its transport.
+
+        Args:
+            connection: one that was admitted.
+            successor: what follows it.
+        """
+        self.connections.discard(connection)
+        self.connections.add(successor)
+        self.flow.forget(connection)
 
     def forget(self, connection: Drainable | None) -> None:
         """Take note that a connection has ended.

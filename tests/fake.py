@@ -5,7 +5,7 @@ import functools
 import re
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
-from typing import Any, ParamSpec
+from typing import Any, ParamSpec, cast
 
 from fastkv.connection import Connection
 from fastkv.http.responses import Preludes
@@ -49,6 +49,12 @@ class FakeTransport(asyncio.Transport):
         self._high = 64 << 10
         self._buffered = 0
         self._full = False
+
+    def set_protocol(self, protocol: asyncio.BaseProtocol) -> None:
+        self._protocol = cast("asyncio.Protocol", protocol)
+
+    def get_protocol(self) -> asyncio.Protocol:
+        return self._protocol
 
     def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
         self._high = high or 0
@@ -114,7 +120,7 @@ class Client:
     """What a client does to a connection, and what it gets.
 
     Attributes:
-        connection: The connection.
+        connection: The connection; another protocol may have its transport since.
         transport: Its transport.
     """
 
@@ -129,7 +135,7 @@ class Client:
         for piece in pieces:
             if not self.transport.closed:
                 assert self.transport.reading
-                self.connection.data_received(piece)
+                self.transport.get_protocol().data_received(piece)
 
     async def send_patiently(self, *pieces: bytes) -> None:
         """Let pieces arrive as soon as the server reads again; the client reads what it gets."""
@@ -143,7 +149,7 @@ class Client:
 
     def finish(self) -> None:
         """The client has said all."""
-        if not self.transport.closed and not self.connection.eof_received():
+        if not self.transport.closed and not self.transport.get_protocol().eof_received():
             self.transport.close()
 
     def is_read(self) -> bool:
@@ -157,7 +163,7 @@ class Client:
     def leave(self) -> None:
         """The connection ends, and the server hears of it."""
         self.transport.closed = True
-        self.connection.connection_lost(None)
+        self.transport.get_protocol().connection_lost(None)
 
     def take(self) -> bytes:
         """What was sent since the last time, without Date."""

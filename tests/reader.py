@@ -61,10 +61,10 @@ class Reader:
                 self._data = data
                 return
             if parsed is DECLINED:
-                self.full.feed(data)
+                data = self.full.feed(data)
                 self.messages += self.full.messages
                 self.full.messages.clear()
-                return
+                continue
             lines, head, body, used = parsed
             if body is None:
                 self._due = (lines[0], head)

@@ -51,6 +51,7 @@ class FullParser:
 
     __slots__ = (
         "_at_end",
+        "_at_upgrade",
         "_authority",
         "_body",
         "_continue_due",
@@ -84,6 +85,7 @@ class FullParser:
         self._rest = b""
         self._searched = 0
         self._at_end = False
+        self._at_upgrade = False
         # The message in progress: no line yet, then its head, then its body.
         self._line = b""
         self._authority: bytes | None = None
@@ -133,22 +135,29 @@ class FullParser:
         due, self._continue_due = self._continue_due, False
         return due
 
-    def feed(self, data: bytes) -> None:
+    def feed(self, data: bytes) -> bytes:
         """Read on; look at `messages`, `error` and `take_expecting` afterwards.
 
         Args:
             data: The bytes that follow those of the last call.
+
+        Returns:
+            What was not read: all that follows a request for an upgrade. Whether it is HTTP depends on the
+            answer to that (RFC 9110, 7.8); where it is, the next call begins with it.
         """
         data, at = self._rest + data, 0
         self._rest = b""
+        self._at_upgrade = False
         try:
             while at < len(data) and not self._at_end:
+                if self._at_upgrade:
+                    return data[at:]
                 after = (
                     self._read_line(data, at) if self._body is None else self._read_body(data, at, self._body)
                 )
                 if after == at:
                     self._rest = data[at:]
-                    return
+                    break
                 at = after
         except HttpError as error:
             # Without the traceback, which would hold this object and so make a cycle.
@@ -157,6 +166,7 @@ class FullParser:
             self._at_end = True
             self._continue_due = False
             self._body = None
+        return b""
 
     def _read_line(self, data: bytes, at: int) -> int:
         """Read a line of a head and return where the next begins, or `at` where it is not all there."""
@@ -233,6 +243,7 @@ class FullParser:
         """Hand over a message and make ready for the next, if there may be one."""
         self.messages.append((self._line, head, content))
         self._at_end = head.persistence == CLOSE
+        self._at_upgrade = head.upgrade is not None
         self._line = b""
         self._authority = None
         self._fields = []

@@ -101,6 +101,11 @@ class RequestStream:
         return self._full.body_bytes if self._full is not None else len(self._body)
 
     @property
+    def unread(self) -> bytes:
+        """What has arrived and no parser has read; behind a request for an upgrade, all that has arrived."""
+        return self._data
+
+    @property
     def held_bytes(self) -> int:
         """Bytes held for the request in progress."""
         in_progress = len(self._body) if self._full is None else self._full.buffered_bytes
@@ -195,10 +200,11 @@ class RequestStream:
             data, self._data = self._data, b""
             before = full.in_head, full.in_body
             at = 0
+            unread = b""
             while at < min(len(data), _TURN_BYTES) and not (full.messages or full.error):
-                full.feed(data[at : at + _WINDOW_BYTES])
+                unread = full.feed(data[at : at + _WINDOW_BYTES])
                 at += _WINDOW_BYTES
-            self._data = data[at:]
+            self._data = unread + data[at:]
             self.began = self.began or bool(full.messages) or before != (full.in_head, full.in_body)
         if full.messages:
             line, head, body = full.messages.popleft()
