@@ -13,6 +13,8 @@ SERVER := $(VENV)/server.stamp
 TOOLS := $(VENV)/tools.stamp
 FUZZ := $(VENV)/fuzz.stamp
 BENCH := $(VENV)/bench.stamp
+# The clients from npm that the tests run; npm leaves this file there.
+NODE := tests/node/node_modules/.package-lock.json
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
@@ -24,7 +26,7 @@ help: ## list the targets
 serve: $(SERVER) ## start the server; ARGS="--port 8080" passes options on
 	@$(VENV)/bin/fastkv serve --no-tune $(ARGS)
 
-test: $(TOOLS) ## run the tests; ARGS="-k settings" picks some
+test: $(TOOLS) $(NODE) ## run the tests; ARGS="-k settings" picks some
 	@$(VENV)/bin/python -m pytest $(ARGS)
 
 check: $(TOOLS) ## format check, lint, strict types, then the tests: what CI runs
@@ -64,7 +66,7 @@ image: ## build the container image
 	@docker build --tag ultrafast-kv-cache .
 
 clean: ## remove the virtual environment and what tools left behind
-	@rm -rf $(VENV) $(VENV)-lock build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	@rm -rf $(VENV) $(VENV)-lock tests/node/node_modules build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # Says what is missing before anything half-works.
@@ -94,6 +96,11 @@ $(TOOLS): $(SERVER)
 $(FUZZ): $(TOOLS)
 	@$(PIP) install --constraint $(LOCK) --no-build-isolation --editable '.[fuzz]'
 	@touch $@
+
+# Without npm, or a registry, the tests that need these clients are skipped, and say so.
+$(NODE): tests/node/package.json tests/node/package-lock.json
+	@npm ci --prefix tests/node --no-audit --no-fund --loglevel=error > /dev/null || \
+	    echo "The clients of tests/node could not be installed; their tests are skipped." >&2
 
 # One by one: what does not install here is left out, and the benchmark says so.
 $(BENCH): $(SERVER) perf/requirements.txt

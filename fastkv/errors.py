@@ -57,3 +57,11 @@ class KeyTooLong(StoreError):
 
 class ValueTooLong(StoreError):
     """The value is longer than it may be, or than the store can ever hold."""
+
+
+class BatchTooLong(FastKVError):
+    """More commands come together than may."""
+
+
+class ReplyTooLong(FastKVError):
+    """The values that are asked for are longer together than a reply may be."""

@@ -131,6 +131,14 @@ class Settings:
     max_pipeline: int = _option(
         Whole(1, 1 << 20), "Requests of one connection answered before others have a turn.", default=1024
     )
+    max_batch: int = _option(
+        Whole(1, 1 << 20), "Commands of one pipeline, transaction or batch.", default=10_000
+    )
+    max_reply_bytes: int = _option(
+        Size(_MB, 4 * _GB),
+        "Longest reply with several values, and those of one batch together; a single value may be longer.",
+        default=64 * _MB,
+    )
     first_byte_seconds: float = _option(
         Seconds(0.1, 86400), "Time from the connection to the first byte of a request.", default=10.0
     )

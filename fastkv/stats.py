@@ -35,6 +35,8 @@ class Column(IntEnum):
     BODY_TOO_LONG = auto()
     KEY_TOO_LONG = auto()
     VALUE_TOO_LONG = auto()
+    BATCH_TOO_LONG = auto()
+    REPLY_TOO_LONG = auto()
     UNAUTHORIZED = auto()
     FOREIGN_ORIGINS = auto()
     WRONG_HOSTS = auto()

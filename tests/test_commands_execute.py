@@ -33,6 +33,8 @@ class Fixture:
             self.counters,
             max_key=100,
             max_value=10_000,
+            max_batch=20,
+            max_reply=20_000,
             notify=lambda event, key: self.told.append((event, key)),
             ahead_ms=lambda: 1_000_000_000,
         )
@@ -112,3 +114,47 @@ def test_what_the_store_raises_is_a_reply(
     monkeypatch.setattr(Store, "put", fail)
     assert error(asked.run("SET key value")) == text
     assert asked.counted() == {column: 1}
+
+
+def test_more_commands_than_may_come_together_are_not_executed(asked: Fixture) -> None:
+    incr = [b"INCR", b"n"]
+    assert asked.commands.run_in_turn([incr] * 20, NOBODY) == list(range(1, 21))
+    for run in (asked.commands.run_in_turn, asked.commands.run_together):
+        refused = run([incr] * 21, NOBODY)
+        assert isinstance(refused, CommandError)
+        assert refused.text == "ERR 21 commands are too many; at most 20 may come together"
+    assert asked.run("GET n") == b"20"
+    assert asked.counted()["BATCH_TOO_LONG"] == 2
+
+
+def test_a_transaction_of_a_connection_is_bounded_as_well(asked: Fixture) -> None:
+    asked.run("MULTI")
+    for _ in range(20):
+        asked.run("INCR n")
+    assert error(asked.run("INCR n")) == "ERR 21 commands are too many; at most 20 may come together"
+    assert error(asked.run("EXEC")).startswith("EXECABORT")
+    assert asked.run("GET n") is None
+    too_many = " ".join(f"key{i}" for i in range(21))
+    assert error(asked.run(f"WATCH {too_many}")).startswith("ERR 21 commands are too many")
+
+
+def test_replies_together_are_bounded_and_one_alone_is_not(asked: Fixture) -> None:
+    asked.run("SET a " + "x" * 9_000)
+    get = [b"GET", b"a"]
+    replies = asked.commands.run_in_turn([get, get, get, get, [b"DEL", b"a"]], NOBODY)
+    assert isinstance(replies, list)
+    assert [len(reply) for reply in replies[:3] if isinstance(reply, bytes)] == [9_000] * 3
+    for reply in replies[3:]:
+        assert error(reply).startswith("ERR not executed")
+    assert asked.run("EXISTS a") == 1
+    assert error(asked.run("MGET a a a")) == "ERR the reply would take 27000 bytes; at most 20000 are allowed"
+    assert len(asked.run("MGET a a") or []) == 2  # type: ignore[arg-type]
+    assert asked.counted()["REPLY_TOO_LONG"] == 3
+
+
+def test_a_transaction_whose_replies_are_too_long_changes_nothing(asked: Fixture) -> None:
+    asked.run("SET a " + "x" * 9_000)
+    refused = asked.commands.run_together([[b"SET", b"b", b"1"], *[[b"GET", b"a"]] * 3], NOBODY)
+    assert isinstance(refused, CommandError)
+    assert refused.text.startswith("ERR the reply would take")
+    assert asked.run("EXISTS b") == 0

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from fastkv.http.request import HttpError
 from fastkv.http.responses import is_plain
-from fastkv.http.urlform import decode_percent, form_values, key_of
+from fastkv.http.urlform import decode_percent, form_pairs, form_values, key_of
 
 
 @pytest.mark.parametrize(
@@ -80,3 +80,15 @@ def test_a_plain_key_is_plain(raw: bytes) -> None:
         assert key == raw
         assert is_plain(raw.decode(), raw)
         assert decode_percent(raw) == raw
+
+
+def test_form_pairs_are_all_parameters_in_order() -> None:
+    assert form_pairs(b"") == []
+    assert form_pairs(b"EX=60&NX&a+b=%2B+c&x=") == [
+        (b"EX", b"60"),
+        (b"NX", None),
+        (b"a b", b"+ c"),
+        (b"x", b""),
+    ]
+    with pytest.raises(HttpError):
+        form_pairs(b"a=%zz")

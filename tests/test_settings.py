@@ -44,6 +44,8 @@ def test_the_defaults() -> None:
         "max_connections": None,
         "max_fields": 100,
         "max_pipeline": 1024,
+        "max_batch": 10_000,
+        "max_reply_bytes": 64 * MB,
         "first_byte_seconds": 10.0,
         "head_seconds": 10.0,
         "body_seconds": 20.0,

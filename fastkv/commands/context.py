@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
 
 from fastkv.commands.replies import CommandError
-from fastkv.errors import KeyTooLong, ValueTooLong
+from fastkv.errors import KeyTooLong, ReplyTooLong, ValueTooLong
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -94,6 +94,8 @@ class Context:
         notify: is told of each change, once it is done: the event's name as Redis has it, and the key.
         client: who asks.
         max_key, max_value: the longest that may be written, in bytes.
+        max_batch: so many commands may come together.
+        max_reply: the longest reply with several values, in bytes.
         hub: where messages go.
         stats: what the server tells of itself.
     """
@@ -104,7 +106,9 @@ class Context:
         "clock",
         "counters",
         "hub",
+        "max_batch",
         "max_key",
+        "max_reply",
         "max_value",
         "notify",
         "space",
@@ -122,6 +126,8 @@ class Context:
         client: Client,
         max_key: int,
         max_value: int,
+        max_batch: int,
+        max_reply: int,
         hub: Any,
         stats: Callable[[], dict[str, int]],
     ) -> None:
@@ -134,6 +140,8 @@ class Context:
         self.client = client
         self.max_key = max_key
         self.max_value = max_value
+        self.max_batch = max_batch
+        self.max_reply = max_reply
         self.hub = hub
         self.stats = stats
 
@@ -158,6 +166,18 @@ class Context:
                 f"the value would have {value_len} bytes; at most {self.max_value} are allowed"
             )
 
+    def check_reply(self, size: int) -> None:
+        """Find out whether a reply may be so long.
+
+        Args:
+            size: bytes of its values.
+
+        Raises:
+            ReplyTooLong: if not.
+        """
+        if size > self.max_reply:
+            raise ReplyTooLong(f"the reply would take {size} bytes; at most {self.max_reply} are allowed")
+
     def within(self, space: Space, counters: Counters, notify: Notify) -> Context:
         """The context of a command in a transaction.
 
@@ -175,6 +195,8 @@ class Context:
             client=self.client,
             max_key=self.max_key,
             max_value=self.max_value,
+            max_batch=self.max_batch,
+            max_reply=self.max_reply,
             hub=self.hub,
             stats=self.stats,
         )

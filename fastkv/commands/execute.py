@@ -5,15 +5,17 @@ In: words and who asks. Out: a reply, an error as a value among them. Nothing is
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from fastkv.clock import unix_ahead_ms
 from fastkv.commands import counters as _counters  # noqa: F401 - the families fill the table
 from fastkv.commands import expiry, keys, server, strings, transactions  # noqa: F401
 from fastkv.commands.context import NOBODY, Context
 from fastkv.commands.failures import failure
-from fastkv.commands.replies import QUEUED, CommandError
+from fastkv.commands.replies import CommandError, size_of
 from fastkv.commands.table import SPELLINGS, checked, find
+from fastkv.commands.transactions import check_batch
+from fastkv.errors import BatchTooLong, ReplyTooLong
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -22,6 +24,8 @@ if TYPE_CHECKING:
     from fastkv.commands.replies import Reply
     from fastkv.commands.table import Command
     from fastkv.store import Store
+
+_NO_ROOM: Final = "not executed: the replies before this one are as long as they may be together"
 
 
 class Commands:
@@ -37,6 +41,8 @@ class Commands:
         *,
         max_key: int,
         max_value: int,
+        max_batch: int,
+        max_reply: int,
         notify: Notify | None = None,
         hub: Any = None,
         ahead_ms: Callable[[], int] | None = None,
@@ -50,6 +56,8 @@ class Commands:
             counters: this worker's row of the board.
             max_key: bytes of the longest key.
             max_value: bytes of the longest value.
+            max_batch: so many commands may come together.
+            max_reply: bytes of the longest reply with several values.
             notify: is told of each change, once it is done: the event's name as Redis has it, and the key;
                 None where nobody listens. It may not use the commands.
             hub: where messages go.
@@ -65,6 +73,8 @@ class Commands:
             client=NOBODY,
             max_key=max_key,
             max_value=min(max_value, space.max_value_bytes),
+            max_batch=max_batch,
+            max_reply=max_reply,
             hub=hub,
             stats=stats or space.stats,
         )
@@ -86,8 +96,7 @@ class Commands:
                 command = self._checked(words, client)
             session = client.session
             if session is not None and session.queue is not None and command.queued:
-                session.queue.append((command, words))
-                return QUEUED
+                return transactions.enqueue(self._context, session, command, words)
             context = self._context
             context.client = client
             return command.handler(context, words)
@@ -109,7 +118,10 @@ class Commands:
         context = self._context
         context.client = client
         try:
+            check_batch(context, len(commands))
             asked = [(checked(words), words) for words in commands]
+        except BatchTooLong as error:
+            return failure(error, context.counters)
         except CommandError as error:
             aborted = CommandError(transactions.ABORTED)
             aborted.__cause__ = error.with_traceback(None)
@@ -118,6 +130,33 @@ class Commands:
             return transactions.together(context, asked) or []
         except Exception as error:  # noqa: BLE001 - no client ends a worker
             return failure(error, context.counters)
+
+    def run_in_turn(self, commands: list[list[bytes]], client: Client) -> list[Reply] | CommandError:
+        """Execute several commands one after the other; others may come in between.
+
+        Args:
+            commands: the words of each.
+            client: who asks.
+
+        Returns:
+            Their replies in order; once they are longer together than they may be, an error for each of those
+            that are left, which are not executed. Or one CommandError if the commands are too many.
+        """
+        context = self._context
+        try:
+            check_batch(context, len(commands))
+        except BatchTooLong as error:
+            return failure(error, context.counters)
+        replies: list[Reply] = []
+        room = context.max_reply
+        for words in commands:
+            if room < 0:
+                reply: Reply = failure(ReplyTooLong(_NO_ROOM), context.counters)
+            else:
+                reply = self.run(words, client)
+            room -= size_of(reply)
+            replies.append(reply)
+        return replies
 
     @staticmethod
     def find(name: bytes) -> Command | None:

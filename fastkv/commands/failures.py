@@ -9,7 +9,7 @@ import logging
 from typing import TYPE_CHECKING, Final
 
 from fastkv.commands.replies import CommandError
-from fastkv.errors import KeyTooLong, StoreBusy, StoreFull, ValueTooLong
+from fastkv.errors import BatchTooLong, KeyTooLong, ReplyTooLong, StoreBusy, StoreFull, ValueTooLong
 from fastkv.stats import Column
 
 if TYPE_CHECKING:
@@ -17,11 +17,13 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger("fastkv")
 
-OWN_FAULT: Final = (CommandError, KeyTooLong, ValueTooLong)
+OWN_FAULT: Final = (CommandError, KeyTooLong, ReplyTooLong, ValueTooLong)
 """What fails one command of a transaction and not the others."""
 
 _OOM: Final = "OOM command not allowed when used memory > 'maxmemory'."
-_STORE_ERRORS: Final = (
+_FORESEEN: Final = (
+    (BatchTooLong, Column.BATCH_TOO_LONG, "ERR {}"),
+    (ReplyTooLong, Column.REPLY_TOO_LONG, "ERR {}"),
     (KeyTooLong, Column.KEY_TOO_LONG, "ERR {}"),
     (ValueTooLong, Column.VALUE_TOO_LONG, "ERR {}"),
     (StoreFull, Column.STORE_FULL, _OOM),
@@ -41,7 +43,7 @@ def failure(error: Exception, counters: Counters) -> CommandError:
     """
     if isinstance(error, CommandError):
         return error.with_traceback(None)
-    for kind, column, text in _STORE_ERRORS:
+    for kind, column, text in _FORESEEN:
         if isinstance(error, kind):
             counters[column] += 1
             return CommandError(text.format(error))

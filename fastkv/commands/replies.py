@@ -29,3 +29,18 @@ Reply: TypeAlias = Union[int, bytes, CommandError, list["Reply"], None]  # noqa:
 
 OK: Final = Status(b"OK")
 QUEUED: Final = Status(b"QUEUED")
+
+_NUMBER_BYTES: Final = 16
+
+
+def size_of(reply: Reply) -> int:
+    """How long a reply is, about, in bytes.
+
+    Args:
+        reply: a reply.
+    """
+    if isinstance(reply, bytes):
+        return len(reply)
+    if isinstance(reply, list):
+        return _NUMBER_BYTES + sum(map(size_of, reply))
+    return len(reply.text) if isinstance(reply, CommandError) else _NUMBER_BYTES

@@ -213,6 +213,7 @@ def mget(context: Context, words: list[bytes]) -> Reply:
     misses = entries.count(None)
     context.counters[_MISSES] += misses
     context.counters[_HITS] += len(entries) - misses
+    context.check_reply(sum(len(entry[0]) for entry in entries if entry))
     return [entry and entry[0] for entry in entries]
 
 

@@ -9,8 +9,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from fastkv.commands.failures import OWN_FAULT, failure
-from fastkv.commands.replies import OK, CommandError
+from fastkv.commands.replies import OK, QUEUED, CommandError, size_of
 from fastkv.commands.table import command
+from fastkv.errors import BatchTooLong
 from fastkv.stats import ROW_WORDS
 
 if TYPE_CHECKING:
@@ -39,6 +40,7 @@ def together(
         version, and nothing was done.
 
     Raises:
+        ReplyTooLong: if the replies are longer together than a reply may be; nothing was done.
         StoreFull, StoreBusy: as of the store; nothing was done.
     """
     watched = watched or {}
@@ -51,7 +53,14 @@ def together(
         if any(version_of(space, context, key) != version for key, version in watched.items()):
             return None
         inner = context.within(space, counts, lambda event, key: told.append((event, key)))
-        return [_attempt(inner, asked, words) for asked, words in commands]
+        replies: list[Reply] = []
+        size = 0
+        for asked, words in commands:
+            replies.append(_attempt(inner, asked, words))
+            size += size_of(replies[-1])
+            if len(replies) > 1:  # one alone is as long as it is
+                context.check_reply(size)
+        return replies
 
     keys = None
     if not any(asked.all_keys for asked, _ in commands):
@@ -63,6 +72,47 @@ def together(
     for event, key in told:
         context.notify(event, key)
     return replies
+
+
+def check_batch(context: Context, count: int) -> None:
+    """Find out whether so many commands may come together.
+
+    Args:
+        context: knows the bound.
+        count: how many.
+
+    Raises:
+        BatchTooLong: if not.
+    """
+    if count > context.max_batch:
+        raise BatchTooLong(f"{count} commands are too many; at most {context.max_batch} may come together")
+
+
+def enqueue(context: Context, session: Session, asked: Command, words: list[bytes]) -> Reply:
+    """Let a command wait for EXEC.
+
+    Args:
+        context: knows how many may wait.
+        session: the asker's, in which a transaction was begun.
+        asked: the command.
+        words: its words.
+
+    Returns:
+        What says so.
+
+    Raises:
+        BatchTooLong: if too many wait already; the transaction will not be executed then.
+    """
+    queue = session.queue
+    assert queue is not None
+    try:
+        check_batch(context, len(queue) + 1)
+    except BatchTooLong:
+        session.failed = True
+        queue.clear()
+        raise
+    queue.append((asked, words))
+    return QUEUED
 
 
 def _attempt(context: Context, asked: Command, words: list[bytes]) -> Reply:
@@ -134,6 +184,7 @@ def watch(context: Context, words: list[bytes]) -> Reply:
     session = _session(context, "WATCH")
     if session.queue is not None:
         raise CommandError("ERR WATCH inside MULTI is not allowed")
+    check_batch(context, len(session.watched) + len(words) - 1)
     for key in words[1:]:
         if key not in session.watched:
             session.watched[key] = version_of(context.space, context, key)

@@ -48,6 +48,10 @@ _PHRASES: Final = {
 _STATUS_LINES: Final = {status: b"HTTP/1.1 %d %b" % (status, phrase) for status, phrase in _PHRASES.items()}
 _CONNECTION: Final = (b"", b"Connection: close\r\n", b"Connection: keep-alive\r\n")
 
+# The errors that routes answer with. The others may meet a client of Redis' commands as well, which looks for
+# `error` and for nothing else.
+_OF_ROUTES: Final = frozenset((400, 404, 405, 411, 412, 416))
+
 # What follows Content-Length in a hit, and the parts between and behind its strings.
 _HIT_OPEN = b'{"status":"OK","key":"'
 _HIT_MIDDLE = b'","value":"'
@@ -118,7 +122,10 @@ def error_reply(status: int, message: str, extra: bytes = b"") -> Reply:
         message: One sentence for the client.
         extra: Further header lines, each with its CRLF.
     """
-    return json_reply(status, orjson.dumps({"status": "ERROR", "message": message}), extra)
+    told = {"status": "ERROR", "message": message}
+    if status not in _OF_ROUTES:
+        told["error"] = "ERR " + message
+    return json_reply(status, orjson.dumps(told), extra)
 
 
 def without_body(reply: Reply) -> Reply:

@@ -14,7 +14,9 @@ from typing import TYPE_CHECKING, Any, Final
 import orjson
 
 from fastkv import __version__
+from fastkv.commands.execute import Commands
 from fastkv.errors import KeyTooLong, StoreBusy, ValueTooLong
+from fastkv.http.redis import PATH_METHODS, RedisRest
 from fastkv.http.request import HttpError
 from fastkv.http.responses import (
     DELETE_OK,
@@ -67,6 +69,7 @@ class Routes:
         store: the store.
         counters: this worker's row of the board.
         clock: milliseconds now, for deadlines.
+        commands: the command table over the same store.
         max_key, max_value: the longest that the settings and the store allow, in bytes.
         handlers: by method, space and path, as they stand before the ``?`` of a request line.
         keyed: by method, space and the prefix of a path; they take what follows it as well.
@@ -77,7 +80,9 @@ class Routes:
 
     __slots__ = (
         "_board",
+        "_redis",
         "clock",
+        "commands",
         "counters",
         "draining",
         "handlers",
@@ -111,6 +116,16 @@ class Routes:
         self.clock = clock
         self.max_key = settings.max_key_bytes
         self.max_value = min(settings.max_value_bytes, store.max_value_bytes)
+        self.commands = Commands(
+            store,
+            clock,
+            counters,
+            max_key=self.max_key,
+            max_value=self.max_value,
+            max_batch=settings.max_batch,
+            max_reply=max(settings.max_reply_bytes, self.max_value),
+            stats=partial(board.summary, store),
+        )
         self.draining = False
         self.source: Entry | None = None
         self.handlers: dict[bytes, Handler] = {
@@ -129,6 +144,8 @@ class Routes:
             self.handlers[b"HEAD " + path] = _headless(handler)
         self.handlers |= Snapshots(self).handlers
         self.keyed = Resources(self).handlers
+        self._redis = RedisRest(self.commands)
+        self.handlers |= self._redis.handlers
 
     def get(self, query: bytes, head: Head, body: bytes) -> Reply:
         """``GET /get?key=name``."""
@@ -225,7 +242,7 @@ class Routes:
             route: method, space and path.
 
         Returns:
-            The handler of a key behind a prefix, or of OPTIONS.
+            The handler of a key behind a prefix, of a command, or of OPTIONS.
 
         Raises:
             HttpError: 501 for a method that no route takes, 404 for a path that is none, 405 with Allow for
@@ -235,6 +252,9 @@ class Routes:
         keyed = self.keyed.get(route[:end])
         if keyed is not None:
             return partial(keyed, route[end:])
+        command = self._redis.find(route)
+        if command is not None:
+            return command
         method, _, path = route.partition(b" ")
         methods = self._methods(b"*")
         if method not in methods:
@@ -253,6 +273,8 @@ class Routes:
         prefix = path[: path.find(b"/", 1) + 1]
         routes = [route.split(b" ") for route in (*self.handlers, *self.keyed)]
         methods = {method for method, known in routes if path == b"*" or known in (path, prefix)}
+        if self._redis.takes(path):
+            methods.update(PATH_METHODS)
         return sorted({*methods, b"OPTIONS"}) if methods else []
 
     def key_too_long(self, key: bytes) -> KeyTooLong:

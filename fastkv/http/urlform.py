@@ -81,6 +81,25 @@ def form_values(query: bytes, name: bytes) -> list[bytes]:
     return values
 
 
+def form_pairs(query: bytes) -> list[tuple[bytes, bytes | None]]:
+    """Return every parameter of a query.
+
+    Args:
+        query: What follows the `?` of the target.
+
+    Returns:
+        Decoded names and values in order; the value is None for a name without `=`.
+
+    Raises:
+        HttpError: 400 for a malformed escape.
+    """
+    pairs = []
+    for pair in filter(None, query.replace(b"+", b" ").split(b"&")):
+        name, equals, value = pair.partition(b"=")
+        pairs.append((decode_percent(name), decode_percent(value) if equals else None))
+    return pairs
+
+
 def decode_percent(raw: bytes) -> bytes:
     """Decode percent escapes; `+` stands for itself, as in a path.
 

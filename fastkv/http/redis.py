@@ -1,0 +1,159 @@
+"""Redis' commands over REST, as Upstash defined it: its client libraries work unchanged.
+
+``POST /`` runs one command, ``POST /pipeline`` several, ``POST /multi-exec`` several at one moment, all from
+JSON; in the path style the words stand in the path, as in ``/set/k/v/EX/60``. A handler takes the query, the
+head and the body and returns a reply; `HttpError` is raised for a malformed escape. What a command means
+`fastkv.commands` knows.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final
+
+import orjson
+
+from fastkv.commands.context import NOBODY
+from fastkv.commands.replies import CommandError
+from fastkv.http.responses import Reply, json_reply, without_body
+from fastkv.http.urlform import decode_percent, form_pairs
+from fastkv.jsonwire import InexactError, answer, load, load_exactly, words_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from fastkv.commands.context import Client
+    from fastkv.commands.execute import Commands
+    from fastkv.commands.replies import Reply as Answer
+    from fastkv.http.request import Head
+    from fastkv.http.routes import Handler
+
+PATH_METHODS: Final = (b"GET", b"HEAD", b"POST", b"PUT")
+"""The methods that the path style takes."""
+
+TOKEN_PARAMETER: Final = b"_token"
+
+_NOT_BY_GET: Final = json_reply(
+    405, b'{"error":"ERR by GET this command needs a token; by POST it does not"}', b"Allow: POST, PUT\r\n"
+)
+
+
+class RedisRest:
+    """The handlers of commands.
+
+    Attributes:
+        handlers: by method, space and path.
+    """
+
+    __slots__ = ("_commands", "handlers")
+
+    def __init__(self, commands: Commands) -> None:
+        """Bind to a worker's commands.
+
+        Args:
+            commands: the commands.
+        """
+        self._commands = commands
+        self.handlers: dict[bytes, Handler] = {
+            b"POST /": self.one,
+            b"POST /pipeline": partial(self._several, commands.run_in_turn),
+            b"POST /multi-exec": partial(self._several, commands.run_together),
+        }
+
+    def one(self, query: bytes, head: Head, body: bytes) -> Reply:
+        """``POST /`` with ``["SET", "k", "v"]``."""
+        try:
+            words = _read(body, words_of)
+        except CommandError as error:
+            return _reply(answer(error))
+        return self._run(words, head)
+
+    def find(self, route: bytes) -> Handler | None:
+        """Find what answers a command in the path style.
+
+        Args:
+            route: method, space and path.
+
+        Returns:
+            The handler; None if the path does not begin with a command's name, or for another method.
+        """
+        method, _, path = route.partition(b" ")
+        name, *words = path[1:].split(b"/")
+        if method not in PATH_METHODS or self._commands.find(name) is None:
+            return None
+        return partial(self._from_path, method, [name, *words])
+
+    def takes(self, path: bytes) -> bool:
+        """Whether a path begins with the name of a command."""
+        return self._commands.find(path[1:].partition(b"/")[0]) is not None
+
+    def _from_path(
+        self, method: bytes, raw_words: list[bytes], query: bytes, head: Head, body: bytes
+    ) -> Reply:
+        """The path style; a body is the next word, and parameters of the query are those behind it."""
+        words = [decode_percent(word) for word in raw_words]
+        parameters = form_pairs(query)
+        if body:
+            words.append(body)
+        for name, value in parameters:
+            if name != TOKEN_PARAMETER:
+                words += [name] if value is None else [name, value]
+        command = self._commands.find(words[0])
+        safe = method in (b"GET", b"HEAD")
+        if safe and command is not None and command.writes and not _presents_token(parameters, head):
+            # What a page may embed, a crawler follow or a browser fetch ahead must not change anything.
+            reply = _NOT_BY_GET
+        else:
+            reply = self._run(words, head)
+        return without_body(reply) if method == b"HEAD" else reply
+
+    def _run(self, words: list[bytes], head: Head) -> Reply:
+        return _reply(answer(self._commands.run(words, NOBODY), in_base64=_wants_base64(head)))
+
+    def _several(
+        self,
+        run: Callable[[list[list[bytes]], Client], list[Answer] | CommandError],
+        query: bytes,
+        head: Head,
+        body: bytes,
+    ) -> Reply:
+        """Several commands, each with its result or error."""
+        try:
+            commands = _read(body, _commands_of)
+        except CommandError as error:
+            return _reply(answer(error))
+        replies = run(commands, NOBODY)
+        if isinstance(replies, CommandError):
+            return _reply(answer(replies))
+        in_base64 = _wants_base64(head)
+        return json_reply(200, orjson.dumps([answer(reply, in_base64=in_base64) for reply in replies]))
+
+
+def _commands_of(item: Any) -> list[list[bytes]]:
+    if item.__class__ is not list or not item:
+        raise CommandError("ERR an array of commands is needed, and not an empty one")
+    return [words_of(command) for command in item]
+
+
+def _read(body: bytes, parse: Callable[[Any], Any]) -> Any:
+    """Parse JSON, anew with exact numbers where that matters."""
+    try:
+        return parse(load(body))
+    except InexactError:
+        return parse(load_exactly(body))
+
+
+def _reply(told: dict[str, Any]) -> Reply:
+    return json_reply(400 if "error" in told else 200, orjson.dumps(told))
+
+
+def _wants_base64(head: Head) -> bool:
+    return (head.get(b"upstash-encoding") or b"").lower() == b"base64"
+
+
+def _presents_token(parameters: list[tuple[bytes, bytes | None]], head: Head) -> bool:
+    """Whether a request presents any token; whether it is the right one was asked before."""
+    scheme, _, token = (head.get(b"authorization") or b"").partition(b" ")
+    return (scheme.lower() == b"bearer" and bool(token)) or any(
+        name == TOKEN_PARAMETER and value for name, value in parameters
+    )
