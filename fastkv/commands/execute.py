@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from fastkv.clock import unix_ahead_ms
 from fastkv.commands import counters as _counters  # noqa: F401 - the families fill the table
-from fastkv.commands import expiry, keys, server, strings, transactions  # noqa: F401
+from fastkv.commands import expiry, keys, keyspace, server, strings, transactions  # noqa: F401
 from fastkv.commands.context import NOBODY, Context
 from fastkv.commands.failures import failure
 from fastkv.commands.replies import CommandError, size_of
@@ -173,7 +173,6 @@ class Commands:
         """``checked``; if it raises, EXEC will not execute the client's transaction."""
         try:
             return checked(words)
-        except CommandError:
-            if client.session is not None and client.session.queue is not None:
-                client.session.failed = True
-            raise
+        except CommandError as error:
+            found = find(words[0]) if words else None
+            raise transactions.refused(client.session, found.name if found else "", error) from None

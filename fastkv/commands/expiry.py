@@ -12,7 +12,7 @@ from fastkv.commands.arguments import LARGEST, SMALLEST, expire_error, integer, 
 from fastkv.commands.replies import CommandError
 from fastkv.commands.table import command
 from fastkv.stats import Column
-from fastkv.store import DELETE, LEAVE
+from fastkv.store import DELETE, LEAVE, Retime
 
 if TYPE_CHECKING:
     from fastkv.commands.context import Context
@@ -69,10 +69,10 @@ def _expire(context: Context, words: list[bytes], unit_ms: int, *, absolute: boo
         if entry is None or not _allowed(options, entry[3], deadline_ms):
             change = LEAVE
         else:
-            change = DELETE if past else (entry[0], entry[1], deadline_ms)
+            change = DELETE if past else Retime(deadline_ms)
         return change
 
-    context.space.update(words[1], decide, context.clock)
+    context.space.update(words[1], decide, context.clock, with_value=False)
     if change is LEAVE:
         return 0
     if change is DELETE:
@@ -190,9 +190,9 @@ def persist(context: Context, words: list[bytes]) -> Reply:
     def decide(entry: Entry | None) -> Change:
         nonlocal done
         done = entry is not None and entry[3] != 0
-        return (entry[0], entry[1], 0) if entry and done else LEAVE
+        return Retime(0) if done else LEAVE
 
-    context.space.update(words[1], decide, context.clock)
+    context.space.update(words[1], decide, context.clock, with_value=False)
     if done:
         context.notify(b"persist", words[1])
     return int(done)

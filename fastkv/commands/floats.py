@@ -105,7 +105,7 @@ def _exponent(digits: bytes | None, far: int) -> int:
     if digits is None:
         return 0
     sign, digits = digits[:1] == b"-", digits.lstrip(b"+-").lstrip(b"0")
-    exponent = int(digits or b"0") if len(digits) < len(str(far)) else far
+    exponent = min(int(digits or b"0"), far) if len(digits) <= len(str(far)) else far
     return -exponent if sign else exponent
 
 

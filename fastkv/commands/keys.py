@@ -166,5 +166,8 @@ def check_database(word: bytes) -> None:
     Raises:
         CommandError: if it is not.
     """
-    if integer(word):
+    number = integer(word)
+    if not -(1 << 31) <= number < 1 << 31:
+        raise CommandError("ERR value is out of range, value must between -2147483648 and 2147483647")
+    if number:
         raise CommandError("ERR DB index is out of range")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from fastkv import __version__
-from fastkv.commands.arguments import integer, printable
+from fastkv.commands.arguments import printable
 from fastkv.commands.keys import check_database
 from fastkv.commands.replies import OK, CommandError, Status
 from fastkv.commands.table import COMMANDS, command, find, wrong_number
@@ -37,7 +37,6 @@ def echo(context: Context, words: list[bytes]) -> Reply:
 @command("SELECT", 2)
 def select(context: Context, words: list[bytes]) -> Reply:
     """Choose database 0."""
-    integer(words[1])
     check_database(words[1])
     return OK
 

@@ -14,7 +14,8 @@ class Session:
     Attributes:
         queue: the commands since MULTI; None outside of a transaction.
         failed: whether one of them could not be queued, so that EXEC will not execute the others.
-        watched: the version of each watched key when it was first watched, 0 for one that was not there.
+        watched: the state of each watched key when it was first watched: version and deadline, 0 and 0 for
+            one that was not there.
     """
 
     __slots__ = ("failed", "queue", "watched")
@@ -22,7 +23,7 @@ class Session:
     def __init__(self) -> None:
         self.queue: list[tuple[Command, list[bytes]]] | None = None
         self.failed = False
-        self.watched: dict[bytes, int] = {}
+        self.watched: dict[bytes, tuple[int, int]] = {}
 
     def end(self) -> None:
         """Forget the transaction and what was watched for it."""

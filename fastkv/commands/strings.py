@@ -9,7 +9,7 @@ from fastkv.commands.expiry import new_deadline_ms
 from fastkv.commands.replies import OK, CommandError
 from fastkv.commands.table import command, wrong_number
 from fastkv.stats import Column
-from fastkv.store import DELETE, LEAVE
+from fastkv.store import DELETE, LEAVE, Retime
 
 if TYPE_CHECKING:
     from fastkv.commands.context import Context, Space
@@ -178,6 +178,9 @@ def getdel(context: Context, words: list[bytes]) -> Reply:
 def getex(context: Context, words: list[bytes]) -> Reply:
     """The value of a key, which gets another deadline."""
     flags, expiry = _options(words, [b"PERSIST"])
+    if expiry and context.space.get(words[1], context.clock) is None:
+        context.counters[_MISSES] += 1
+        return None  # before the number is looked at, as in Redis
     deadline_ms = _deadline_ms(context, words[0], expiry)
     past = deadline_ms is not None and deadline_ms <= context.clock()
     change: Change = LEAVE
@@ -188,9 +191,9 @@ def getex(context: Context, words: list[bytes]) -> Reply:
         if entry is not None and past:
             change = DELETE
         elif entry is not None and deadline_ms is not None:
-            change = entry[0], entry[1], deadline_ms
+            change = Retime(deadline_ms)
         elif entry is not None and flags and entry[3]:
-            change = entry[0], entry[1], 0
+            change = Retime(0)
         return change
 
     before, _ = context.space.update(words[1], decide, context.clock)

@@ -6,7 +6,7 @@ again, and what they did before is forgotten.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeAlias
 
 from fastkv.commands.failures import OWN_FAULT, failure
 from fastkv.commands.replies import OK, QUEUED, CommandError, size_of
@@ -24,20 +24,24 @@ if TYPE_CHECKING:
 
 ABORTED: Final = "EXECABORT Transaction discarded because of previous errors."
 
+State: TypeAlias = tuple[int, int]
+
 
 def together(
-    context: Context, commands: list[tuple[Command, list[bytes]]], watched: Mapping[bytes, int] | None = None
+    context: Context,
+    commands: list[tuple[Command, list[bytes]]],
+    watched: Mapping[bytes, State] | None = None,
 ) -> list[Reply] | None:
     """Execute commands at one moment, all or none.
 
     Args:
         context: where the entries are, and who asks.
         commands: each with as many words as it takes.
-        watched: the versions that keys must have, 0 for none.
+        watched: the states in which keys must be.
 
     Returns:
-        The replies, an error among them where a command could not be done; None if a watched key has another
-        version, and nothing was done.
+        The replies, an error among them where a command could not be done; None if a watched key is in
+        another state, and nothing was done.
 
     Raises:
         ReplyTooLong: if the replies are longer together than a reply may be; nothing was done.
@@ -50,7 +54,7 @@ def together(
     def body(space: Space) -> list[Reply] | None:
         counts[:] = [0] * ROW_WORDS
         told.clear()
-        if any(version_of(space, context, key) != version for key, version in watched.items()):
+        if any(state_of(space, context, key) != state for key, state in watched.items()):
             return None
         inner = context.within(space, counts, lambda event, key: told.append((event, key)))
         replies: list[Reply] = []
@@ -125,10 +129,13 @@ def _attempt(context: Context, asked: Command, words: list[bytes]) -> Reply:
         return failure(error, context.counters)
 
 
-def version_of(space: Space, context: Context, key: bytes) -> int:
-    """The version of a key's entry, 0 if there is none."""
+def state_of(space: Space, context: Context, key: bytes) -> State:
+    """The version and the deadline of a key's entry, 0 and 0 if there is none.
+
+    Another deadline leaves the version as it is.
+    """
     entry = space.get(key, context.clock)
-    return entry[2] if entry else 0
+    return (entry[2], entry[3]) if entry else (0, 0)
 
 
 def _session(context: Context, name: str) -> Session:
@@ -153,6 +160,26 @@ def multi(context: Context, words: list[bytes]) -> Reply:
         raise CommandError("ERR MULTI calls can not be nested")
     session.queue = []
     return OK
+
+
+def refused(session: Session | None, name: str, error: CommandError) -> CommandError:
+    """Note that a command was not understood, and will not be executed by EXEC.
+
+    Args:
+        session: that of the asker.
+        name: of the command, in capitals, as far as there is one.
+        error: what is wrong with it.
+
+    Returns:
+        What the client is told. EXEC with too many words ends the transaction.
+    """
+    if name == "EXEC":
+        if session is not None:
+            session.end()
+        return CommandError(f"EXECABORT Transaction discarded because of: {error.text.removeprefix('ERR ')}")
+    if session is not None and session.queue is not None:
+        session.failed = True
+    return error
 
 
 @command("EXEC", 1, queued=False)
@@ -187,7 +214,7 @@ def watch(context: Context, words: list[bytes]) -> Reply:
     check_batch(context, len(session.watched) + len(words) - 1)
     for key in words[1:]:
         if key not in session.watched:
-            session.watched[key] = version_of(context.space, context, key)
+            session.watched[key] = state_of(context.space, context, key)
     return OK
 
 

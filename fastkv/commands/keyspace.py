@@ -1,0 +1,110 @@
+"""All keys there are: KEYS, SCAN, RANDOMKEY, DBSIZE, FLUSHALL, FLUSHDB."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Final
+
+from fastkv.commands.arguments import integer, syntax_error
+from fastkv.commands.glob import Glob
+from fastkv.commands.replies import OK, CommandError
+from fastkv.commands.table import command
+from fastkv.errors import WrongCursor
+
+if TYPE_CHECKING:
+    from fastkv.commands.context import Context
+    from fastkv.commands.replies import Reply
+
+# Entries are looked at in pieces of so many, and so many bytes.
+_MOST_AT_ONCE: Final = 4096
+_MOST_BYTES: Final = 1 << 20
+_DEFAULT_COUNT: Final = 10
+_match_cursor = re.compile(rb"[0-9]{0,20}").fullmatch
+
+
+def _some_keys(context: Context, cursor: int, most: int) -> tuple[list[bytes], int]:
+    """Some of the keys, and the cursor to go on with."""
+    entries, cursor = context.space.scan(cursor, context.clock, _MOST_BYTES, most)
+    return [entry[0] for entry in entries], cursor
+
+
+@command("KEYS", 2, all_keys=True)
+def keys(context: Context, words: list[bytes]) -> Reply:
+    """All keys that match a pattern."""
+    glob = Glob(words[1])
+    # A key may be met twice if what is walked through grows meanwhile.
+    found: dict[bytes, None] = {}
+    cursor = size = 0
+    while True:
+        some, cursor = _some_keys(context, cursor, _MOST_AT_ONCE)
+        matching = some if glob.matches_all else list(filter(glob.matches, some))
+        size += sum(map(len, matching))
+        context.check_reply(size)
+        found.update(dict.fromkeys(matching))
+        if not cursor:
+            return list(found)
+
+
+@command("SCAN", -2, all_keys=True)
+def scan(context: Context, words: list[bytes]) -> Reply:
+    """Some of the keys, and the cursor to go on with."""
+    if not _match_cursor(words[1]):
+        raise CommandError("ERR invalid cursor")
+    glob, count, wanted = _scan_options(words)
+    try:
+        some, cursor = _some_keys(context, int(words[1] or b"0"), min(count, _MOST_AT_ONCE))
+    except WrongCursor:
+        raise CommandError("ERR invalid cursor") from None
+    matching: list[Reply] = [key for key in some if wanted and (glob is None or glob.matches(key))]
+    return [b"%d" % cursor, matching]
+
+
+def _scan_options(words: list[bytes]) -> tuple[Glob | None, int, bool]:
+    """The options of SCAN: the pattern, how many keys, and whether strings are wanted."""
+    glob, count, wanted = None, _DEFAULT_COUNT, True
+    rest = iter(words[2:])
+    for word in rest:
+        option, argument = word.upper(), next(rest, None)
+        if argument is None or option not in (b"MATCH", b"COUNT", b"TYPE"):
+            raise syntax_error()
+        if option == b"MATCH":
+            glob = Glob(argument)
+        elif option == b"TYPE":
+            wanted = argument.lower() == b"string"
+        else:
+            count = integer(argument)
+            if count < 1:
+                raise syntax_error()
+    return glob, count, wanted
+
+
+@command("RANDOMKEY", 1, all_keys=True)
+def randomkey(context: Context, words: list[bytes]) -> Reply:
+    """Any key."""
+    return context.space.random_key(context.clock)
+
+
+@command("DBSIZE", 1, all_keys=True)
+def dbsize(context: Context, words: list[bytes]) -> Reply:
+    """How many entries there are, perhaps with some whose deadline has passed."""
+    return context.space.entries()
+
+
+def _flush(context: Context, words: list[bytes]) -> Reply:
+    """Remove all entries."""
+    if len(words) > 2 or (len(words) == 2 and words[1].upper() not in (b"SYNC", b"ASYNC")):
+        raise syntax_error()
+    context.space.flush()
+    return OK
+
+
+@command("FLUSHALL", -1, writes=True, all_keys=True)
+def flushall(context: Context, words: list[bytes]) -> Reply:
+    """Remove all entries."""
+    return _flush(context, words)
+
+
+@command("FLUSHDB", -1, writes=True, all_keys=True)
+def flushdb(context: Context, words: list[bytes]) -> Reply:
+    """Remove all entries; here it is FLUSHALL."""
+    return _flush(context, words)
