@@ -3,8 +3,10 @@
 from collections.abc import Iterator
 
 import pytest
+from commands_helpers import Asked
 from fake import Client, Worker, running_loop
 from hypothesis import HealthCheck, settings
+from store_helpers import open_store
 
 # No example fails for being slow: what else the machine does is not what is tested.
 settings.register_profile("no clock", deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -24,6 +26,13 @@ def client(worker: Worker) -> Iterator[Client]:
     """A connection to it, in a loop that runs nothing."""
     with running_loop():
         yield worker.client()
+
+
+@pytest.fixture
+def asked() -> Iterator[Asked]:
+    """Commands over a small store, in which all has to be well in the end."""
+    with open_store() as store:
+        yield Asked(store)
 
 
 @pytest.fixture(scope="module", params=["in order", "out of order"])

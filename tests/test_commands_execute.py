@@ -2,66 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import pytest
-from store_helpers import HandClock, open_store
+from commands_helpers import Asked, error
 
-from fastkv.commands.context import NOBODY, Nobody
-from fastkv.commands.execute import Commands
-from fastkv.commands.replies import OK, CommandError, Reply
-from fastkv.commands.session import Session
+from fastkv.commands.context import NOBODY
+from fastkv.commands.replies import OK, CommandError
 from fastkv.errors import StoreBusy, StoreFull
-from fastkv.stats import ROW_WORDS, Column
 from fastkv.store import Store
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-
-class Fixture:
-    """Commands over a small store, and what they counted and told."""
-
-    def __init__(self, store: Store) -> None:
-        self.store = store
-        self.clock = HandClock()
-        self.counters = [0] * ROW_WORDS
-        self.told: list[tuple[bytes, bytes]] = []
-        self.commands = Commands(
-            store,
-            self.clock,
-            self.counters,
-            max_key=100,
-            max_value=10_000,
-            max_batch=20,
-            max_reply=20_000,
-            notify=lambda event, key: self.told.append((event, key)),
-            ahead_ms=lambda: 1_000_000_000,
-        )
-        self.client = Nobody()
-        self.client.session = Session()
-
-    def run(self, text: str) -> Reply:
-        return self.commands.run(text.encode().split(), self.client)
-
-    def counted(self) -> dict[str, int]:
-        return {column.name: self.counters[column] for column in Column if self.counters[column]}
-
-
-@pytest.fixture
-def asked() -> Iterator[Fixture]:
-    with open_store() as store:
-        yield Fixture(store)
-
-
-def error(reply: Reply) -> str:
-    assert isinstance(reply, CommandError)
-    assert reply.__traceback__ is None
-    return reply.text
 
 
 @pytest.mark.parametrize("name", ["get", "GET", "gEt"])
-def test_a_name_is_found_however_it_is_spelt(asked: Fixture, name: str) -> None:
+def test_a_name_is_found_however_it_is_spelt(asked: Asked, name: str) -> None:
     asked.run("SET key value")
     assert asked.run(f"{name} key") == b"value"
     assert asked.commands.is_known(name.encode())
@@ -71,14 +22,14 @@ def test_a_name_is_found_however_it_is_spelt(asked: Fixture, name: str) -> None:
     assert (found.name, found.writes, found.keys([b"GET", b"key"])) == ("GET", False, [b"key"])
 
 
-def test_what_is_done_is_counted_and_told_of(asked: Fixture) -> None:
+def test_what_is_done_is_counted_and_told_of(asked: Asked) -> None:
     for text in ("GET a", "SET a 1 EX 10", "GET a", "INCR a", "DEL a", "DEL a", "SET a 1 XX"):
         asked.run(text)
     assert asked.counted() == {"HITS": 1, "MISSES": 1, "PUTS": 2, "DELETES": 1}
     assert asked.told == [(b"set", b"a"), (b"expire", b"a"), (b"incrby", b"a"), (b"del", b"a")]
 
 
-def test_no_words_and_no_such_command_are_errors(asked: Fixture) -> None:
+def test_no_words_and_no_such_command_are_errors(asked: Asked) -> None:
     assert error(asked.commands.run([], NOBODY)) == "ERR empty command"
     assert (
         error(asked.run("FOO bar baz")) == "ERR unknown command 'FOO', with args beginning with: 'bar' 'baz' "
@@ -87,7 +38,7 @@ def test_no_words_and_no_such_command_are_errors(asked: Fixture) -> None:
     assert asked.counted() == {}
 
 
-def test_the_bounds_of_keys_and_values_are_errors_that_are_counted(asked: Fixture) -> None:
+def test_the_bounds_of_keys_and_values_are_errors_that_are_counted(asked: Asked) -> None:
     assert asked.commands.run([b"SET", b"k" * 100, b"v" * 10_000], NOBODY) is OK
     too_long = error(asked.commands.run([b"SET", b"k" * 101, b""], NOBODY))
     assert too_long == "ERR the key has 101 bytes; at most 100 are allowed"
@@ -106,7 +57,7 @@ def test_the_bounds_of_keys_and_values_are_errors_that_are_counted(asked: Fixtur
     ],
 )
 def test_what_the_store_raises_is_a_reply(
-    asked: Fixture, monkeypatch: pytest.MonkeyPatch, raised: Exception, text: str, column: str
+    asked: Asked, monkeypatch: pytest.MonkeyPatch, raised: Exception, text: str, column: str
 ) -> None:
     def fail(*_: object) -> None:
         raise raised
@@ -116,7 +67,7 @@ def test_what_the_store_raises_is_a_reply(
     assert asked.counted() == {column: 1}
 
 
-def test_more_commands_than_may_come_together_are_not_executed(asked: Fixture) -> None:
+def test_more_commands_than_may_come_together_are_not_executed(asked: Asked) -> None:
     incr = [b"INCR", b"n"]
     assert asked.commands.run_in_turn([incr] * 20, NOBODY) == list(range(1, 21))
     for run in (asked.commands.run_in_turn, asked.commands.run_together):
@@ -127,7 +78,7 @@ def test_more_commands_than_may_come_together_are_not_executed(asked: Fixture) -
     assert asked.counted()["BATCH_TOO_LONG"] == 2
 
 
-def test_a_transaction_of_a_connection_is_bounded_as_well(asked: Fixture) -> None:
+def test_a_transaction_of_a_connection_is_bounded_as_well(asked: Asked) -> None:
     asked.run("MULTI")
     for _ in range(20):
         asked.run("INCR n")
@@ -138,7 +89,7 @@ def test_a_transaction_of_a_connection_is_bounded_as_well(asked: Fixture) -> Non
     assert error(asked.run(f"WATCH {too_many}")).startswith("ERR 21 commands are too many")
 
 
-def test_replies_together_are_bounded_and_one_alone_is_not(asked: Fixture) -> None:
+def test_replies_together_are_bounded_and_one_alone_is_not(asked: Asked) -> None:
     asked.run("SET a " + "x" * 9_000)
     get = [b"GET", b"a"]
     replies = asked.commands.run_in_turn([get, get, get, get, [b"DEL", b"a"]], NOBODY)
@@ -152,7 +103,7 @@ def test_replies_together_are_bounded_and_one_alone_is_not(asked: Fixture) -> No
     assert asked.counted()["REPLY_TOO_LONG"] == 3
 
 
-def test_a_transaction_whose_replies_are_too_long_changes_nothing(asked: Fixture) -> None:
+def test_a_transaction_whose_replies_are_too_long_changes_nothing(asked: Asked) -> None:
     asked.run("SET a " + "x" * 9_000)
     refused = asked.commands.run_together([[b"SET", b"b", b"1"], *[[b"GET", b"a"]] * 3], NOBODY)
     assert isinstance(refused, CommandError)

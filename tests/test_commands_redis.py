@@ -221,6 +221,8 @@ COMMAND = st.one_of(
     command(st.sampled_from([b"GETRANGE", b"SUBSTR"]), KEYS, INTEGERS, INTEGERS),
     command(b"SETRANGE", KEYS, st.integers(-2, 20).map(lambda number: b"%d" % number), VALUES),
     command(b"SETEX", KEYS, SECONDS, VALUES),
+    command(b"SETBIT", KEYS, st.sampled_from([b"0", b"7", b"8", b"30", b"-1"]), INTEGERS),
+    command(b"BITCOUNT", KEYS, INTEGERS, INTEGERS, st.sampled_from([b"BIT", b"BYTE"])),
     # Not GT and LT: which of two that are so long from now is later depends on how fast one is.
     command(b"EXPIRE", KEYS, SECONDS, some(b"NX", b"XX")),
     command(b"EXPIREAT", KEYS, UNIX_SECONDS, some(b"NX", b"XX", b"GT", b"LT")),

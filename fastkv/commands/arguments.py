@@ -14,6 +14,9 @@ LARGEST: Final = (1 << 63) - 1
 """The largest integer that a command takes, or that a value may be counted up to."""
 SMALLEST: Final = -(1 << 63)
 
+LONGEST_STRING: Final = 512 << 20
+"""What Redis allows a value at most (proto-max-bulk-len); the store takes less, and says so otherwise."""
+
 _LONGEST: Final = len(str(SMALLEST))
 _match_integer = re.compile(rb"0|-?[1-9][0-9]*").fullmatch
 

@@ -45,6 +45,15 @@ class Space(Protocol):
     ) -> tuple[list[Scanned], int]:
         """Read some of all entries."""
 
+    def random_key(self, clock: Callable[[], int]) -> bytes | None:
+        """Pick an entry, each about as likely as any other."""
+
+    def entries(self) -> int:
+        """How many entries there are, those included that have expired and were not given back yet."""
+
+    def flush(self) -> None:
+        """Remove all entries."""
+
     def transact(
         self, keys: Sequence[bytes] | None, body: Callable[[Space], T], clock: Callable[[], int]
     ) -> T:

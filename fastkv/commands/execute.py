@@ -8,8 +8,16 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final
 
 from fastkv.clock import unix_ahead_ms
-from fastkv.commands import counters as _counters  # noqa: F401 - the families fill the table
-from fastkv.commands import expiry, keys, keyspace, server, strings, transactions  # noqa: F401
+from fastkv.commands import (  # the families, which fill the table
+    bits,  # noqa: F401
+    expiry,  # noqa: F401
+    keys,  # noqa: F401
+    keyspace,  # noqa: F401
+    server,  # noqa: F401
+    strings,  # noqa: F401
+    transactions,
+)
+from fastkv.commands import counters as _counters  # noqa: F401 - another one of them
 from fastkv.commands.context import NOBODY, Context
 from fastkv.commands.failures import failure
 from fastkv.commands.replies import CommandError, size_of

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from fastkv.commands.arguments import integer, syntax_error
+from fastkv.commands.arguments import LONGEST_STRING, integer, syntax_error
 from fastkv.commands.expiry import new_deadline_ms
 from fastkv.commands.replies import OK, CommandError
 from fastkv.commands.table import command, wrong_number
@@ -20,9 +20,6 @@ _HITS: Final = int(Column.HITS)
 _MISSES: Final = int(Column.MISSES)
 _PUTS: Final = int(Column.PUTS)
 _DELETES: Final = int(Column.DELETES)
-
-# What Redis allows at most (proto-max-bulk-len); the store's bound is lower, and has a sentence of its own.
-_LONGEST_STRING: Final = 512 << 20
 
 # By option: milliseconds in one of its unit, and whether it is Unix time.
 _EXPIRY: Final = {b"EX": (1000, False), b"PX": (1, False), b"EXAT": (1000, True), b"PXAT": (1, True)}
@@ -332,7 +329,7 @@ def setrange(context: Context, words: list[bytes]) -> Reply:
         if not part:
             size = len(old)
             return LEAVE
-        if offset + len(part) > _LONGEST_STRING:
+        if offset + len(part) > LONGEST_STRING:
             raise CommandError("ERR string exceeds maximum allowed size (proto-max-bulk-len)")
         size = max(len(old), offset + len(part))
         context.check(key, size)

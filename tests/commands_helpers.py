@@ -1,0 +1,56 @@
+"""Commands over a small store, for the tests of what needs no Redis to compare with."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from store_helpers import NOW_MS, HandClock
+
+from fastkv.commands.context import Nobody
+from fastkv.commands.execute import Commands
+from fastkv.commands.replies import CommandError, Reply
+from fastkv.commands.session import Session
+from fastkv.stats import ROW_WORDS, Column
+
+if TYPE_CHECKING:
+    from fastkv.store import Store
+
+UNIX_NOW_MS = 1_700_000_000_000
+
+
+class Asked:
+    """Commands over a small store, and what they counted and told."""
+
+    def __init__(self, store: Store) -> None:
+        self.store = store
+        self.clock = HandClock()
+        self.counters = [0] * ROW_WORDS
+        self.told: list[tuple[bytes, bytes]] = []
+        self.commands = Commands(
+            store,
+            self.clock,
+            self.counters,
+            max_key=100,
+            max_value=10_000,
+            max_batch=20,
+            max_reply=20_000,
+            notify=lambda event, key: self.told.append((event, key)),
+            ahead_ms=lambda: UNIX_NOW_MS - NOW_MS,
+        )
+        self.client = Nobody()
+        self.client.session = Session()
+
+    def run(self, text: str) -> Reply:
+        """Run a command whose words have no blanks in them."""
+        return self.commands.run(text.encode().split(), self.client)
+
+    def counted(self) -> dict[str, int]:
+        """What was counted, by the names of the columns."""
+        return {column.name: self.counters[column] for column in Column if self.counters[column]}
+
+
+def error(reply: Reply) -> str:
+    """The text of an error, which no longer holds the frames that it came through."""
+    assert isinstance(reply, CommandError)
+    assert reply.__traceback__ is None
+    return reply.text

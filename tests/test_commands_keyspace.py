@@ -1,0 +1,82 @@
+"""All keys there are: walks that find each of them, and bounds."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+from commands_helpers import Asked, error
+
+if TYPE_CHECKING:
+    from fastkv.commands.replies import Reply
+
+
+def put(asked: Asked, count: int) -> list[bytes]:
+    keys = [b"key:%d" % i for i in range(count)]
+    for key in keys:
+        asked.store.put(key, b"value", asked.clock)
+    return keys
+
+
+def walk(asked: Asked, options: str) -> list[bytes]:
+    """All that SCAN tells, call by call."""
+    found: list[bytes] = []
+    cursor, calls = b"0", 0
+    while cursor != b"0" or not calls:
+        reply: Reply = asked.run(f"SCAN {cursor.decode()} {options}")
+        assert isinstance(reply, list)
+        assert isinstance(reply[0], bytes)
+        assert isinstance(reply[1], list)
+        cursor, calls = reply[0], calls + 1
+        for key in reply[1]:
+            assert isinstance(key, bytes)
+            found.append(key)
+    return found
+
+
+@pytest.mark.parametrize("count", [1, 7, 1000, 9_223_372_036_854_775_807])
+def test_a_walk_finds_every_key_once(asked: Asked, count: int) -> None:
+    keys = put(asked, 600)
+    assert sorted(walk(asked, f"COUNT {count}")) == sorted(keys)
+    assert sorted(walk(asked, f"COUNT {count} MATCH *7")) == sorted(key for key in keys if key.endswith(b"7"))
+
+
+def test_a_call_tells_no_more_than_it_is_asked_for(asked: Asked) -> None:
+    put(asked, 600)
+    for options, most in (("", 10), ("COUNT 25", 25)):
+        reply = asked.run(f"SCAN 0 {options}")
+        assert isinstance(reply, list)
+        assert isinstance(reply[1], list)
+        assert 0 < len(reply[1]) <= most
+        assert reply[0] != b"0"
+
+
+def test_keys_are_told_as_far_as_a_reply_goes(asked: Asked) -> None:
+    keys = put(asked, 600)
+    told = asked.run("KEYS *")
+    assert isinstance(told, list)
+    assert set(told) == set(keys)
+    assert len(told) == len(keys)
+    for i in range(210):
+        asked.store.put(b"%099d" % i, b"", asked.clock)
+    assert error(asked.run("KEYS 0*")).startswith("ERR the reply would take")
+    assert asked.counted() == {"REPLY_TOO_LONG": 1}
+
+
+def test_the_number_of_entries_is_that_of_the_keys(asked: Asked) -> None:
+    put(asked, 600)
+    assert asked.run("DBSIZE") == 600
+    seen = {asked.run("RANDOMKEY") for _ in range(200)}
+    assert len(seen) > 50
+    asked.run("FLUSHALL")
+    assert (asked.run("DBSIZE"), asked.run("RANDOMKEY")) == (0, None)
+
+
+def test_a_cursor_that_is_none_is_an_error(asked: Asked) -> None:
+    for cursor in ("1", "x", "-1", "18446744073709551615", "99999999999999999999"):
+        assert error(asked.run(f"SCAN {cursor}")) == "ERR invalid cursor"
+
+
+def test_a_pattern_that_is_too_long_is_an_error(asked: Asked) -> None:
+    assert "65536" in error(asked.run("KEYS " + "a" * 65_537))
+    assert "65536" in error(asked.run("SCAN 0 MATCH " + "a" * 65_537))

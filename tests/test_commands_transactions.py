@@ -1,0 +1,122 @@
+"""Several commands at one moment: what is counted and told of when, and what is watched."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from commands_helpers import Asked, error
+
+from fastkv.commands.context import NOBODY
+from fastkv.commands.replies import OK, CommandError
+from fastkv.errors import StoreFull
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from fastkv.store import Store
+
+
+def words_of(*texts: str) -> list[list[bytes]]:
+    return [text.encode().split() for text in texts]
+
+
+def test_commands_together_are_answered_one_by_one(asked: Asked) -> None:
+    replies = asked.commands.run_together(
+        words_of("SET a x", "INCR a", "APPEND a y", "GET a", "MSET b 1 c 2", "MGET a b d"), NOBODY
+    )
+    assert isinstance(replies, list)
+    assert error(replies[1]) == "ERR value is not an integer or out of range"
+    del replies[1]
+    assert replies == [OK, 2, b"xy", OK, [b"xy", b"1", None]]
+    assert asked.counted() == {"HITS": 3, "MISSES": 1, "PUTS": 4}
+    assert asked.told == [(b"set", b"a"), (b"append", b"a"), (b"set", b"b"), (b"set", b"c")]
+    assert asked.commands.run_together([], NOBODY) == []
+
+
+@pytest.mark.parametrize("wrong", ["FOO", "GET"])
+def test_one_that_is_wrong_keeps_all_from_being_executed(asked: Asked, wrong: str) -> None:
+    refused = asked.commands.run_together(words_of("SET a 1", wrong), NOBODY)
+    assert isinstance(refused, CommandError)
+    assert error(refused) == "EXECABORT Transaction discarded because of previous errors."
+    cause = refused.__cause__
+    assert isinstance(cause, CommandError)
+    assert error(cause) == error(asked.run(wrong))
+    assert asked.run("EXISTS a") == 0
+
+
+def test_the_bounds_of_one_command_are_an_error_among_the_replies(asked: Asked) -> None:
+    replies = asked.commands.run_together(words_of("SET a 1", "SET b " + "x" * 10_001, "GET a"), NOBODY)
+    assert isinstance(replies, list)
+    assert error(replies[1]).startswith("ERR the value would have 10001 bytes")
+    assert (replies[0], replies[2]) == (OK, b"1")
+    assert asked.counted() == {"HITS": 1, "PUTS": 1, "VALUE_TOO_LONG": 1}
+
+
+class Space:
+    """A store whose transactions are run twice, or find no room in the end."""
+
+    def __init__(self, store: Store, *, full: bool = False) -> None:
+        self._store = store
+        self._full = full
+
+    def transact(self, keys: object, body: Callable[[Any], Any], clock: Callable[[], int]) -> Any:
+        def forgotten(space: Any) -> None:
+            body(space)
+            raise StoreFull
+
+        with pytest.raises(StoreFull):
+            self._store.transact(None, forgotten, clock)
+        if self._full:
+            raise StoreFull
+        return self._store.transact(None, body, clock)
+
+
+def test_a_body_that_is_repeated_is_counted_and_told_of_once(asked: Asked) -> None:
+    asked.commands._context.space = Space(asked.store)  # type: ignore[assignment]
+    assert asked.commands.run_together(words_of("SET a 1", "INCR a", "GET b"), NOBODY) == [OK, 2, None]
+    assert asked.counted() == {"MISSES": 1, "PUTS": 2}
+    assert asked.told == [(b"set", b"a"), (b"incrby", b"a")]
+
+
+def test_a_transaction_that_fails_is_not_told_of(asked: Asked) -> None:
+    asked.commands._context.space = Space(asked.store, full=True)  # type: ignore[assignment]
+    assert error(asked.commands.run_together(words_of("SET a 1"), NOBODY)).startswith("OOM")
+    assert asked.counted() == {"STORE_FULL": 1}
+    assert asked.told == []
+
+
+@pytest.mark.parametrize("text", ["MULTI", "EXEC", "DISCARD", "WATCH a", "UNWATCH"])
+def test_who_keeps_no_session_has_no_transaction(asked: Asked, text: str) -> None:
+    reply = asked.commands.run(text.encode().split(), NOBODY)
+    assert error(reply).startswith(f"ERR {text.split()[0]} is for connections that keep a transaction")
+
+
+@pytest.mark.parametrize("text", ["MULTI", "EXEC", "DISCARD", "WATCH a"])
+def test_a_transaction_is_not_begun_or_ended_among_others(asked: Asked, text: str) -> None:
+    replies = asked.commands.run_together(words_of("SET a 1", text, "GET a"), asked.client)
+    assert isinstance(replies, list)
+    assert error(replies[1]) == f"ERR {text.split()[0]} inside MULTI is not allowed"
+    assert replies[2] == b"1"
+    assert asked.client.session
+    assert asked.client.session.queue is None
+
+
+def test_what_expires_while_it_is_watched_has_changed(asked: Asked) -> None:
+    asked.run("SET a 1 PX 10")
+    asked.run("WATCH a")
+    asked.clock.now_ms += 10
+    asked.run("MULTI")
+    asked.run("SET b 1")
+    assert asked.run("EXEC") is None
+    assert asked.run("EXISTS b") == 0
+
+
+def test_what_is_told_after_exec_was_done_in_one_moment(asked: Asked) -> None:
+    """Nobody is told of the first change while the second one is not there yet."""
+    seen: list[object] = []
+    commands = asked.commands
+    commands._context.notify = lambda event, key: seen.append(asked.store.get(b"b", asked.clock))
+    commands.run_together(words_of("SET a 1", "SET b 1"), NOBODY)
+    assert len(seen) == 2
+    assert None not in seen
