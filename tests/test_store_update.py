@@ -218,6 +218,7 @@ def test_a_list_of_fragments_that_fills_a_segment_has_room_for_a_deadline() -> N
         version = store.put(key, value, clock)
         shard = store._shards[0]
         mask = store._index.location_mask
+        entry = store.get(key, clock)
         moved = True
         while moved:
             entry = store.get(key, clock)
@@ -227,6 +228,7 @@ def test_a_list_of_fragments_that_fills_a_segment_has_room_for_a_deadline() -> N
             with store._guard.holding(shard):
                 moved = shard.relocate_piece(entry[4], entry[5], longest)
         assert store.stats()["segments_free"] > 10
+        assert entry is not None
         assert shard.length(entry[5] & mask) > 4 * KIB // 8 - 4
         for deadline_ms in (NOW_MS + 1, 0, NOW_MS + 2):
             store.update(key, lambda _, ms=deadline_ms: Retime(ms), clock)  # type: ignore[misc]

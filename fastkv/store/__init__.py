@@ -1,8 +1,8 @@
 """The store: a sharded key-value arena in shared memory.
 
 It knows no wire and no clock: keys and values are bytes, time is an argument. Layers, each importing
-only those below it: ``store`` → ``update`` → ``reading``/``scan``/``eviction``/``check``/``attach`` →
-``repair`` → ``shard``/``verify`` → ``log`` → ``index``/``segments`` → ``records``/``persist`` →
+only those below it: ``store`` → ``update``/``together``/``picking`` → ``reading``/``scan``/``eviction``/``check``/
+``attach`` → ``repair`` → ``shard``/``verify`` → ``log`` → ``index``/``segments`` → ``records``/``persist`` →
 ``layout``/``lock``.
 """
 

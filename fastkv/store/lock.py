@@ -29,7 +29,7 @@ _STRIDE = 64
 _SPINS = 20
 _SLICE_MS = 100
 # The kernel looks at 2,048 locks of a process that ends (ROBUST_LIST_LIMIT), and leaves the others alone.
-_MOST_HELD = 1024
+MOST_HELD = 1024
 
 _libc = ctypes.PyDLL(None)
 _trylock = _libc.pthread_mutex_trylock
@@ -161,10 +161,10 @@ def abandon(locks: Sequence[RobustLock]) -> None:
     Args:
         locks: of a table that nobody uses yet.
     """
-    for start in range(0, len(locks), _MOST_HELD):
+    for start in range(0, len(locks), MOST_HELD):
         child = os.fork()
         if not child:
-            for lock in locks[start : start + _MOST_HELD]:
+            for lock in locks[start : start + MOST_HELD]:
                 lock.attempt()
             os._exit(0)
         os.waitpid(child, 0)

@@ -14,7 +14,7 @@ import os
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final
 
-from fastkv.errors import StoreBusy
+from fastkv.errors import StoreBusy, StoreError
 from fastkv.store import tiling
 from fastkv.store.layout import (
     GHOSTS,
@@ -44,11 +44,12 @@ from fastkv.store.layout import (
     UNVERIFIED,
     Arena,
 )
+from fastkv.store.lock import MOST_HELD
 from fastkv.store.records import HEAD_BYTES, LEAST_RECORD_WORDS, build_filler
 from fastkv.store.verify import LENGTH_BITS, LENGTH_MASK
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator, Sequence
 
     from fastkv.store.index import Index
     from fastkv.store.segments import Segments
@@ -95,6 +96,38 @@ class Guard:
             self.after_failure(shard)
             raise
         shard.lock.release()
+
+    @contextmanager
+    def holding_all(
+        self, numbers: Iterable[int], shards: Sequence[Shard], at_most: int = MOST_HELD
+    ) -> Iterator[None]:
+        """Hold the locks of several shards; those whose last owner died are repaired.
+
+        Args:
+            numbers: of the shards; they are locked in ascending order, whatever theirs is.
+            shards: all shards.
+            at_most: how many may be held; the kernel gives back no more than some if this process dies.
+
+        The locks are given back whatever the block does: who changes something repairs it himself.
+
+        Raises:
+            StoreBusy: if one of them was not free within its bound.
+            StoreError: if they are more than may be held.
+        """
+        wanted = sorted(set(numbers))
+        if len(wanted) > at_most:
+            raise StoreError(f"That would take {len(wanted)} shards at once; at most {at_most} are possible.")
+        held: list[Shard] = []
+        try:
+            for number in wanted:
+                shard = shards[number]
+                if shard.lock.acquire():
+                    self.after_death(shard)
+                held.append(shard)
+            yield
+        finally:
+            for shard in held:
+                shard.lock.release()
 
     def after_death(self, shard: Shard) -> None:
         """Repair a shard whose owner died, then call its lock consistent.

@@ -33,6 +33,7 @@ from fastkv.store.layout import (
 )
 from fastkv.store.lock import LockTable, abandon
 from fastkv.store.persist import Keeper, Origin
+from fastkv.store.picking import Picker
 from fastkv.store.reading import VERIFY_READS, Reader
 from fastkv.store.records import parse_record
 from fastkv.store.repair import Guard
@@ -40,6 +41,7 @@ from fastkv.store.scan import Scanner
 from fastkv.store.segments import Segments
 from fastkv.store.shard import Shard
 from fastkv.store.sweep import Sweep
+from fastkv.store.together import Together
 from fastkv.store.update import Updater, always
 from fastkv.store.verify import Verifier
 from fastkv.store.verifying import VerifyingReader
@@ -67,6 +69,9 @@ class Store:
             the word under which they found an entry.
         counts: the arena as bytes, where callers who use what they found again count that access.
         get, get_small, find: those of the ``Reader``.
+        get_together: that of ``Together``.
+        entries: how many entries there are, those included that have expired and were not given back yet.
+        random_key: an entry's key, each about as likely as any other; that of the ``Picker``.
         scan: that of the ``Scanner``.
         update: that of the ``Updater``.
         max_key_bytes: the longest key, a quarter of a segment.
@@ -90,12 +95,15 @@ class Store:
         "_shards",
         "_updater",
         "counts",
+        "entries",
         "find",
         "geometry",
         "get",
         "get_small",
+        "get_together",
         "max_key_bytes",
         "max_value_bytes",
+        "random_key",
         "scan",
         "update",
         "words",
@@ -184,9 +192,14 @@ class Store:
         self.get = self._reader.get
         self.get_small = self._reader.get_small
         self.find = self._reader.find
-        self.scan = Scanner(
-            arena, self._shards, self._segments, index, self._seed, self._guard, locks=verifies
-        ).scan
+        self.get_together = Together(
+            arena, self._shards, self._reader, self._seed, self._guard, locks=verifies
+        ).get
+        scanner = Scanner(arena, self._shards, self._segments, index, self._seed, self._guard, locks=verifies)
+        self.scan = scanner.scan
+        picker = Picker(arena, index, scanner)
+        self.entries = picker.entries
+        self.random_key = picker.key
         self._updater = Updater(
             arena,
             self._shards,
@@ -381,17 +394,9 @@ class Store:
             StoreBusy: if a lock was not free within the bound.
         """
         check = Check(self._arena, self._shards, self._segments, self._index, self._ghosts, self._seed)
-        held: list[Shard] = []
-        with self._eviction.locked():
-            try:
-                for shard in self._shards:
-                    if shard.lock.acquire():
-                        self._guard.after_death(shard)
-                    held.append(shard)
-                return check.problems()
-            finally:  # not ``holding``: one busy shard is no reason to repair the others
-                for shard in held:
-                    shard.lock.release()
+        every = range(len(self._shards))
+        with self._eviction.locked(), self._guard.holding_all(every, self._shards, len(every)):
+            return check.problems()
 
     def stats(self) -> dict[str, int]:
         """Sums over the shards' counters, read without a lock.

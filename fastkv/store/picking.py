@@ -1,0 +1,142 @@
+"""Picking an entry at random, each about as likely as any other.
+
+A shard by its number of entries, a page of it by the tags that it covers, which are hashes, and a slot of
+that page: the first that is occupied. After some looks in vain the pages are not that full, so all slots of a
+page are looked at, and pages of several shards; and if nothing was found even so, the first entry of a walk
+through all will do. Nothing is locked, and a record is verified by its checksum.
+"""
+
+from __future__ import annotations
+
+import struct
+from random import choices, randrange, shuffle
+from typing import TYPE_CHECKING, Final
+
+from fastkv.store.layout import BUCKET_WORDS, SH_ENTRIES, SHARD_WORDS, Arena
+from fastkv.store.records import FRAGMENT, whole_record
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from fastkv.store.index import Index
+    from fastkv.store.scan import Scanner
+
+# A page is between a third and three quarters full, unless many of its entries went: 7 looks in 8 find
+# something by then.
+_LOOKS: Final = 16
+# Of so many shards all pages are looked through.
+_SHARDS: Final = 4
+
+
+class Picker:
+    """Picks entries."""
+
+    __slots__ = (
+        "_entries_at",
+        "_entries_end",
+        "_index",
+        "_mem",
+        "_scanner",
+        "_segment_bytes",
+        "_version_mask",
+        "_version_shift",
+        "_words",
+    )
+
+    def __init__(self, arena: Arena, index: Index, scanner: Scanner) -> None:
+        """Bind to a store.
+
+        Args:
+            arena: the arena.
+            index: its index.
+            scanner: walks through it.
+        """
+        geometry = arena.geometry
+        self._mem = arena.mem
+        self._words = arena.words
+        self._index = index
+        self._scanner = scanner
+        self._entries_at = geometry.shards_at + SH_ENTRIES
+        self._entries_end = geometry.shards_at + geometry.shards * SHARD_WORDS
+        self._segment_bytes = geometry.segment_bytes
+        self._version_shift = geometry.location_bits
+        self._version_mask = (1 << geometry.version_bits) - 1
+
+    def entries(self) -> int:
+        """How many entries there are, those included that have expired and were not given back yet."""
+        return sum(self._counts())
+
+    def _counts(self) -> list[int]:
+        return self._words[self._entries_at : self._entries_end : SHARD_WORDS].tolist()
+
+    def key(self, clock: Callable[[], int]) -> bytes | None:
+        """Pick an entry.
+
+        Args:
+            clock: milliseconds now: who is past its deadline is not picked.
+
+        Returns:
+            Its key, None if there is none.
+
+        Raises:
+            StoreBusy: if a lock was needed and not free within the bound.
+        """
+        counts = self._counts()
+        if not any(counts):
+            return None
+        shards = range(len(counts))
+        page_words = self._index.page_words
+        now_ms = clock()
+        for shard in choices(shards, counts, k=_LOOKS):
+            page = self._pages(shard)[randrange(1 << self._index.directory_bits)]
+            at = randrange(page_words)
+            key = self._key_at(page + at, now_ms) if at % BUCKET_WORDS else None
+            if key is not None:
+                return key
+        for shard in choices(shards, counts, k=_SHARDS):
+            pages = list(dict.fromkeys(self._pages(shard)))
+            shuffle(pages)
+            for page in pages:
+                slots = [
+                    page + at
+                    for at, word in enumerate(self._words[page : page + page_words].tolist())
+                    if word and at % BUCKET_WORDS
+                ]
+                shuffle(slots)
+                for slot in slots:
+                    key = self._key_at(slot, now_ms)
+                    if key is not None:
+                        return key
+        return self._first(clock)
+
+    def _pages(self, shard: int) -> list[int]:
+        """Where the pages of a shard begin, each as often as the directory names it."""
+        start = shard << self._index.directory_bits
+        return self._index.directory[start : start + (1 << self._index.directory_bits)].tolist()
+
+    def _key_at(self, slot: int, now_ms: int) -> bytes | None:
+        """The key of the entry in a slot, None if there is none that is whole and not past its deadline."""
+        word = self._words[slot]
+        if not word:
+            return None
+        at = (word & self._index.location_mask) << 3
+        try:
+            record = whole_record(self._mem, at, (at // self._segment_bytes + 1) * self._segment_bytes)
+        except (struct.error, ValueError):
+            record = None
+        if record is None or self._words[slot] != word:
+            return None
+        key, _, flags, version, deadline_ms = record
+        if flags & FRAGMENT or (word >> self._version_shift ^ version) & self._version_mask:
+            return None
+        return None if 0 < deadline_ms <= now_ms else key
+
+    def _first(self, clock: Callable[[], int]) -> bytes | None:
+        """The first entry of a walk, None if there is none."""
+        cursor = 0
+        while True:
+            found, cursor = self._scanner.scan(cursor, clock, 1, 1)
+            if found:
+                return found[0][0]
+            if not cursor:
+                return None

@@ -1,0 +1,147 @@
+"""Looking several keys up as they were at one moment.
+
+What was found counts as found at every moment from its slot's reading until the slot is looked at again and
+still holds the word. So all that is there is read first and looked at again afterwards, and nobody has to be
+locked out for it. What is missing has no slot to look at, and a count of its shard's writes would not do: it
+changes before the entry is seen or after, and a writer may stand still between both. So the shards of what is
+missing are locked for a moment, and it is looked for again; meanwhile it stays missing, and the others
+are looked at. If one of those has changed, all shards are locked and everything is read once more.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from xxhash import xxh3_64_intdigest
+
+from fastkv.store.layout import TAG_BITS, UNVERIFIED, Arena
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from fastkv.store.reading import Entry, Reader
+    from fastkv.store.repair import Guard
+    from fastkv.store.shard import Shard
+
+
+class Together:
+    """Looks several keys up at once."""
+
+    __slots__ = ("_guard", "_locks", "_low_mask", "_reader", "_seed", "_sequences_at", "_shards", "_words")
+
+    def __init__(
+        self, arena: Arena, shards: list[Shard], reader: Reader, seed: int, guard: Guard, *, locks: bool
+    ) -> None:
+        """Bind to a store.
+
+        Args:
+            arena: the arena.
+            shards: its shards.
+            reader: reads entries.
+            seed: seed of the keys' hashes.
+            guard: holds the locks of shards.
+            locks: whether to lock at once, because looks may be seen out of their order.
+        """
+        geometry = arena.geometry
+        self._words = arena.words
+        self._shards = shards
+        self._reader = reader
+        self._seed = seed
+        self._guard = guard
+        self._locks = locks
+        self._low_mask = (geometry.shards << TAG_BITS) - 1
+        self._sequences_at = geometry.sequences_at
+
+    def get(self, keys: Sequence[bytes], clock: Callable[[], int]) -> list[Entry | None]:
+        """Look several keys up, as they were at one moment.
+
+        Args:
+            keys: the keys.
+            clock: milliseconds now; called only if an entry has a deadline, and then once or twice for all.
+
+        Returns:
+            An entry or None for each, in order.
+
+        Raises:
+            StoreBusy: if a lock was needed and not free within the bound.
+            StoreError: if that were more locks than one process may hold.
+        """
+        entries = None if self._locks else self._undisturbed(list(keys), Instant(clock))
+        if entries is not None:
+            return entries
+        now = Instant(clock)
+        hashes = [xxh3_64_intdigest(key, self._seed) for key in keys]
+        with self._guard.holding_all({self._number(key_hash) for key_hash in hashes}, self._shards):
+            return [
+                living(self._reader.read(key_hash, key), now)
+                for key_hash, key in zip(hashes, keys, strict=True)
+            ]
+
+    def _undisturbed(self, keys: list[bytes], now: Instant) -> list[Entry | None] | None:
+        """``get`` without a lock for what is there; None if something changed meanwhile."""
+        entries = self._reader.get_small(keys, now)
+        if entries is None:
+            entries = [self._reader.get(key, now) for key in keys]
+        missing: dict[bytes, int] = {}
+        unverified: set[int] = set()
+        for key, entry in zip(keys, entries, strict=True):
+            if entry is None or not entry[4]:
+                key_hash = xxh3_64_intdigest(key, self._seed)
+                number = self._number(key_hash)
+                # Until a shard is verified nobody writes to it: there, hit and miss are what they were.
+                if self._words[self._sequences_at + number] == UNVERIFIED:
+                    unverified.add(number)
+                elif entry:
+                    return None
+                else:
+                    missing[key] = key_hash
+        if not missing:
+            return entries if self._hold(entries, unverified) else None
+        with self._guard.holding_all({self._number(each) for each in missing.values()}, self._shards):
+            if any(living(self._reader.read(missing[key], key, with_value=False), now) for key in missing):
+                return None
+            return entries if self._hold(entries, unverified) else None
+
+    def _hold(self, entries: list[Entry | None], unverified: set[int]) -> bool:
+        """Tell whether all slots hold the words under which their entries were found, and nobody verified."""
+        words, sequences_at = self._words, self._sequences_at
+        return all(entry is None or not entry[4] or words[entry[4]] == entry[5] for entry in entries) and all(
+            words[sequences_at + number] == UNVERIFIED for number in unverified
+        )
+
+    def _number(self, key_hash: int) -> int:
+        return (key_hash & self._low_mask) >> TAG_BITS
+
+
+class Instant:
+    """A clock that is read once, when it is first asked: what is seen at one moment expires by one time."""
+
+    __slots__ = ("_clock", "_now_ms")
+
+    def __init__(self, clock: Callable[[], int]) -> None:
+        """Read nothing yet.
+
+        Args:
+            clock: milliseconds now.
+        """
+        self._clock = clock
+        self._now_ms: int | None = None
+
+    def __call__(self) -> int:
+        """Milliseconds when it was first asked."""
+        if self._now_ms is None:
+            self._now_ms = self._clock()
+        return self._now_ms
+
+
+def living(entry: Entry | None, clock: Callable[[], int]) -> Entry | None:
+    """An entry unless its deadline has passed.
+
+    Args:
+        entry: the entry.
+        clock: milliseconds now; called only if it has a deadline.
+
+    Returns:
+        The entry, None if there is none.
+    """
+    return None if entry and 0 < entry[3] <= clock() else entry
