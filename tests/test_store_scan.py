@@ -91,6 +91,55 @@ def test_everything_is_found_once(
         assert sorted(found) == sorted(model.values())
 
 
+@pytest.mark.parametrize("limit_entries", [1, 7, 1000])
+def test_keys_are_found_as_entries_are(limit_entries: int) -> None:
+    with open_store(4 * MIB, shards=2) as store:
+        for i in range(300):
+            store.put(
+                b"%d\xff\x00" % i, payload(i, SIZES[i % len(SIZES)]), clock, i % 256, i % 3 and NOW_MS + i
+            )
+        entries, found, cursor = walk(store), list[Scanned](), 0
+        while cursor or not found:
+            page, cursor = store.scan_keys(cursor, clock, PAGE_BYTES, limit_entries)
+            assert len(page) <= limit_entries
+            found += page
+        assert found == [(key, b"", *rest) for key, _, *rest in entries]
+
+
+def test_a_key_is_moved_or_replaced_at_each_moment() -> None:
+    """No key is found that never was one, whatever becomes of the bytes that it is copied from."""
+    with open_store() as store:
+        keys = [b"%d" % i * 20 for i in range(1, 6)]
+        for key in keys:
+            store.put(key, payload(key, 600), clock)
+        restore = snapshot(store)
+
+        def disturb() -> None:
+            for key in keys[::2]:
+                store.delete(key, clock)
+            fill_until_evicted(store, "crowd", lambda _: bytes(300))
+
+        found: list[Scanned] = []
+
+        def look() -> None:
+            found[:] = store.scan_keys(0, clock, MIB, 10_000)[0]
+
+        opcodes = at_opcode(0, disturb, look, "scan")
+        for number in range(1, opcodes + 1, opcodes // 15):
+            restore()
+            at_opcode(number, disturb, look, "scan")
+            assert {key for key, *_ in found if not key.startswith(b"crowd")} <= set(keys), number
+
+
+def test_what_is_no_key_of_its_slot_is_left_out() -> None:
+    with open_store() as store:
+        store.put(b"a key", b"value", clock)
+        store.put(b"other", b"value", clock)
+        store.counts[store._mem.find(b"a key")] ^= 1
+        assert [key for key, *_ in store.scan_keys(0, clock, MIB, 10)[0]] == [b"other"]
+        store.counts[store._mem.find(b"` key")] ^= 1
+
+
 def test_an_empty_store_is_looked_through_in_bounded_steps() -> None:
     with open_store(64 * MIB, shards=32, segment_bytes=64 * KIB) as store:
         looked = list(pages(store))

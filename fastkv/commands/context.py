@@ -40,10 +40,10 @@ class Space(Protocol):
     ) -> tuple[Entry | None, int]:
         """Read an entry and change it, with nobody in between."""
 
-    def scan(
+    def scan_keys(
         self, cursor: int, clock: Callable[[], int], limit_bytes: int, limit_entries: int
     ) -> tuple[list[Scanned], int]:
-        """Read some of all entries."""
+        """Read some of all entries, without their values."""
 
     def random_key(self, clock: Callable[[], int]) -> bytes | None:
         """Pick an entry, each about as likely as any other."""

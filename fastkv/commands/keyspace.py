@@ -24,7 +24,7 @@ _match_cursor = re.compile(rb"[0-9]{0,20}").fullmatch
 
 def _some_keys(context: Context, cursor: int, most: int) -> tuple[list[bytes], int]:
     """Some of the keys, and the cursor to go on with."""
-    entries, cursor = context.space.scan(cursor, context.clock, _MOST_BYTES, most)
+    entries, cursor = context.space.scan_keys(cursor, context.clock, _MOST_BYTES, most)
     return [entry[0] for entry in entries], cursor
 
 

@@ -23,8 +23,19 @@ import struct
 from hashlib import sha256
 from typing import TYPE_CHECKING, Final
 
+from xxhash import xxh3_64_intdigest
+
 from fastkv.errors import WrongCursor
-from fastkv.store.layout import BUCKET_WORDS, MAX_SEGMENT, SEG_COVERS, TAG_BITS, Arena
+from fastkv.store.layout import (
+    BUCKET_WORDS,
+    MAX_SEGMENT,
+    SEG_COVERS,
+    TAG_BITS,
+    TAG_MASK,
+    TAG_SHIFT,
+    WORD,
+    Arena,
+)
 from fastkv.store.records import (
     CALLER_FLAGS,
     CHECKSUM_BYTES,
@@ -35,6 +46,7 @@ from fastkv.store.records import (
     parse_pieces,
     parse_record,
     record_is_whole,
+    unpack_deadline,
     unpack_head,
 )
 
@@ -282,6 +294,53 @@ class Scanner:
         if not record_is_whole(raw):
             raise ValueError(f"the record at byte {at} is damaged")
         return parse_record(raw, 0)
+
+
+class KeyScanner(Scanner):
+    """Walks through the entries of a store without their values.
+
+    No checksum is looked at, because that covers the value, which may be large and is not copied: it may be
+    damaged, but the key is one that has the tag of its slot.
+    """
+
+    __slots__ = ("_seed",)
+
+    def __init__(
+        self,
+        arena: Arena,
+        shards: list[Shard],
+        segments: Segments,
+        index: Index,
+        seed: int,
+        guard: Guard,
+        *,
+        locks: bool = False,
+    ) -> None:
+        """Bind to a store; see ``Scanner``."""
+        super().__init__(arena, shards, segments, index, seed, guard, locks=locks)
+        self._seed = seed
+
+    def _copy(self, word: int, room: int, now_ms: int) -> Scanned | None:
+        """``Scanner._copy``, the value empty."""
+        at = (word & self._index.location_mask) << 3
+        key_len, flags, _, version = unpack_head(self._mem, at)
+        start = at + HEAD_BYTES
+        deadline_ms = 0
+        if flags & DEADLINE:
+            (deadline_ms,) = unpack_deadline(self._mem, start)
+            start += WORD
+        key = self._mem[start : start + key_len]
+        if (
+            (word >> self._location_bits ^ version) & self._version_mask
+            or flags & FRAGMENT
+            or (xxh3_64_intdigest(key, self._seed) ^ word >> TAG_SHIFT) & TAG_MASK
+        ):
+            raise ValueError("not the word's record")
+        if deadline_ms and deadline_ms <= now_ms:
+            return None
+        if ENTRY_OVERHEAD + key_len > room:
+            raise _NoRoom
+        return key, b"", flags & CALLER_FLAGS, version, deadline_ms
 
 
 class _NoRoom(Exception):

@@ -37,7 +37,7 @@ from fastkv.store.picking import Picker
 from fastkv.store.reading import VERIFY_READS, Reader
 from fastkv.store.records import parse_record
 from fastkv.store.repair import Guard
-from fastkv.store.scan import Scanner
+from fastkv.store.scan import KeyScanner, Scanner
 from fastkv.store.segments import Segments
 from fastkv.store.shard import Shard
 from fastkv.store.sweep import Sweep
@@ -73,6 +73,7 @@ class Store:
         entries: how many entries there are, those included that have expired and were not given back yet.
         random_key: an entry's key, each about as likely as any other; that of the ``Picker``.
         scan: that of the ``Scanner``.
+        scan_keys: that of the ``KeyScanner``: all values are empty.
         update: that of the ``Updater``.
         max_key_bytes: the longest key, a quarter of a segment.
         max_value_bytes: the longest value, a quarter of the arena or less.
@@ -105,6 +106,7 @@ class Store:
         "max_value_bytes",
         "random_key",
         "scan",
+        "scan_keys",
         "update",
         "words",
     )
@@ -197,6 +199,9 @@ class Store:
         ).get
         scanner = Scanner(arena, self._shards, self._segments, index, self._seed, self._guard, locks=verifies)
         self.scan = scanner.scan
+        self.scan_keys = KeyScanner(
+            arena, self._shards, self._segments, index, self._seed, self._guard, locks=verifies
+        ).scan
         picker = Picker(arena, index, scanner)
         self.entries = picker.entries
         self.random_key = picker.key
