@@ -63,5 +63,9 @@ class BatchTooLong(FastKVError):
     """More commands come together than may."""
 
 
+class WalkTooLong(FastKVError):
+    """There are more entries than one command may look at."""
+
+
 class ReplyTooLong(FastKVError):
     """The values that are asked for are longer together than a reply may be."""

@@ -139,6 +139,11 @@ class Settings:
         "Longest reply with several values, and those of one batch together; a single value may be longer.",
         default=64 * _MB,
     )
+    max_keys: int = _option(
+        Whole(1, 1 << 40),
+        "Entries that KEYS looks through, some microseconds each; in a larger store it is refused.",
+        default=1_000_000,
+    )
     first_byte_seconds: float = _option(
         Seconds(0.1, 86400), "Time from the connection to the first byte of a request.", default=10.0
     )

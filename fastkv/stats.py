@@ -37,6 +37,7 @@ class Column(IntEnum):
     VALUE_TOO_LONG = auto()
     BATCH_TOO_LONG = auto()
     REPLY_TOO_LONG = auto()
+    WALK_TOO_LONG = auto()
     UNAUTHORIZED = auto()
     FOREIGN_ORIGINS = auto()
     WRONG_HOSTS = auto()

@@ -97,7 +97,14 @@ def test_the_version_stays_where_only_the_deadline_changes(asked: Asked) -> None
 def test_unix_time_is_that_of_the_machine(asked: Asked) -> None:
     """A moment comes back as it was given, whatever the clocks show in between."""
     commands = Commands(
-        asked.store, boot_ms, [0] * ROW_WORDS, max_key=100, max_value=100, max_batch=1, max_reply=100
+        asked.store,
+        boot_ms,
+        [0] * ROW_WORDS,
+        max_key=100,
+        max_value=100,
+        max_batch=1,
+        max_reply=100,
+        max_keys=1,
     )
     for moment in range(4_102_444_800_000, 4_102_444_800_100):
         commands.run([b"SET", b"a", b"", b"PXAT", b"%d" % moment], NOBODY)

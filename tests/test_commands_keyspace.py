@@ -63,6 +63,16 @@ def test_keys_are_told_as_far_as_a_reply_goes(asked: Asked) -> None:
     assert asked.counted() == {"REPLY_TOO_LONG": 1}
 
 
+def test_keys_are_not_looked_for_among_too_many(asked: Asked) -> None:
+    put(asked, 1000)
+    assert asked.run("KEYS nothing") == []
+    asked.run("SET one 1")
+    assert error(asked.run("KEYS nothing")) == (
+        "ERR there are 1001 entries; KEYS looks through at most 1000; use SCAN"
+    )
+    assert asked.counted() == {"PUTS": 1, "WALK_TOO_LONG": 1}
+
+
 def test_the_number_of_entries_is_that_of_the_keys(asked: Asked) -> None:
     put(asked, 600)
     assert asked.run("DBSIZE") == 600

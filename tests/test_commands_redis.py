@@ -99,6 +99,7 @@ def both(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Both]:
             max_value=1 << 20,
             max_batch=100,
             max_reply=1 << 20,
+            max_keys=1000,
             notify=lambda event, key: told.append((event, key)),
         )
         yield Both(commands, told, clients)

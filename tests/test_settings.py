@@ -46,6 +46,7 @@ def test_the_defaults() -> None:
         "max_pipeline": 1024,
         "max_batch": 10_000,
         "max_reply_bytes": 64 * MB,
+        "max_keys": 1_000_000,
         "first_byte_seconds": 10.0,
         "head_seconds": 10.0,
         "body_seconds": 20.0,

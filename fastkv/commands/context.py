@@ -105,6 +105,7 @@ class Context:
         max_key, max_value: the longest that may be written, in bytes.
         max_batch: so many commands may come together.
         max_reply: the longest reply with several values, in bytes.
+        max_keys: so many entries may be looked at by one command.
         hub: where messages go.
         stats: what the server tells of itself.
     """
@@ -117,6 +118,7 @@ class Context:
         "hub",
         "max_batch",
         "max_key",
+        "max_keys",
         "max_reply",
         "max_value",
         "notify",
@@ -137,6 +139,7 @@ class Context:
         max_value: int,
         max_batch: int,
         max_reply: int,
+        max_keys: int,
         hub: Any,
         stats: Callable[[], dict[str, int]],
     ) -> None:
@@ -151,6 +154,7 @@ class Context:
         self.max_value = max_value
         self.max_batch = max_batch
         self.max_reply = max_reply
+        self.max_keys = max_keys
         self.hub = hub
         self.stats = stats
 
@@ -206,6 +210,7 @@ class Context:
             max_value=self.max_value,
             max_batch=self.max_batch,
             max_reply=self.max_reply,
+            max_keys=self.max_keys,
             hub=self.hub,
             stats=self.stats,
         )

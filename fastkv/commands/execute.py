@@ -51,6 +51,7 @@ class Commands:
         max_value: int,
         max_batch: int,
         max_reply: int,
+        max_keys: int,
         notify: Notify | None = None,
         hub: Any = None,
         ahead_ms: Callable[[], int] | None = None,
@@ -66,6 +67,7 @@ class Commands:
             max_value: bytes of the longest value.
             max_batch: so many commands may come together.
             max_reply: bytes of the longest reply with several values.
+            max_keys: so many entries may be looked at by one command.
             notify: is told of each change, once it is done: the event's name as Redis has it, and the key;
                 None where nobody listens. It may not use the commands.
             hub: where messages go.
@@ -83,6 +85,7 @@ class Commands:
             max_value=min(max_value, space.max_value_bytes),
             max_batch=max_batch,
             max_reply=max_reply,
+            max_keys=max_keys,
             hub=hub,
             stats=stats or space.stats,
         )

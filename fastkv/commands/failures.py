@@ -9,7 +9,15 @@ import logging
 from typing import TYPE_CHECKING, Final
 
 from fastkv.commands.replies import CommandError
-from fastkv.errors import BatchTooLong, KeyTooLong, ReplyTooLong, StoreBusy, StoreFull, ValueTooLong
+from fastkv.errors import (
+    BatchTooLong,
+    KeyTooLong,
+    ReplyTooLong,
+    StoreBusy,
+    StoreFull,
+    ValueTooLong,
+    WalkTooLong,
+)
 from fastkv.stats import Column
 
 if TYPE_CHECKING:
@@ -17,13 +25,14 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger("fastkv")
 
-OWN_FAULT: Final = (CommandError, KeyTooLong, ReplyTooLong, ValueTooLong)
+OWN_FAULT: Final = (CommandError, KeyTooLong, ReplyTooLong, ValueTooLong, WalkTooLong)
 """What fails one command of a transaction and not the others."""
 
 _OOM: Final = "OOM command not allowed when used memory > 'maxmemory'."
 _FORESEEN: Final = (
     (BatchTooLong, Column.BATCH_TOO_LONG, "ERR {}"),
     (ReplyTooLong, Column.REPLY_TOO_LONG, "ERR {}"),
+    (WalkTooLong, Column.WALK_TOO_LONG, "ERR {}"),
     (KeyTooLong, Column.KEY_TOO_LONG, "ERR {}"),
     (ValueTooLong, Column.VALUE_TOO_LONG, "ERR {}"),
     (StoreFull, Column.STORE_FULL, _OOM),

@@ -9,7 +9,7 @@ from fastkv.commands.arguments import integer, syntax_error
 from fastkv.commands.glob import Glob
 from fastkv.commands.replies import OK, CommandError
 from fastkv.commands.table import command
-from fastkv.errors import WrongCursor
+from fastkv.errors import WalkTooLong, WrongCursor
 
 if TYPE_CHECKING:
     from fastkv.commands.context import Context
@@ -32,6 +32,11 @@ def _some_keys(context: Context, cursor: int, most: int) -> tuple[list[bytes], i
 def keys(context: Context, words: list[bytes]) -> Reply:
     """All keys that match a pattern."""
     glob = Glob(words[1])
+    there = context.space.entries()
+    if there > context.max_keys:
+        raise WalkTooLong(
+            f"there are {there} entries; KEYS looks through at most {context.max_keys}; use SCAN"
+        )
     # A key may be met twice if what is walked through grows meanwhile.
     found: dict[bytes, None] = {}
     cursor = size = 0

@@ -124,6 +124,7 @@ class Routes:
             max_value=self.max_value,
             max_batch=settings.max_batch,
             max_reply=max(settings.max_reply_bytes, self.max_value),
+            max_keys=settings.max_keys,
             stats=partial(board.summary, store),
         )
         self.draining = False
