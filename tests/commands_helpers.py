@@ -34,7 +34,7 @@ class Asked:
             max_value=10_000,
             max_batch=20,
             max_reply=20_000,
-            max_keys=1000,
+            max_keys=5000,
             notify=lambda event, key: self.told.append((event, key)),
             ahead_ms=lambda: UNIX_NOW_MS - NOW_MS,
         )
