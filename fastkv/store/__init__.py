@@ -1,14 +1,15 @@
 """The store: a sharded key-value arena in shared memory.
 
-It knows no wire and no clock: keys and values are bytes, time is an argument. Layers, each importing
-only those below it: ``store`` → ``update``/``together``/``picking`` → ``reading``/``scan``/``eviction``/``check``/
-``attach`` → ``repair`` → ``shard``/``verify`` → ``log`` → ``index``/``segments`` → ``records``/``persist`` →
-``layout``/``lock``.
+It knows no wire and no clock: keys and values are bytes, time is an argument. Layers, each importing only
+those below it: ``store`` → ``transaction`` → ``update``/``together``/``picking``/``commit`` → ``room`` →
+``reading``/``scan``/``eviction``/``check``/``attach`` → ``repair`` → ``shard``/``verify``/``redo`` → ``log``
+→ ``index``/``segments`` → ``records``/``persist`` → ``layout``/``lock``.
 """
 
 from fastkv.store.reading import Entry
 from fastkv.store.scan import Scanned
 from fastkv.store.store import Store
+from fastkv.store.transaction import Transaction
 from fastkv.store.update import DELETE, LEAVE, Change, Decide, Retime
 
-__all__ = ["DELETE", "LEAVE", "Change", "Decide", "Entry", "Retime", "Scanned", "Store"]
+__all__ = ["DELETE", "LEAVE", "Change", "Decide", "Entry", "Retime", "Scanned", "Store", "Transaction"]

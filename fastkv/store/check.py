@@ -11,6 +11,7 @@ from fastkv.store.layout import (
     CLOSED_MAIN,
     FREE,
     GHOSTS,
+    IDLE,
     LAYOUT_VERSION,
     LOG_STATES,
     MAGIC,
@@ -21,6 +22,7 @@ from fastkv.store.layout import (
     POOL_FREE_COUNT,
     POOL_MAIN,
     POOL_SMALL,
+    REDO_STATE,
     SB_LAYOUT,
     SB_MAGIC,
     SEG_COVERS,
@@ -49,7 +51,7 @@ if TYPE_CHECKING:
 
 
 class Check:
-    """Looks for what must not be. The caller holds the lock of every shard."""
+    """Looks for what must not be. The caller holds the lock of every shard, and that of transactions."""
 
     def __init__(
         self,
@@ -97,6 +99,8 @@ class Check:
     def _superblock(self) -> Iterator[str]:
         if self._words[SB_MAGIC] != MAGIC or self._words[SB_LAYOUT] != LAYOUT_VERSION:
             yield "the superblock is damaged"
+        if self._words[REDO_STATE] != IDLE:
+            yield f"a transaction is pending, in the state {self._words[REDO_STATE]}"
 
     def _state(self, segment: int) -> int:
         return self._words[self._segments.row(segment) + SEG_STATE] & 0xFF

@@ -38,7 +38,7 @@ from fastkv.store.layout import (
 from fastkv.store.records import DEADLINE, HEAD_BYTES, unpack_head
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Collection, Iterator
 
     from fastkv.store.segments import Segments
 
@@ -207,6 +207,26 @@ class Index:
         home = first + (key_hash >> HIGH_SHIFT & 7 or 7)
         return first + 1 + in_first.index(0) if words[home] else home
 
+    def vacancy_besides(self, key_hash: int, taken: Collection[int]) -> int:
+        """``vacancy`` where some empty slots are promised to others.
+
+        Args:
+            key_hash: the key's hash.
+            taken: those slots.
+
+        Returns:
+            The slot, 0 if there is none.
+        """
+        slot = self.vacancy(key_hash)
+        if slot not in taken:
+            return slot
+        buckets = [
+            [at for at in range(bucket + 1, bucket + BUCKET_WORDS) if not self._words[at] and at not in taken]
+            for bucket in self.buckets(key_hash)
+        ]
+        emptier = max(buckets, key=len)
+        return emptier[0] if emptier else 0
+
     def open_page(self, header: int, shard: int) -> bool:
         """Give a shard without an index its first page.
 
@@ -268,6 +288,27 @@ class Index:
             if word >= least and i & BUCKET_WORDS - 1:
                 words[base + i] = 0
         return True
+
+    def merge(self, header: int, shard: int) -> None:
+        """Leave one page of a shard whose slots are all empty; the caller has made its sequence odd.
+
+        Each step is a split backwards, so that what is half done ``repair`` takes for a split.
+
+        Args:
+            header: word offset of the shard's header.
+            shard: its number.
+        """
+        words = self._words
+        pages = {words[self._segments.row(page) + SEG_COVERS]: page for page in self.pages(shard)}
+        while len(pages) > 1:
+            upper = max(pages)  # of the deepest ones; its sibling is as deep
+            lower = upper ^ 1
+            page = pages.pop(lower)
+            pages[lower >> 1] = page
+            words[self._segments.row(page) + SEG_COVERS] = lower >> 1
+            self.map_page(shard, page)
+            self._segments.give_back(pages.pop(upper))
+            words[header + SH_PAGES] -= 1
 
     def _blank_page(self, shard: int) -> int:
         segment = self._segments.take(shard, PAGE_NEW)

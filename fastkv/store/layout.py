@@ -3,7 +3,7 @@
 The arena is one shared mapping, cut into segments of equal size. The first segments hold what describes
 the rest: superblock, pool, sequence words, shard headers, directory, segment table, ghost directory and the
 segments' hashes; one more holds zeros. Every other segment belongs to the pool and is, in turns, free, an
-index page, a piece of a shard's log or of the ghost table.
+index page, a piece of a shard's log, of the ghost table or of the redo list.
 
 All words are 64 bits, native, aligned, and are read and written through one ``memoryview.cast("Q")``: a
 single 8-byte load or store, so that a reader in another process never sees half of one. (``struct`` with
@@ -29,8 +29,8 @@ from dataclasses import dataclass
 from fastkv.errors import StartError
 
 WORD = 8
-LAYOUT_VERSION = 3
-MAGIC = int.from_bytes(b"fastkv\x00\x03", "little")
+LAYOUT_VERSION = 4
+MAGIC = int.from_bytes(b"fastkv\x00\x04", "little")
 
 # Superblock: words from the start of the arena.
 SB_MAGIC, SB_LAYOUT, SB_MEMORY, SB_SEGMENT, SB_SHARDS, SB_SEED, SB_CHECKSUM = range(7)
@@ -54,7 +54,17 @@ POOL_WORDS = range(16, 32)
 SB_DIGEST = 32  # of everything else, written by a clean stop; 0 while the arena is in use
 SB_DROPPED = 33  # entries dropped because they were damaged
 SB_CLOCKS = (40, 48)  # two copies of what the clocks showed
+# What a transaction is about to do, on a cache line of its own: see ``redo``.
+(
+    REDO_STATE,  # IDLE, or how far it came
+    REDO_FIRST,  # the segment in which the list begins
+    REDO_COUNT,  # how many slots it changes
+    REDO_CHECKSUM,  # of the list
+) = range(56, 60)
 SUPERBLOCK_WORDS = 64
+
+# States of the redo list.
+IDLE, PREPARED, COMMITTED, FLUSHING = range(4)
 
 # Shard header: words from the header's start. The sequence words lie apart, side by side.
 (
@@ -93,7 +103,7 @@ SEG_COVERS = SEG_PREV
 
 # Segment states. PAGE_NEW is a page whose words are being copied: it counts for nothing yet. A segment that
 # is being emptied is open, too, so that the death of its last record does not free it at once.
-FREE, PAGE_NEW, PAGE, OPEN, OPEN_MAIN, CLOSED, CLOSED_MAIN, GHOSTS = range(8)
+FREE, PAGE_NEW, PAGE, OPEN, OPEN_MAIN, CLOSED, CLOSED_MAIN, GHOSTS, REDO = range(9)
 LOG_STATES = (OPEN, OPEN_MAIN, CLOSED, CLOSED_MAIN)
 MAIN_STATES = (OPEN_MAIN, CLOSED_MAIN)
 

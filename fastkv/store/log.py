@@ -10,10 +10,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from fastkv.store.layout import (
+    MAIN_STATES,
     OPEN,
     OPEN_MAIN,
     RESERVE,
     SEG_HEAD,
+    SEG_STATE,
     SH_OPEN,
     SH_OPEN_MAIN,
     SHARD_WORDS,
@@ -159,6 +161,22 @@ class Log:
         """The row of the segment in which a slot word's record lies."""
         return self._segments.row(self._segments.segment_of(place & self._location_mask))
 
+    def is_main(self, place: int) -> bool:
+        """Tell whether a slot word's record belongs to the main queue."""
+        return self._words[self.row_of(place) + SEG_STATE] & 0xFF in MAIN_STATES
+
+    def open_head(self, *, main: bool) -> int:
+        """How many words of an open segment are written.
+
+        Args:
+            main: which of the two.
+
+        Returns:
+            Words; those of a whole segment if none is open.
+        """
+        opened = self._words[self.header + (SH_OPEN_MAIN if main else SH_OPEN)]
+        return self._words[self.row_of(opened) + SEG_HEAD] if opened else self._segment_words
+
     def close_open(self, field: int) -> None:
         """Close an open segment.
 
@@ -183,12 +201,10 @@ class Log:
         Returns:
             Where the fragments lie, in order; none if the pool ran out of segments.
         """
-        words = self._words
         locations: list[int] = []
         start = 0
         while start < len(value):
-            opened = words[self.header + (SH_OPEN_MAIN if main else SH_OPEN)]
-            room = self._segment_words - words[self.row_of(opened) + SEG_HEAD] if opened else 0
+            room = self._segment_words - self.open_head(main=main)
             if room < self.inline_words:
                 room = self._segment_words
             piece = value[start : start + (room << 3) - HEAD_BYTES - CHECKSUM_BYTES]

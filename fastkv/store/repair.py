@@ -21,6 +21,7 @@ from fastkv.store.layout import (
     LOG_STATES,
     PAGE,
     PAGE_NEW,
+    REDO,
     SB_DROPPED,
     SEG_COVERS,
     SEG_DEAD,
@@ -52,6 +53,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
     from fastkv.store.index import Index
+    from fastkv.store.redo import Redo
     from fastkv.store.segments import Segments
     from fastkv.store.shard import Shard
     from fastkv.store.verify import Survey, Verifier
@@ -62,9 +64,11 @@ _EX_SOFTWARE: Final = 70
 class Guard:
     """Holds the locks of shards, and repairs a shard before anybody uses it after a death or a failure."""
 
-    __slots__ = ("_arena", "_index", "_segments", "_verifier")
+    __slots__ = ("_arena", "_index", "_redo", "_segments", "_verifier")
 
-    def __init__(self, arena: Arena, segments: Segments, index: Index, verifier: Verifier) -> None:
+    def __init__(
+        self, arena: Arena, segments: Segments, index: Index, verifier: Verifier, redo: Redo
+    ) -> None:
         """Bind to an arena.
 
         Args:
@@ -72,7 +76,9 @@ class Guard:
             segments: its pool.
             index: its index.
             verifier: tells which entries are whole.
+            redo: what a transaction left half done.
         """
+        self._redo = redo
         self._verifier = verifier
         self._arena = arena
         self._segments = segments
@@ -135,7 +141,7 @@ class Guard:
         Args:
             shard: the shard, with the lock just taken.
         """
-        self._repair_or_die(shard)
+        self.repair(shard)
         shard.lock.consistent()
 
     def after_failure(self, shard: Shard) -> None:
@@ -144,12 +150,18 @@ class Guard:
         Args:
             shard: the shard, with the lock held.
         """
-        self._repair_or_die(shard)
+        self.repair(shard)
         shard.lock.release()
 
-    def _repair_or_die(self, shard: Shard) -> None:
-        """Never unlock a shard that cannot be repaired: the process ends, and the next owner tries again."""
+    def repair(self, shard: Shard) -> None:
+        """Repair a shard. If that is not possible the process ends, and the next owner tries again.
+
+        Args:
+            shard: the shard, with the lock held.
+        """
         try:
+            # Not before its slots say what counts.
+            self._redo.await_resolved()
             try:
                 self._repair(shard)
             except StoreBusy:  # the pool's owner stands still: that says nothing about the shard
@@ -280,7 +292,9 @@ class Guard:
             shard: the shard.
         """
         words, segments, index = self._arena.words, self._segments, self._index
-        owned = {segment: state for segment, state in segments.owned(shard.number) if state != GHOSTS}
+        owned = {
+            segment: state for segment, state in segments.owned(shard.number) if state not in (GHOSTS, REDO)
+        }
         page = next((segment for segment, state in owned.items() if state == PAGE), 0) or next(iter(owned))
         lost = words[shard.header + SH_ENTRIES]
         with shard.several_steps():

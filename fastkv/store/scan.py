@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import struct
 from hashlib import sha256
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Protocol
 
 from xxhash import xxh3_64_intdigest
 
@@ -52,9 +52,9 @@ from fastkv.store.records import (
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from contextlib import AbstractContextManager
 
     from fastkv.store.index import Index
-    from fastkv.store.repair import Guard
     from fastkv.store.segments import Segments
     from fastkv.store.shard import Shard
 
@@ -78,6 +78,13 @@ _TRIES: Final = 4
 _ANY_SIZE: Final = 1 << 62
 
 _Place = tuple[int, int, int]
+
+
+class Holder(Protocol):
+    """What is wanted of a ``Guard``."""
+
+    def holding(self, shard: Shard) -> AbstractContextManager[None]:
+        """Hold a shard's lock."""
 
 
 class Scanner:
@@ -105,7 +112,7 @@ class Scanner:
         segments: Segments,
         index: Index,
         seed: int,
-        guard: Guard,
+        guard: Holder,
         *,
         locks: bool = False,
     ) -> None:

@@ -15,7 +15,6 @@ from xxhash import xxh32_digest
 from fastkv.store.layout import (
     BUCKET_WORDS,
     CLOSED,
-    MAIN_STATES,
     POOL_GHOST_WORDS,
     RESERVE,
     RESERVE_OVERWRITING,
@@ -217,7 +216,7 @@ class Shard(Log):
         """``_insert`` with a bound on what it may take, ``floor`` segments stay in the pool, and a queue."""
         words = self._words
         version = words[self.header + SH_VERSION] + 1
-        place = self._append_entry(key_hash, key, value, flags, version, deadline_ms, floor, main=main)
+        place = self.append_entry(key_hash, key, value, flags, version, deadline_ms, floor, main=main)
         if not place:
             return 0
         # Before the entry is seen: a version that a client was shown is never given again.
@@ -229,7 +228,7 @@ class Shard(Log):
             words[self.header + SH_ENTRIES] += 1
         return version
 
-    def _append_entry(
+    def append_entry(
         self,
         key_hash: int,
         key: bytes,
@@ -241,7 +240,7 @@ class Shard(Log):
         *,
         main: bool,
     ) -> int:
-        """Append an entry's record, and its fragments if it is large; returns what ``append`` does."""
+        """Append an entry's record, and its fragments if it is large; as ``append``."""
         pieces: list[int] = []
         if value and record_words(len(key), DEADLINE, len(value)) > self.inline_words:
             if self._segments.free_count() < floor + self.segments_for(len(key), len(value)):
@@ -271,21 +270,20 @@ class Shard(Log):
         old = word & self._location_mask
         if parse_record(self._mem, old << 3)[4] == deadline_ms:
             return True
-        new = self._append_retimed(old, deadline_ms, RESERVE)
+        new = self.append_retimed(old, deadline_ms, RESERVE)
         if not new and not self._eviction_lock.is_held(self._ghosts.repair):  # as ``_insert``
-            new = self._append_retimed(old, deadline_ms, RESERVE_OVERWRITING)
+            new = self.append_retimed(old, deadline_ms, RESERVE_OVERWRITING)
         if not new:
             return False
         self._words[slot] = word & self._tag_and_version | new
         self._segments.bury(self.header, old, self.length(old))
         return True
 
-    def _append_retimed(self, location: int, deadline_ms: int, floor: int) -> int:
+    def append_retimed(self, location: int, deadline_ms: int, floor: int) -> int:
         """Append a record once more, with another deadline, to the queue that it is in."""
         key, value, flags, version, _ = parse_record(self._mem, location << 3)
         record = build_record(key, value, flags & ~DEADLINE, version, deadline_ms)
-        main = self._words[self.row_of(location) + SEG_STATE] & 0xFF in MAIN_STATES
-        return self.append(record, len(record) + 7 >> 3, deadline_ms, floor, main=main)
+        return self.append(record, len(record) + 7 >> 3, deadline_ms, floor, main=self.is_main(location))
 
     def _vacancy(self, key_hash: int) -> int:
         """An empty slot for a new key; splits the key's page, or evicts one entry, to get it."""
@@ -294,17 +292,29 @@ class Shard(Log):
             if slot:
                 self._mem[count_at(slot)] = 0
                 return slot
-            with self.several_steps():
-                grown = self._index.split(self.header, self.number, key_hash)
-            if grown is None and self._evicts:
-                # The directory is as deep as a tag allows: the key's buckets are all the room there is.
-                first, _ = self._index.buckets(key_hash)
-                slots = range(first + 1, first + BUCKET_WORDS)
-                slot = min(slots, key=lambda slot: self._mem[count_at(slot)])
-                self.drop(slot, self._words[slot])
-                self._words[self.header + SH_EVICTED] += 1
-            elif not grown:
+            if not self.make_vacancy(key_hash):
                 return 0
+
+    def make_vacancy(self, key_hash: int) -> bool:
+        """Split the page of a key that finds no empty slot, or evict one entry. Slots may have moved then.
+
+        Args:
+            key_hash: the key's hash.
+
+        Returns:
+            False if a segment must be made free first.
+        """
+        with self.several_steps():
+            grown = self._index.split(self.header, self.number, key_hash)
+        if grown is None and self._evicts:
+            # The directory is as deep as a tag allows: the key's buckets are all the room there is.
+            first, _ = self._index.buckets(key_hash)
+            slots = range(first + 1, first + BUCKET_WORDS)
+            slot = min(slots, key=lambda slot: self._mem[count_at(slot)])
+            self.drop(slot, self._words[slot])
+            self._words[self.header + SH_EVICTED] += 1
+            return True
+        return bool(grown)
 
     def drop(self, slot: int, word: int, *, evicted: bool = False) -> None:
         """Remove an entry.
@@ -373,12 +383,20 @@ class Shard(Log):
         self._words[self.header + SH_RELOCATED] += 1
         return True
 
+    def begin_steps(self) -> None:
+        """Make the shard's sequence word odd: from here on readers do not trust a miss."""
+        self._words[self._sequence] |= 1
+
+    def end_steps(self) -> None:
+        """Make it even."""
+        self._words[self._sequence] += 1
+
     @contextmanager
     def several_steps(self) -> Iterator[None]:
         """Make the shard's sequence word odd for as long as readers must not trust what they find.
 
         If the block fails it stays odd: then the shard is repaired before anybody else gets the lock.
         """
-        self._words[self._sequence] |= 1
+        self.begin_steps()
         yield
-        self._words[self._sequence] += 1
+        self.end_steps()

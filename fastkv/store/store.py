@@ -12,11 +12,14 @@ from fastkv.errors import StoreBusy
 from fastkv.store import superblock
 from fastkv.store.attach import Attach
 from fastkv.store.check import Check
+from fastkv.store.commit import Commit
 from fastkv.store.eviction import Eviction
 from fastkv.store.expiry import Expiry
 from fastkv.store.ghosts import Ghosts
 from fastkv.store.index import Index
 from fastkv.store.layout import (
+    IDLE,
+    REDO_STATE,
     SB_DROPPED,
     SB_SEED,
     SH_ENTRIES,
@@ -36,12 +39,15 @@ from fastkv.store.persist import Keeper, Origin
 from fastkv.store.picking import Picker
 from fastkv.store.reading import VERIFY_READS, Reader
 from fastkv.store.records import parse_record
+from fastkv.store.redo import Redo
 from fastkv.store.repair import Guard
+from fastkv.store.room import Room
 from fastkv.store.scan import KeyScanner, Scanner
 from fastkv.store.segments import Segments
 from fastkv.store.shard import Shard
 from fastkv.store.sweep import Sweep
 from fastkv.store.together import Together
+from fastkv.store.transaction import Transactions
 from fastkv.store.update import Updater, always
 from fastkv.store.verify import Verifier
 from fastkv.store.verifying import VerifyingReader
@@ -75,6 +81,7 @@ class Store:
         scan: that of the ``Scanner``.
         scan_keys: that of the ``KeyScanner``: all values are empty.
         update: that of the ``Updater``.
+        transact, flush: ``run`` and ``flush`` of the ``Transactions``.
         max_key_bytes: the longest key, a quarter of a segment.
         max_value_bytes: the longest value, a quarter of the arena or less.
     """
@@ -91,6 +98,7 @@ class Store:
         "_low_mask",
         "_mem",
         "_reader",
+        "_redo",
         "_seed",
         "_segments",
         "_shards",
@@ -98,6 +106,7 @@ class Store:
         "counts",
         "entries",
         "find",
+        "flush",
         "geometry",
         "get",
         "get_small",
@@ -107,6 +116,7 @@ class Store:
         "random_key",
         "scan",
         "scan_keys",
+        "transact",
         "update",
         "words",
     )
@@ -153,10 +163,11 @@ class Store:
         if origin is Origin.EMPTY:
             superblock.seal(arena, int.from_bytes(os.urandom(8), "little") if seed is None else seed)
         self._seed = self.words[SB_SEED]
-        waits_ms = [_POOL_WAIT_MS, *[lock_wait_ms] * (1 + geometry.shards)]
+        waits_ms = [_POOL_WAIT_MS, *[lock_wait_ms] * (3 + geometry.shards)]
         self._lock_table = LockTable(waits_ms)
-        pool_lock, eviction_lock, *shard_locks = self._lock_table.locks
+        pool_lock, eviction_lock, transaction_lock, fence_lock, *shard_locks = self._lock_table.locks
         self._segments = Segments(arena, pool_lock)
+        self._redo = Redo(arena, self._segments, transaction_lock, fence_lock)
         index = self._index = Index(arena, self._segments)
         self._ghosts = Ghosts(arena, self._segments)
         self._shards = [
@@ -166,7 +177,7 @@ class Store:
         # Until somebody has verified a shard, reads find its keys by a directory of their own.
         unverified = Index(arena, self._segments) if origin is Origin.UNVERIFIED else index
         verifier = Verifier(arena, self._segments, unverified, self._seed)
-        self._guard = Guard(arena, self._segments, index, verifier)
+        self._guard = Guard(arena, self._segments, index, verifier, self._redo)
         sweep = Sweep(arena, self._segments, index, self._ghosts, self._seed)
         self._expiry = Expiry(arena, self._shards, self._segments, sweep, self._guard)
         eviction = self._eviction = Eviction(
@@ -181,6 +192,8 @@ class Store:
             evicts=evicts,
         )
         if kept and origin is Origin.UNVERIFIED:
+            # Before anybody reads: who finds nothing in a shard that nobody verified asks no further.
+            self._redo.resolve()
             attach = Attach(arena, self._segments, index, kept.lost)
             unverified.directory.release()
             unverified.directory = attach.run(self._shards, self._guard)
@@ -205,18 +218,26 @@ class Store:
         picker = Picker(arena, index, scanner)
         self.entries = picker.entries
         self.random_key = picker.key
-        self._updater = Updater(
-            arena,
-            self._shards,
-            self._segments,
-            self._reader,
-            eviction,
-            self._seed,
-            self._guard,
-        )
+        room = Room(eviction, self._segments)
+        self._updater = Updater(arena, self._shards, self._reader, room, self._seed, self._guard)
         self.update = self._updater.update
         self.max_key_bytes = self._updater.max_key_bytes
         self.max_value_bytes = self._updater.max_value_bytes
+        commit = Commit(arena, self._shards, self._segments, index, self._ghosts, self._redo, self._guard)
+        transactions = Transactions(
+            arena,
+            self._shards,
+            self._segments,
+            index,
+            self._reader,
+            self._seed,
+            self._guard,
+            self._redo,
+            commit,
+            room,
+        )
+        self.transact = transactions.run
+        self.flush = transactions.flush
 
     def _begin(self, origin: Origin, first_version: int) -> None:
         """Begin a run: versions go on, counters begin anew."""
@@ -233,6 +254,7 @@ class Store:
             for field in (SH_EVICTED, SH_EXPIRED, SH_RELOCATED, SH_REPAIRS):
                 words[shard.header + field] = 0
         words[SB_DROPPED] = 0
+        words[REDO_STATE] = IDLE
 
     def close(self) -> None:
         """Unmap the arena in this process."""
@@ -380,7 +402,7 @@ class Store:
         if self._kept is None or self.unverified():
             return False
         # Whoever died while it was changing something may have left that half done.
-        with self._eviction.locked(), self._segments.locked():
+        with self._redo.locked(), self._eviction.locked(), self._segments.locked():
             pass
         for shard in self._shards:
             with self._guard.holding(shard):
@@ -400,7 +422,11 @@ class Store:
         """
         check = Check(self._arena, self._shards, self._segments, self._index, self._ghosts, self._seed)
         every = range(len(self._shards))
-        with self._eviction.locked(), self._guard.holding_all(every, self._shards, len(every)):
+        with (
+            self._redo.locked(),
+            self._eviction.locked(),
+            self._guard.holding_all(every, self._shards, len(every)),
+        ):
             return check.problems()
 
     def stats(self) -> dict[str, int]:

@@ -1,4 +1,4 @@
-"""Reading an entry and changing it, with nobody in between; and writing where room has to be made first.
+"""Reading an entry and changing it, with nobody in between.
 
 In: a key and a function that says what becomes of its entry. Out: what was there, and the version that is
 there now. Whoever finds no room lets go of the shard, makes room and begins again, because meanwhile the
@@ -14,25 +14,14 @@ from typing import TYPE_CHECKING, Final, TypeAlias
 
 from xxhash import xxh3_64_intdigest
 
-from fastkv.errors import KeyTooLong, StoreBusy, StoreFull, ValueTooLong
+from fastkv.errors import KeyTooLong, ValueTooLong
 from fastkv.store.layout import SH_EXPIRED, TAG_BITS, Arena
 from fastkv.store.reading import Entry, Reader
 
 if TYPE_CHECKING:
-    from fastkv.store.eviction import Eviction
     from fastkv.store.repair import Guard
-    from fastkv.store.segments import Segments
+    from fastkv.store.room import Room
     from fastkv.store.shard import Shard
-
-# A writer whose room was taken by others again and again gives up: 512 MiB are 8,192 segments, half of this.
-_TRIES: Final = 4096
-_STEPS: Final = 4
-# After so many looks in vain nobody is kept for having been read: a writer does not wait for much longer than
-# 5 ms, even where everything was read.
-_MERCIFUL_LOOKS: Final = 4096
-# Where nobody may be evicted, cleaning gains a segment for each 16 that it empties, or it goes in circles: to
-# move a fragment leaves a dead list of fragments elsewhere. So many rounds without a gain are enough.
-_FUTILE_ROUNDS: Final = 32
 
 
 class Verdict(Enum):
@@ -81,12 +70,11 @@ class Updater:
     """
 
     __slots__ = (
-        "_eviction",
         "_guard",
         "_low_mask",
         "_reader",
+        "_room",
         "_seed",
-        "_segments",
         "_shards",
         "_words",
         "max_key_bytes",
@@ -97,9 +85,8 @@ class Updater:
         self,
         arena: Arena,
         shards: list[Shard],
-        segments: Segments,
         reader: Reader,
-        eviction: Eviction,
+        room: Room,
         seed: int,
         guard: Guard,
     ) -> None:
@@ -108,9 +95,8 @@ class Updater:
         Args:
             arena: the arena.
             shards: its shards.
-            segments: its pool.
             reader: reads entries.
-            eviction: makes room.
+            room: makes room.
             seed: seed of the keys' hashes.
             guard: repairs a shard.
         """
@@ -120,9 +106,8 @@ class Updater:
         self._words = arena.words
         self._low_mask = (geometry.shards << TAG_BITS) - 1
         self._shards = shards
-        self._segments = segments
         self._reader = reader
-        self._eviction = eviction
+        self._room = room
         self._seed = seed
         self._guard = guard
 
@@ -156,10 +141,10 @@ class Updater:
             raise self.key_too_long(key)
         key_hash = xxh3_64_intdigest(key, self._seed)
         shard = self._shards[(key_hash & self._low_mask) >> TAG_BITS]
-        before, version, segments = self._try(shard, key_hash, key, decide, clock, with_value=with_value)
+        done, segments = self._try(shard, key_hash, key, decide, clock, with_value=with_value)
         if segments:
             return self.with_room(segments, shard, key_hash, key, decide, clock, with_value=with_value)
-        return before, version
+        return done
 
     def with_room(
         self,
@@ -189,22 +174,11 @@ class Updater:
         Raises:
             ValueTooLong, StoreFull, StoreBusy: as for ``update``.
         """
-        looks = most = futile = 0
-        for _ in range(_TRIES):
-            made, looked = self._make_room(segments, looks < _MERCIFUL_LOOKS, clock)
-            looks += looked
-            if made is None:
-                free = self._segments.free_count()
-                most, futile = (free, 0) if free > most else (most, futile + 1)
-                if futile < _FUTILE_ROUNDS or self._eviction.evicts:
-                    continue  # to write in vain would earn credit for cleaning
-                made = False
-            before, version, segments = self._try(shard, key_hash, key, decide, clock, with_value=with_value)
-            if not segments:
-                return before, version
-            if not made:
-                raise StoreFull("No room for the value could be made.")
-        raise StoreBusy("Other writers took the room that was made; try again.")
+        return self._room.until(
+            segments,
+            lambda: self._try(shard, key_hash, key, decide, clock, with_value=with_value),
+            clock,
+        )
 
     def _try(
         self,
@@ -215,12 +189,12 @@ class Updater:
         clock: Callable[[], int],
         *,
         with_value: bool,
-    ) -> tuple[Entry | None, int, int]:
+    ) -> tuple[tuple[Entry | None, int], int]:
         """Update if there is room.
 
         Returns:
-            What ``update`` returns, and 0; or, third, how many segments have to be free first: then the entry
-            is as it was.
+            What ``update`` returns, and 0; or how many segments have to be free first: then the entry is as
+            it was.
         """
         lock = shard.lock
         code = lock.attempt()
@@ -256,31 +230,7 @@ class Updater:
                 self._guard.after_failure(shard)
             raise
         lock.release()
-        return before, version, segments
-
-    def _make_room(self, segments: int, mercy: bool, clock: Callable[[], int]) -> tuple[bool | None, int]:
-        """Free segments until the pool has as many as a write may take.
-
-        Args:
-            segments: how many.
-            mercy: whether those who were read are kept.
-            clock: milliseconds now.
-
-        Returns:
-            True once there is room, None after a few steps without, False if nothing is left to free; and how
-            many records were looked at.
-        """
-        looks = 0
-        with self._eviction.locked():
-            # Not longer than a few steps, so that other writers have their turn.
-            for _ in range(_STEPS):
-                if self._segments.room(segments):
-                    return True, looks
-                looked = self._eviction.step(mercy, clock)
-                if not looked:
-                    return False, looks
-                looks += looked
-            return None, looks
+        return (before, version), segments
 
     def key_too_long(self, key: bytes) -> KeyTooLong:
         """What is raised for a key that does not fit."""

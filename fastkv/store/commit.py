@@ -1,0 +1,318 @@
+"""Publishing all changes of a transaction at once.
+
+In: what becomes of several keys, whose shards are locked. Everything that may fail for want of room comes
+first, and is not seen: slots for new keys, then the records, then the redo list. Out: nothing has changed,
+and how many segments are wanted; or everything has. The order:
+
+    slots → records into unpublished space → redo list → versions → sequences odd
+    → the list is done (``redo``) → counters → sequences even
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+from fastkv.errors import StoreFull
+from fastkv.store.layout import (
+    LOG_STATES,
+    POOL_GHOST_WORDS,
+    RESERVE,
+    SH_DUE,
+    SH_ENTRIES,
+    SH_VERSION,
+    TAG_BITS,
+    Arena,
+    count_at,
+)
+from fastkv.store.records import DEADLINE, record_words
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+    from fastkv.store.ghosts import Ghosts
+    from fastkv.store.index import Index
+    from fastkv.store.redo import Redo
+    from fastkv.store.repair import Guard
+    from fastkv.store.segments import Segments
+    from fastkv.store.shard import Shard
+
+# So many pages are split, or entries of a full bucket evicted, for the new keys of one shard.
+_MOST_VACANCIES = 4096
+
+
+class Write(NamedTuple):
+    """What becomes of a key.
+
+    Attributes:
+        key: the key.
+        key_hash: its hash.
+        value: its value; None: the one that it has, but with another deadline.
+        flags: the caller's.
+        version: the version.
+        deadline_ms: 0 for none.
+        there: whether there is an entry at all; if not, what stands above counts for nothing.
+    """
+
+    key: bytes
+    key_hash: int
+    value: bytes | None
+    flags: int
+    version: int
+    deadline_ms: int
+    there: bool
+
+
+class _Placed(NamedTuple):
+    """A write, the slot that it changes, and the word that stands there, 0 for none."""
+
+    shard: Shard
+    write: Write
+    slot: int
+    old: int
+
+
+class Commit:
+    """Publishes what transactions write."""
+
+    __slots__ = (
+        "_arena",
+        "_ghosts",
+        "_guard",
+        "_index",
+        "_low_mask",
+        "_redo",
+        "_segments",
+        "_shards",
+        "_words",
+    )
+
+    def __init__(
+        self,
+        arena: Arena,
+        shards: Sequence[Shard],
+        segments: Segments,
+        index: Index,
+        ghosts: Ghosts,
+        redo: Redo,
+        guard: Guard,
+    ) -> None:
+        """Bind to a store.
+
+        Args:
+            arena: the arena.
+            shards: its shards.
+            segments: its pool.
+            index: its index.
+            ghosts: who was evicted not long ago.
+            redo: makes several changes one.
+            guard: repairs a shard.
+        """
+        self._arena = arena
+        self._words = arena.words
+        self._shards = shards
+        self._segments = segments
+        self._index = index
+        self._ghosts = ghosts
+        self._redo = redo
+        self._guard = guard
+        self._low_mask = (arena.geometry.shards << TAG_BITS) - 1
+
+    def run(self, writes: Iterable[Write], versions: Mapping[int, int]) -> int:
+        """Publish. The transaction lock and the locks of all shards concerned are held, and stay so.
+
+        Args:
+            writes: each key once.
+            versions: the newest version of each shard that has new ones.
+
+        Returns:
+            0; or how many segments must be free first, and then nothing has changed.
+
+        Raises:
+            StoreFull: if the keys can never stand in the index together.
+        """
+        by_shard: dict[int, list[Write]] = {}
+        for write in writes:
+            by_shard.setdefault((write.key_hash & self._low_mask) >> TAG_BITS, []).append(write)
+        try:
+            return self._run(by_shard, versions)
+        except BaseException:
+            self._redo.resolve_or_die()
+            for number in by_shard:
+                self._guard.repair(self._shards[number])
+            raise
+
+    def _run(self, by_shard: Mapping[int, list[Write]], versions: Mapping[int, int]) -> int:
+        placed: list[_Placed] = []
+        for number, writes in sorted(by_shard.items()):
+            found = self._place(self._shards[number], writes)
+            if found is None:
+                return 1
+            placed += found
+        if not placed:
+            return 0
+        wanted = self._wanted(placed)
+        if self._segments.free_count() < wanted + RESERVE:
+            return wanted  # before anything is written in vain
+        news = self._append(placed)
+        if len(news) < len(placed):
+            return wanted or 1
+        self._publish(placed, news, versions)
+        return 0
+
+    # -- slots -----------------------------------------------------------------------------------------------
+
+    def _place(self, shard: Shard, writes: Sequence[Write]) -> list[_Placed] | None:
+        """Find a slot for each key of a shard; who is not there and is to go, or to be retimed, needs none.
+
+        Returns:
+            The writes that have something to change; None if the pool has no segment for a new page.
+        """
+        for _ in range(_MOST_VACANCIES):
+            placed: list[_Placed] = []
+            taken: set[int] = set()
+            for write in writes:
+                slot, old, _, _ = self._index.locate(write.key_hash, write.key)
+                if not slot and write.there and write.value is not None:
+                    slot = self._index.vacancy_besides(write.key_hash, taken)
+                    if not slot:
+                        break
+                    taken.add(slot)
+                if slot:
+                    placed.append(_Placed(shard, write, slot, old))
+            else:
+                return placed
+            # What was found so far may stand elsewhere afterwards, or be gone.
+            if not shard.make_vacancy(write.key_hash):
+                return None
+        raise StoreFull("Too many keys of the transaction belong to one place of the index.")
+
+    # -- records ---------------------------------------------------------------------------------------------
+
+    def _wanted(self, placed: Sequence[_Placed]) -> int:
+        """How many segments the records and the list may take."""
+        wanted = self._redo.segments_for(len(placed)) if len(placed) > 1 else 0
+        segment_words = self._arena.geometry.segment_words
+        heads: dict[tuple[int, bool], int] = {}
+        for shard, write, _, old in placed:
+            if not write.there:
+                continue
+            retimed = write.value is None
+            main = shard.is_main(old) if retimed else not old and self._recalls(write)
+            log = shard.number, main
+            if log not in heads:
+                heads[log] = shard.open_head(main=main)
+            if retimed:
+                length = shard.length(old & self._index.location_mask) + 1
+            else:
+                length = record_words(len(write.key), DEADLINE, len(write.value or b""))
+                if length > shard.inline_words:
+                    wanted += shard.segments_for(len(write.key), len(write.value or b""))
+                    heads[log] = segment_words
+                    continue
+            heads[log] += length
+            if heads[log] > segment_words:
+                wanted += 1
+                heads[log] = length
+        return wanted
+
+    def _recalls(self, write: Write) -> bool:
+        return self._words[POOL_GHOST_WORDS] != 0 and self._ghosts.recalls(write.key_hash)
+
+    def _append(self, placed: Sequence[_Placed]) -> list[int]:
+        """Append all records; returns the new slot words, 0 for who goes; too few if the pool ran out."""
+        news: list[int] = []
+        for shard, write, _, old in placed:
+            new = 0
+            if write.there:
+                if write.value is None:
+                    place = shard.append_retimed(old & self._index.location_mask, write.deadline_ms, RESERVE)
+                else:
+                    place = shard.append_entry(
+                        write.key_hash,
+                        write.key,
+                        write.value,
+                        write.flags,
+                        write.version,
+                        write.deadline_ms,
+                        RESERVE,
+                        main=not old and self._recalls(write),
+                    )
+                if not place:
+                    break
+                new = shard.word_of(write.key_hash, write.version, place)
+            news.append(new)
+        changes = [(slot, old, new) for (_, _, slot, old), new in zip(placed, news, strict=False)]
+        if len(news) == len(placed) and (len(placed) == 1 or self._redo.write(changes)):
+            return news
+        for (shard, write, _, _), new in zip(placed, news, strict=False):
+            if new:
+                self._bury(shard, new, alone=write.value is None)
+        return []
+
+    def _bury(self, shard: Shard, word: int, *, alone: bool) -> None:
+        """Discount a record, with its fragments unless another one has them now."""
+        if alone:
+            location = word & self._index.location_mask
+            self._segments.bury(shard.header, location, shard.length(location))
+        else:
+            shard.bury(word)
+
+    # -- publication -----------------------------------------------------------------------------------------
+
+    def _publish(self, placed: Sequence[_Placed], news: Sequence[int], versions: Mapping[int, int]) -> None:
+        words = self._words
+        shards = {each.shard.number: each.shard for each in placed}
+        # Before an entry is seen: a version that a client was shown is never given again.
+        for number, version in versions.items():
+            words[self._shards[number].header + SH_VERSION] = version
+        for _, _, slot, old in placed:
+            if not old:
+                self._arena.mem[count_at(slot)] = 0
+        for shard in shards.values():
+            shard.begin_steps()
+        if len(placed) > 1:
+            self._redo.publish(
+                [(slot, old, new) for (_, _, slot, old), new in zip(placed, news, strict=True)]
+            )
+        else:
+            words[placed[0].slot] = news[0]
+        for (shard, write, _, old), new in zip(placed, news, strict=True):
+            words[shard.header + SH_ENTRIES] += bool(new) - bool(old)
+            if old:
+                self._bury(shard, old, alone=bool(new) and write.value is None)
+        for shard in shards.values():
+            shard.end_steps()
+
+    # -- everything ------------------------------------------------------------------------------------------
+
+    def flush(self) -> int:
+        """Drop all entries. The transaction lock and the locks of all shards are held, and stay so.
+
+        Returns:
+            How many they were.
+        """
+        words = self._words
+        try:
+            for shard in self._shards:
+                shard.begin_steps()
+            self._redo.publish_flush()
+            dropped = 0
+            for shard in self._shards:
+                dropped += words[shard.header + SH_ENTRIES]
+                self._clear(shard)
+                shard.end_steps()
+        except BaseException:
+            self._redo.resolve_or_die()
+            for shard in self._shards:
+                self._guard.repair(shard)
+            raise
+        return dropped
+
+    def _clear(self, shard: Shard) -> None:
+        """Give back what a shard has whose slots are all empty; one page stays."""
+        log = [segment for segment, state in self._segments.owned(shard.number) if state in LOG_STATES]
+        self._guard.rebuild_queue(shard, [])
+        self._words[shard.header + SH_ENTRIES] = self._words[shard.header + SH_DUE] = 0
+        for segment in log:
+            self._segments.give_back(segment)
+        self._index.merge(shard.header, shard.number)
