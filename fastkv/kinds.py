@@ -89,3 +89,28 @@ class Mode:
     def show(self, value: str) -> str:
         """Return the digits."""
         return value
+
+
+_CLASSES = "g$lshzxetd"
+
+
+@dataclass(frozen=True, slots=True)
+class EventClasses:
+    """Which events are told on channels, in Redis' letters; its ``A`` is short for all classes."""
+
+    metavar: str = "LETTERS"
+    allowed: str = f"letters of KEA{_CLASSES}, as Redis has them, with K or E among them; none for no events"
+
+    def parse(self, raw: object) -> str:
+        """Read letters, in any order; see `Kind.parse`."""
+        if not isinstance(raw, str):
+            raise UnfitError(raw, "is not a text")
+        if not set(raw) <= set("KEA" + _CLASSES):
+            raise UnfitError(raw, "has a letter that stands for no class of events")
+        if raw and (not set(raw) & set("KE") or not set(raw) - set("KE")):
+            raise UnfitError(raw, "names no class or no kind of channel")
+        return raw
+
+    def show(self, value: str) -> str:
+        """Return the letters."""
+        return value

@@ -18,7 +18,7 @@ from typing import Any, Self
 from fastkv import machine
 from fastkv.errors import SettingsError
 from fastkv.kernel.profile import PROFILES
-from fastkv.kinds import HostNames, Mode, Origins, Secret
+from fastkv.kinds import EventClasses, HostNames, Mode, Origins, Secret
 from fastkv.options import (
     Choice,
     FilePath,
@@ -143,6 +143,30 @@ class Settings:
         Whole(1, 1 << 40),
         "Entries that KEYS looks through, some microseconds each; in a larger store it is refused.",
         default=1_000_000,
+    )
+    pubsub_memory_bytes: int = _option(
+        Size(_MB, _GB),
+        "Ring through which messages go from worker to worker; a quarter of it is the longest one.",
+        default=16 * _MB,
+        name="pubsub_memory",
+    )
+    max_push_bytes: int = _option(
+        Size(64 * _KB, _GB), "Unread messages of a subscriber; past it the connection is closed.", default=_MB
+    )
+    max_channel_bytes: int = _option(
+        Size(16, 64 * _KB), "Longest name of a channel or pattern that is subscribed.", default=_KB
+    )
+    max_subscriptions: int = _option(
+        Whole(1, 1 << 20), "Channels and patterns that a connection may subscribe to.", default=10_000
+    )
+    max_worker_subscriptions: int = _option(
+        Whole(1, 1 << 24), "Subscriptions of all connections of a worker.", default=1 << 18
+    )
+    keyspace_events: str = _option(
+        EventClasses(), "Changes of keys that are told on channels: Redis' letters.", default="AKE"
+    )
+    event_ping_seconds: float = _option(
+        Seconds(0.1, 3600), "Silence after which a stream of events gets a comment.", default=15.0
     )
     first_byte_seconds: float = _option(
         Seconds(0.1, 86400), "Time from the connection to the first byte of a request.", default=10.0

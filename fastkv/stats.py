@@ -23,6 +23,7 @@ class Column(IntEnum):
     STATE = auto()
     HEARTBEAT = auto()
     CONNECTIONS = auto()
+    SUBSCRIPTIONS = auto()
     HITS = auto()
     MISSES = auto()
     PUTS = auto()
@@ -54,6 +55,13 @@ class Column(IntEnum):
     LOCK_TIMEOUTS = auto()
     STORE_FULL = auto()
     INTERNAL_ERRORS = auto()
+    MESSAGES_PUBLISHED = auto()
+    MESSAGES_PUSHED = auto()
+    MESSAGES_REFUSED = auto()
+    SUBSCRIPTIONS_REFUSED = auto()
+    SLOW_SUBSCRIBERS = auto()
+    PUBSUB_OVERRUNS = auto()
+    EVENTS_LOST = auto()
 
 
 class State(IntEnum):
@@ -89,6 +97,10 @@ class Board:
         words = memoryview(self._mem).cast("Q")
         self.rows = [words[i * ROW_WORDS : (i + 1) * ROW_WORDS] for i in range(rows)]
 
+    def number(self, row: memoryview[int]) -> int:
+        """Which of the rows one is."""
+        return next(i for i, other in enumerate(self.rows) if other is row)
+
     def connections(self) -> int:
         """How many connections all workers have now."""
         return sum(row[_CONNECTIONS] for row in self.rows if row[_STATE])
@@ -104,6 +116,7 @@ class Board:
         """
         alive = [row for row in self.rows if row[Column.STATE]]
         told = {"workers": len(alive), "connections": self.connections()}
+        told["subscriptions"] = sum(row[Column.SUBSCRIPTIONS] for row in alive)
         told.update(store.stats())
         for column in COUNTERS:
             told[column.name.lower()] = sum(row[column] for row in self.rows)

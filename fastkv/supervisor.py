@@ -27,6 +27,7 @@ from fastkv.listeners import Listeners
 from fastkv.names import may_be_loopback
 from fastkv.notify import Notifier
 from fastkv.options import format_size
+from fastkv.pubsub.ring import Ring
 from fastkv.stats import Board, Column, State
 from fastkv.store.layout import Geometry
 
@@ -91,6 +92,7 @@ class Supervisor:
         settings: the settings.
         store: the shared store.
         board: the workers' rows; twice as many as workers, for a reload has both generations alive.
+        ring: through which messages go from worker to worker; it has as many rows.
         listeners: the sockets.
         keeping: looks after the data directory, if there is one.
         notifier: tells the service manager, if there is one.
@@ -100,6 +102,7 @@ class Supervisor:
     settings: Settings
     store: Store
     board: Board
+    ring: Ring
     listeners: Listeners
     keeping: Keeping | None = None
     notifier: Notifier = field(default_factory=Notifier.take)
@@ -182,7 +185,7 @@ class Supervisor:
         """
         row = next(row for row in self.board.rows if row[Column.STATE] == State.NONE)
         row[Column.STATE] = State.STARTING
-        row[Column.CONNECTIONS] = 0
+        row[Column.CONNECTIONS] = row[Column.SUBSCRIPTIONS] = 0
         row[Column.HEARTBEAT] = time.monotonic_ns() // 1_000_000
         parent = os.getpid()
         pid = os.fork()
@@ -193,7 +196,7 @@ class Supervisor:
             sockets = self.listeners.keep_only(slot.number)
             settings = self.credentials.fill_in(self.settings)
             tls = self.credentials.tls
-            code = worker.serve(self.store, settings, self.board, row, sockets, parent, tls)
+            code = worker.serve(self.store, settings, self.board, row, self.ring, sockets, parent, tls)
         except BaseException:  # noqa: BLE001 - nothing may unwind into the supervisor's stack
             _log.exception("Worker %d could not go on.", slot.number)
         finally:
@@ -428,6 +431,7 @@ def run(settings: Settings) -> int:
     except StartError:
         listeners.close()
         raise
+    ring = Ring(settings.pubsub_memory_bytes, len(board.rows), settings.lock_wait_ms)
     gc.collect()
     gc.freeze()
-    return Supervisor(settings, store, board, listeners, keeping, credentials=credentials).run()
+    return Supervisor(settings, store, board, ring, listeners, keeping, credentials=credentials).run()

@@ -21,12 +21,14 @@ from fastkv.errors import StoreBusy
 from fastkv.flow import SWEEP_SECONDS
 from fastkv.http.responses import Preludes
 from fastkv.http.routes import Routes
+from fastkv.pubsub.hub import Hub
 from fastkv.service import Service
 from fastkv.stats import Board, Column, State
 
 if TYPE_CHECKING:
     import ssl
 
+    from fastkv.pubsub.ring import Ring
     from fastkv.settings import Settings
     from fastkv.store import Store
 
@@ -57,6 +59,7 @@ class Worker:
         settings: Settings,
         board: Board,
         row: memoryview[int],
+        ring: Ring,
         sockets: list[socket.socket],
         tls: ssl.SSLContext | None = None,
     ) -> None:
@@ -67,6 +70,7 @@ class Worker:
             settings: the settings.
             board: all workers' rows.
             row: its own.
+            ring: through which messages go from worker to worker.
             sockets: where it accepts.
             tls: for TCP connections; None where they are plain.
         """
@@ -77,6 +81,7 @@ class Worker:
         self._tls = tls
         self._preludes = Preludes(int(time.time()))
         self._clock_ms = arena_clock(store.offset_ms)
+        self._hub = Hub(ring, board, board.number(row), settings)
         routes = Routes(store, settings, board, row, self._clock_ms)
         self._service = Service(store, settings, routes, board, row, self._preludes)
         self._access_log = None if settings.access_log is None else AccessLog(settings, row)
@@ -112,6 +117,7 @@ class Worker:
                 )
             self._servers.append(server)
             self._ends.append(loop.create_task(server.wait_closed()))
+        self._hub.start(loop)
         self._tick(loop)
         self._sweep(loop)
         self._look_after_store(loop)
@@ -119,6 +125,7 @@ class Worker:
         await self._service.drained.wait()
         # Connections in the midst of a TLS handshake are not yet known as such; they are served as well.
         await asyncio.gather(*self._ends, return_exceptions=True)
+        self._hub.stop()
         if self._access_log is not None:
             self._access_log.close()
 
@@ -134,6 +141,7 @@ class Worker:
         self._row[Column.MEMO_EVICTIONS] += self._service.memo.evictions
         self._service.memo.evictions = 0
         self._preludes.set_date(int(time.time()))
+        self._hub.turn()
         if self._access_log is not None:
             self._access_log.turn()
         self._ticks += 1
@@ -197,6 +205,7 @@ def serve(
     settings: Settings,
     board: Board,
     row: memoryview[int],
+    ring: Ring,
     sockets: list[socket.socket],
     parent: int,
     tls: ssl.SSLContext | None = None,
@@ -208,6 +217,7 @@ def serve(
         settings: the settings.
         board: all workers' rows.
         row: its own.
+        ring: through which messages go from worker to worker.
         sockets: where it accepts.
         parent: process id of the supervisor.
         tls: for TCP connections; None where they are plain.
@@ -222,5 +232,5 @@ def serve(
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
     row[Column.PID] = os.getpid()
     row[Column.HEARTBEAT] = time.monotonic_ns() // 1_000_000
-    Worker(store, settings, board, row, sockets, tls).run()
+    Worker(store, settings, board, row, ring, sockets, tls).run()
     return 0

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import fastkv.pubsub
 import fastkv.store
 from fastkv.store import Store
 
@@ -22,7 +23,7 @@ MIB = 1 << 20
 SEED = 7
 NOW_MS = 1_000_000
 
-_STORE_DIRECTORY = Path(fastkv.store.__file__).parent
+_DIRECTORIES = [Path(package.__path__[0]) for package in (fastkv.store, fastkv.pubsub)]
 
 
 def clock() -> int:
@@ -131,10 +132,10 @@ def at_opcode(
     """Run an operation, and do something else in the middle of it.
 
     Args:
-        number: before which of the opcodes that run in the store's modules, from 1; 0 for none.
+        number: before which opcode of the modules of store and pub/sub, from 1; 0 for none.
         act: what is done there, once.
         operation: the operation.
-        modules: those of the store's modules whose opcodes count, or functions as in ``index.split``; "*" for
+        modules: those of these modules whose opcodes count, or functions as in ``index.split``; "*" for
             all.
 
     Returns:
@@ -152,7 +153,7 @@ def at_opcode(
 
     def on_call(frame: FrameType, event: str, arg: object) -> object:
         file = Path(frame.f_code.co_filename)
-        if file.parent != _STORE_DIRECTORY:
+        if file.parent not in _DIRECTORIES:
             return None
         if modules != "*" and {file.stem, f"{file.stem}.{frame.f_code.co_name}"}.isdisjoint(modules.split()):
             return None

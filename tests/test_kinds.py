@@ -4,10 +4,10 @@ from typing import Any
 
 import pytest
 
-from fastkv.kinds import HostNames, Mode, Origins, Secret
+from fastkv.kinds import EventClasses, HostNames, Mode, Origins, Secret
 from fastkv.options import Kind, UnfitError
 
-ORIGINS, NAMES, SECRET, MODE = Origins(), HostNames(), Secret(), Mode()
+ORIGINS, NAMES, SECRET, MODE, EVENTS = Origins(), HostNames(), Secret(), Mode(), EventClasses()
 
 READ: list[tuple[Kind, Any, Any]] = [
     (ORIGINS, "", ()),
@@ -27,6 +27,9 @@ READ: list[tuple[Kind, Any, Any]] = [
     (MODE, "600", "0600"),
     (MODE, " 0660 ", "0660"),
     (MODE, "0777", "0777"),
+    (EVENTS, "", ""),
+    (EVENTS, "AKE", "AKE"),
+    (EVENTS, "Kg$x", "Kg$x"),
 ]
 
 
@@ -57,6 +60,11 @@ REFUSED: list[tuple[Kind, Any]] = [
     (MODE, "0o600"),
     (MODE, "4755"),
     (MODE, "-600"),
+    (EVENTS, "A"),
+    (EVENTS, "KE"),
+    (EVENTS, "AKEn"),
+    (EVENTS, "ake"),
+    (EVENTS, 1),
 ]
 
 

@@ -1,39 +1,20 @@
-"""Patterns as Redis has them for KEYS, SCAN and PSUBSCRIBE, matched without backtracking.
-
-``*`` any bytes, ``?`` one byte, ``[ab]``, ``[a-z]``, ``[^a]`` one of some bytes; a backslash takes the next
-byte as it is. What is not closed ends with the pattern. As in Redis, the empty text matches the empty pattern
-only.
-
-All ways to match are followed at once: bit i of an integer says that so far the pattern may have matched i
-bytes. A step for one byte of the pattern is an AND and a shift; a star sets all bits above the lowest. So the
-time is at most the text's length times itself, divided by 64: no pattern takes long.
-"""
+"""Patterns of commands: those of `fastkv.glob`, no longer than a command may make the server work for."""
 
 from __future__ import annotations
 
-from functools import lru_cache
-from typing import Final, TypeAlias
+from typing import Final
 
+from fastkv import glob
 from fastkv.commands.replies import CommandError
 
 LONGEST_PATTERN: Final = 1 << 16
 """Bytes of the longest pattern."""
 
-_STAR: Final = b""
-# For ``bytes.translate``: "1" for the bytes that match, "0" for all others.
-_Table: TypeAlias = bytes
-_ANY: Final = b"1" * 256
 
+class Glob(glob.Glob):
+    """A pattern that is compiled."""
 
-class Glob:
-    """A pattern that is compiled.
-
-    Attributes:
-        pattern: as it was given.
-        matches_all: whether it is ``*``, which matches the empty text, too.
-    """
-
-    __slots__ = ("_prefix", "_steps", "matches_all", "pattern")
+    __slots__ = ()
 
     def __init__(self, pattern: bytes) -> None:
         """Compile a pattern.
@@ -46,84 +27,4 @@ class Glob:
         """
         if len(pattern) > LONGEST_PATTERN:
             raise CommandError(f"ERR the pattern has more than {LONGEST_PATTERN} bytes")
-        self.pattern = pattern
-        self.matches_all = pattern == b"*"
-        steps = _steps(pattern)
-        # What stands before the first step that could be any of several bytes is compared in one go.
-        size = next((i for i, step in enumerate(steps) if step.count(b"1") != 1), len(steps))
-        self._prefix = bytes([step.index(b"1") for step in steps[:size]])
-        self._steps = steps[size:]
-
-    def matches(self, text: bytes) -> bool:
-        """Whether a text matches as a whole."""
-        if not text:
-            return not self.pattern
-        size = len(self._prefix)
-        if not text.startswith(self._prefix):
-            return False
-        if self._steps == [_STAR]:
-            return True
-        rest = text[: size - 1 if size else None : -1]  # backwards, so that its first byte has the lowest bit
-        end = 1 << len(text) - size
-        state = 1
-        for step in self._steps:
-            if step is _STAR:
-                state = (end << 1) - (state & -state)
-            elif rest:
-                state = (state & int(rest.translate(step), 2)) << 1
-            else:
-                return False
-            if not state:
-                return False
-        return state & end != 0
-
-
-def _steps(pattern: bytes) -> list[_Table]:
-    """The steps of a pattern: a table for each byte of a text, and ``_STAR``."""
-    steps: list[_Table] = []
-    at = 0
-    while at < len(pattern):
-        byte = pattern[at : at + 1]
-        at += 1
-        if byte == b"*":
-            if not steps or steps[-1] is not _STAR:
-                steps.append(_STAR)
-        elif byte == b"?":
-            steps.append(_ANY)
-        elif byte == b"[":
-            step, at = _class(pattern, at)
-            steps.append(step)
-        else:
-            if byte == b"\\" and at < len(pattern):
-                byte = pattern[at : at + 1]
-                at += 1
-            steps.append(_one(byte[0]))
-    return steps
-
-
-def _class(pattern: bytes, at: int) -> tuple[_Table, int]:
-    """The step of a class that begins behind its bracket, and where it ends."""
-    negated = pattern[at : at + 1] == b"^"
-    at += negated
-    members: set[int] = set()
-    while at < len(pattern) and pattern[at : at + 1] != b"]":
-        left = len(pattern) - at
-        if left >= 2 and pattern[at : at + 1] == b"\\":
-            members.add(pattern[at + 1])
-            at += 2
-        elif left >= 3 and pattern[at + 1 : at + 2] == b"-":
-            # As the characters of C, which are signed.
-            low, high = sorted((byte ^ 0x80) - 0x80 for byte in (pattern[at], pattern[at + 2]))
-            members.update(byte & 0xFF for byte in range(low, high + 1))
-            at += 3
-        else:
-            members.add(pattern[at])
-            at += 1
-    table = bytes([49 if (byte in members) is not negated else 48 for byte in range(256)])
-    return table, at + 1
-
-
-@lru_cache(256)
-def _one(byte: int) -> _Table:
-    """The step that one byte matches."""
-    return bytes([49 if other == byte else 48 for other in range(256)])
+        super().__init__(pattern)

@@ -1,0 +1,60 @@
+"""Patterns: what fits which, found out from redis-server 7.0, and that none takes long."""
+
+import pytest
+
+from fastkv.glob import Glob
+
+CASES: list[tuple[bytes, list[bytes], list[bytes]]] = [
+    (b"", [b""], [b"a"]),
+    (b"a", [b"a"], [b"", b"A", b"aa"]),
+    (b"*", [b"a", b"\n\xff\x00"], [b""]),
+    (b"**a", [b"a", b"ba"], [b"", b"ab"]),
+    (b"a*", [b"a", b"ab\n"], [b"ba"]),
+    (b"*a", [b"a", b"aa", b"ba"], [b"ab"]),
+    (b"a*b*c", [b"abc", b"aXbXbXc"], [b"acb", b"ab"]),
+    (b"?", [b"a", b"\n", b"\xff"], [b"", b"ab"]),
+    (b"?*?", [b"ab", b"abc"], [b"a"]),
+    (b"[abc]", [b"a", b"c"], [b"d", b""]),
+    (b"[a-c]x", [b"bx"], [b"dx", b"-x"]),
+    (b"[c-a]", [b"b"], [b"d"]),
+    (b"[^a-c]", [b"d", b"^"], [b"b", b""]),
+    (b"[a-]", [b"a", b"`", b"]", b"^"], [b"-", b"b"]),
+    (b"[\x7f-\x80]", [b"\x00", b"a", b"\x80"], [b"\x81", b"\xff"]),
+    (b"[-a]", [b"-", b"a"], [b"b"]),
+    (b"[]", [], [b"", b"]", b"[]"]),
+    (b"[^]", [b"a", b"]"], [b""]),
+    (b"[]a]", [], [b"a]", b"]"]),
+    (b"[ab", [b"a", b"b"], [b"[ab"]),
+    (b"[", [], [b"[", b""]),
+    (b"[^", [b"a"], [b""]),
+    (b"[\\]]", [b"]"], [b"\\"]),
+    (b"[\\", [b"\\"], [b"a"]),
+    (b"[a\\-c]", [b"a", b"-", b"c"], [b"b"]),
+    (b"\\*", [b"*"], [b"a", b"\\*"]),
+    (b"\\?\\[\\a", [b"?[a"], [b"xxa"]),
+    (b"a\\", [b"a\\"], [b"a"]),
+    (b".+(a|b)$", [b".+(a|b)$"], [b"xa"]),
+    (b"\xc3\xa4[\xc3\xa4]", [b"\xc3\xa4\xa4"], [b"\xc3\xa4\xc3\xa4"]),
+]
+
+
+@pytest.mark.parametrize(("pattern", "fits", "others"), CASES)
+def test_what_fits(pattern: bytes, fits: list[bytes], others: list[bytes]) -> None:
+    assert [name for name in (*fits, *others) if Glob(pattern).matches(name)] == fits
+
+
+def test_a_pattern_that_would_try_all_ways_does_not() -> None:
+    # Tried in all ways these take longer than the universe has been there.
+    name = b"a" * 2000
+    assert not Glob(b"*a" * 100 + b"b").matches(name)
+    assert not Glob(b"*a" * 100 + b"*b").matches(name)
+    assert Glob(b"*a" * 100).matches(name)
+    assert not Glob(b"*[^b]?" * 50 + b"b*").matches(name)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "prefix"),
+    [(b"abc", b"abc"), (b"a*b", b"a"), (b"?", b""), (b"ab[c]", b"ab"), (b"a\\*", b"a*"), (b"", b"")],
+)
+def test_what_every_name_that_fits_begins_with(pattern: bytes, prefix: bytes) -> None:
+    assert Glob(pattern).prefix == prefix

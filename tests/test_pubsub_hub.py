@@ -1,0 +1,490 @@
+"""Hubs of several workers on one ring: who gets what, in which order, how many; deaths, overruns, bounds."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import pytest
+from fake import in_loop
+from pubsub_helpers import House, Listener, house, settled, until
+
+from fastkv.pubsub.hub import CannotPublish, CannotSubscribe, Hub
+from fastkv.pubsub.messages import Message
+from fastkv.stats import Column
+
+
+async def hubs(of: House, number: int = 2) -> list[Hub]:
+    made = [of.hub(row) for row in range(number)]
+    await settled()
+    assert [hub._census.unknown for hub in made] == [set()] * number
+    return made
+
+
+# -- who gets what -----------------------------------------------------------------------------------------
+
+
+@in_loop
+async def test_a_message_reaches_every_subscriber_of_every_worker_once() -> None:
+    with house() as place:
+        one, two, three = await hubs(place, 3)
+        listeners = [Listener() for _ in range(6)]
+        for hub, listener in zip((one, one, two, two, three, three), listeners, strict=True):
+            assert hub.subscribe(listener, b"c") == 1
+        assert one.publish(b"c", b"hello") == 6
+        await until(lambda: all(listener.got for listener in listeners), "all have it")
+        await settled()
+        assert [listener.got for listener in listeners] == [[(None, b"c", b"hello")]] * 6
+        assert one.publish(b"other", b"x") == 0
+
+
+@in_loop
+async def test_patterns_and_channels_count_and_come_separately() -> None:
+    with house() as place:
+        one, two = await hubs(place)
+        both, pattern = Listener(), Listener()
+        one.subscribe(both, b"news.a")
+        assert one.subscribe(both, b"news.*", pattern=True) == 2
+        two.subscribe(pattern, b"n[ae]ws.?", pattern=True)
+        assert two.publish(b"news.a", b"1") == 3
+        assert two.publish(b"news.b", b"2") == 2
+        await until(lambda: len(both.got) == 3 and len(pattern.got) == 2, "all have it")
+        assert both.got == [
+            (None, b"news.a", b"1"),
+            (b"news.*", b"news.a", b"1"),
+            (b"news.*", b"news.b", b"2"),
+        ]
+        assert pattern.got == [(b"n[ae]ws.?", b"news.a", b"1"), (b"n[ae]ws.?", b"news.b", b"2")]
+
+
+@in_loop
+async def test_a_subscriber_gets_what_is_published_after_its_confirmation_and_nothing_from_before() -> None:
+    with house() as place:
+        one, two = await hubs(place)
+        early, late = Listener(), Listener()
+        two.subscribe(early, b"c")
+        assert one.publish(b"c", b"1") == 1  # the second worker has not read it yet
+        two.subscribe(late, b"c")
+        assert one.publish(b"c", b"2") == 2  # nor has the first had a turn to hear of the subscription
+        await until(lambda: len(early.got) == 2, "both are there")
+        assert late.payloads == [b"2"]
+
+
+@in_loop
+async def test_unsubscribing_gets_what_was_published_before_and_nothing_from_after() -> None:
+    with house() as place:
+        one, two = await hubs(place)
+        listener, other = Listener(), Listener()
+        two.subscribe(listener, b"c")
+        two.subscribe(listener, b"d")
+        two.subscribe(other, b"c")
+        one.publish(b"c", b"1")
+        assert two.unsubscribe(listener, b"c") == 1
+        assert listener.payloads == [b"1"]
+        assert one.publish(b"c", b"2") == 1
+        await until(lambda: len(other.got) == 2, "the other one has both")
+        assert listener.payloads == [b"1"]
+        assert two.unsubscribe(listener, b"c") == 1
+        assert two.unsubscribe(listener, b"d") == 0
+        assert two.subscriptions(listener) == []
+        assert one.publish(b"d", b"x") == 0
+
+
+@in_loop
+async def test_subscribing_twice_is_one_subscription() -> None:
+    with house() as place:
+        (one,) = await hubs(place, 1)
+        listener = Listener()
+        assert one.subscribe(listener, b"c") == 1
+        assert one.subscribe(listener, b"c") == 1
+        assert one.publish(b"c", b"1") == 1
+        await settled()
+        assert listener.payloads == [b"1"]
+        assert one.subscriptions(listener) == [b"c"]
+
+
+@in_loop
+async def test_who_ends_is_not_counted_any_more() -> None:
+    with house() as place:
+        one, two = await hubs(place)
+        listener = Listener()
+        two.subscribe(listener, b"c")
+        two.subscribe(listener, b"p*", pattern=True)
+        assert (one.channels(), one.patterns(), one.subscribers(b"c")) == ([b"c"], 1, 1)
+        two.forget(listener)
+        await settled()
+        assert one.publish(b"c", b"1") == 0
+        assert (one.channels(), one.patterns(), one.subscribers(b"c")) == ([], 0, 0)
+        assert place.count(Column.SUBSCRIPTIONS) == 0
+
+
+@in_loop
+async def test_channels_are_told_over_all_workers() -> None:
+    with house() as place:
+        one, two = await hubs(place)
+        one.subscribe(Listener(), b"a1")
+        two.subscribe(Listener(), b"a2")
+        two.subscribe(Listener(), b"a2")
+        two.subscribe(Listener(), b"b")
+        assert sorted(one.channels()) == [b"a1", b"a2", b"b"]
+        assert sorted(one.channels(b"a*")) == [b"a1", b"a2"]
+        assert [one.subscribers(name) for name in (b"a1", b"a2", b"no")] == [1, 2, 0]
+
+
+@in_loop
+async def test_nobody_listening_means_that_nothing_is_written() -> None:
+    with house() as place:
+        one, two = await hubs(place)
+        head = place.ring.head
+        for _ in range(100):
+            assert one.publish(b"c", bytes(1000)) == 0
+        assert two.unsubscribe(Listener(), b"c") == 0
+        assert place.ring.head == head
+        assert place.count(Column.MESSAGES_PUBLISHED) == 0
+
+
+# -- order -------------------------------------------------------------------------------------------------
+
+
+@in_loop
+async def test_all_subscribers_see_one_order_of_many_publishers() -> None:
+    with house() as place:
+        made = await hubs(place, 3)
+        listeners = [Listener() for _ in range(9)]
+        for i, listener in enumerate(listeners):
+            made[i % 3].subscribe(listener, b"c")
+        rng = random.Random(3)
+        for i in range(600):
+            rng.choice(made).publish(b"c", b"%d" % i)
+            if rng.random() < 0.1:
+                await settled(rng.randint(1, 5))
+        await until(lambda: all(len(listener.got) == 600 for listener in listeners), "all have all")
+        assert [listener.payloads for listener in listeners] == [[b"%d" % i for i in range(600)]] * 9
+
+
+@in_loop
+async def test_a_worker_delivers_nothing_within_the_command_that_published_it() -> None:
+    with house() as place:
+        (one,) = await hubs(place, 1)
+        listener = Listener()
+        one.subscribe(listener, b"c")
+        for i in range(3):
+            one.publish(b"c", b"%d" % i)
+        assert listener.got == []
+        await settled()
+        assert listener.payloads == [b"0", b"1", b"2"]
+
+
+@in_loop
+async def test_a_fan_out_lets_others_have_a_turn_and_keeps_the_order() -> None:
+    with house() as place:
+        one, two = await hubs(place)
+        listeners = [Listener() for _ in range(3000)]
+        for listener in listeners:
+            two.subscribe(listener, b"c")
+        await settled()
+        one.publish(b"c", b"1")
+        one.publish(b"c", b"2")
+        most = before = 0
+        while not all(len(listener.got) == 2 for listener in listeners):
+            await settled(1)
+            now = sum(len(listener.got) for listener in listeners)
+            most, before = max(most, now - before), now
+        assert most <= 500
+        assert {tuple(listener.payloads) for listener in listeners} == {(b"1", b"2")}
+
+
+@in_loop
+async def test_who_leaves_or_comes_in_the_midst_of_a_fan_out() -> None:
+    with house() as place:
+        (one,) = await hubs(place, 1)
+        listeners = [Listener() for _ in range(2000)]
+        for listener in listeners:
+            one.subscribe(listener, b"c")
+        await settled()
+        one.publish(b"c", b"1")
+        one.publish(b"c", b"2")
+        await until(lambda: listeners[0].got, "it has begun")
+        last, gone, late = listeners[-1], listeners[-2], Listener()
+        assert not last.got
+        one.unsubscribe(last, b"c")
+        assert last.payloads == [b"1", b"2"]
+        one.forget(gone)
+        one.subscribe(late, b"c")
+        one.publish(b"c", b"3")
+        await until(lambda: late.got, "it has ended")
+        await settled()
+        assert last.payloads == [b"1", b"2"]
+        assert gone.payloads == []
+        assert late.payloads == [b"3"]
+        assert {tuple(listener.payloads) for listener in listeners[:-2]} == {(b"1", b"2", b"3")}
+
+
+@in_loop
+async def test_a_publisher_sends_some_itself_before_more_waits_than_may() -> None:
+    with house() as place:
+        (one,) = await hubs(place, 1)
+        listener = Listener()
+        one.subscribe(listener, b"c")
+        for i in range(5000):
+            one.publish(b"c", b"%d" % i)
+            assert len(one._delivery._queue) <= 3000
+        await until(lambda: len(listener.got) == 5000, "all are there")
+        assert listener.payloads == [b"%d" % i for i in range(5000)]
+        assert place.count(Column.PUBSUB_OVERRUNS) == 0
+
+
+def test_a_wire_builds_its_bytes_once() -> None:
+    message, built = Message(b"c", b"p"), []
+
+    def build(message: Message) -> bytes:
+        built.append(message)
+        return b"bytes"
+
+    assert [message.as_sent(build) for _ in range(3)] == [b"bytes"] * 3
+    assert built == [message]
+
+
+# -- slow ones ---------------------------------------------------------------------------------------------
+
+
+@in_loop
+async def test_a_slow_subscriber_is_closed_and_counted_and_the_others_get_all() -> None:
+    with house() as place:
+        one, two = await hubs(place)
+        fast, slow = Listener(), Listener(room=10)
+        two.subscribe(slow, b"c")
+        two.subscribe(slow, b"*", pattern=True)
+        two.subscribe(fast, b"c")
+        for i in range(100):
+            one.publish(b"c", b"%d" % i)
+        await until(lambda: len(fast.got) == 100, "the fast one has all")
+        assert slow.aborted
+        assert len(slow.got) == 11
+        assert fast.payloads == [b"%d" % i for i in range(100)]
+        assert place.count(Column.SLOW_SUBSCRIBERS) == 1
+        await settled()
+        assert one.publish(b"c", b"x") == 1
+
+
+@in_loop
+async def test_a_subscriber_that_fails_is_closed_and_hurts_nobody() -> None:
+    class Broken(Listener):
+        def push(self, message: Message) -> bool:
+            raise ZeroDivisionError
+
+    with house() as place:
+        (one,) = await hubs(place, 1)
+        broken, other = Broken(), Listener()
+        one.subscribe(broken, b"c")
+        one.subscribe(other, b"c")
+        one.publish(b"c", b"1")
+        await settled()
+        assert broken.aborted
+        assert other.payloads == [b"1"]
+        assert place.count(Column.INTERNAL_ERRORS) == 1
+
+
+@in_loop
+async def test_a_worker_that_stood_still_closes_all_its_subscribers_and_goes_on() -> None:
+    with house() as place:
+        one, two = await hubs(place)
+        stayed, lost, pattern = Listener(), Listener(), Listener()
+        one.subscribe(stayed, b"c")
+        two.subscribe(lost, b"c")
+        two.subscribe(pattern, b"__key*", pattern=True)
+        await settled()
+        # While the first one publishes, the second has no turn.
+        for i in range(40):
+            one.publish(b"c", b"%d" % i + bytes(50_000))
+            one._take_turn()
+        await settled()
+        assert len(stayed.got) == 40
+        assert (lost.aborted, pattern.aborted) == (True, True)
+        assert lost.got == []
+        assert place.count(Column.PUBSUB_OVERRUNS) == 1
+        assert place.count(Column.SLOW_SUBSCRIBERS) == 2
+        assert place.ring.listening[0] == 0
+        # From now on it works as before, and soon everybody knows everybody.
+        again = Listener()
+        two.subscribe(again, b"c")
+        assert one.publish(b"c", b"x") == 2
+        assert two.publish(b"c", b"y") >= 1
+        await until(lambda: len(again.got) == 2, "it has both")
+        for _ in range(8):
+            two.turn()
+            await settled()
+        assert two._census.unknown == set()
+        assert two.publish(b"c", b"z") == 2
+
+
+# -- deaths and successors ---------------------------------------------------------------------------------
+
+
+@in_loop
+async def test_a_dead_workers_subscribers_are_forgotten_by_whoever_looks() -> None:
+    with house() as place:
+        one, two = await hubs(place)
+        two.subscribe(Listener(), b"c")
+        two.subscribe(Listener(), b"*", pattern=True)
+        assert one.publish(b"c", b"1") == 2
+        assert place.ring.listening[0] == 1
+        place.lose(1, two)
+        one.turn()
+        assert one.publish(b"c", b"1") == 0
+        assert place.ring.listening[0] == 0
+
+
+@in_loop
+async def test_a_successor_begins_without_the_subscribers_of_its_predecessor() -> None:
+    with house() as place:
+        one, two = await hubs(place)
+        kept = Listener()
+        one.subscribe(kept, b"c")
+        two.subscribe(Listener(), b"c")
+        two.subscribe(Listener(), b"*", pattern=True)
+        place.lose(1, two)
+        two = place.hub(1)
+        assert one.publish(b"c", b"1") == 1
+        assert place.ring.listening[0] == 0
+        await settled()
+        assert two._census.unknown == set()
+        assert two.publish(b"c", b"2") == 1
+        assert kept.payloads == [b"1"]
+        await settled()
+        assert kept.payloads == [b"1", b"2"]
+
+
+@in_loop
+async def test_who_does_not_know_all_others_yet_publishes_to_be_safe() -> None:
+    with house() as place:
+        (one,) = await hubs(place, 1)
+        kept = Listener()
+        one.subscribe(kept, b"c")
+        await settled()
+        two = place.hub(1)  # the first had no turn to answer
+        two.publish(b"c", b"1")
+        await settled()
+        assert kept.payloads == [b"1"]
+
+
+@in_loop
+async def test_a_worker_that_ends_in_order_says_so() -> None:
+    with house() as place:
+        one, two = await hubs(place)
+        two.subscribe(Listener(), b"*", pattern=True)
+        two.stop()
+        assert one.publish(b"c", b"1") == 0
+        assert place.ring.listening[0] == 0
+
+
+@in_loop
+async def test_both_generations_of_a_reload_get_everything() -> None:
+    with house() as place:
+        old, new = await hubs(place)
+        listeners = Listener(), Listener()
+        for hub, listener in zip((old, new), listeners, strict=True):
+            hub.subscribe(listener, b"c")
+        assert (old.publish(b"c", b"1"), new.publish(b"c", b"2")) == (2, 2)
+        await settled()
+        assert [listener.payloads for listener in listeners] == [[b"1", b"2"]] * 2
+
+
+# -- who listens to keys -----------------------------------------------------------------------------------
+
+LISTENS: list[tuple[bytes, bool, bool]] = [
+    (b"news", False, False),
+    (b"__keyspace@0__:k", False, True),
+    (b"__keyevent@0__:set", False, True),
+    (b"__keyevent@1__:set", False, False),
+    (b"*", False, False),
+    (b"*", True, True),
+    (b"?_key*", True, True),
+    (b"__key*", True, True),
+    (b"__keyspace@0__:user:*", True, True),
+    (b"__keyspace@0__:user", True, True),
+    (b"__key", True, False),
+    (b"", True, False),
+    (b"news.*", True, False),
+    (b"_\\_key*", True, True),
+]
+
+
+@pytest.mark.parametrize(("name", "pattern", "listens"), LISTENS)
+@in_loop
+async def test_what_may_be_about_keys(name: bytes, pattern: bool, listens: bool) -> None:
+    with house() as place:
+        (one,) = await hubs(place, 1)
+        listener, other = Listener(), Listener()
+        one.subscribe(listener, name, pattern=pattern)
+        assert place.ring.listening[0] == listens
+        one.subscribe(other, name, pattern=pattern)
+        one.unsubscribe(listener, name, pattern=pattern)
+        assert place.ring.listening[0] == listens
+        one.forget(other)
+        await settled()
+        assert place.ring.listening[0] == 0
+
+
+# -- bounds ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("settings", "names"),
+    [
+        ({"max_subscriptions": 3}, [b"0", b"1", b"2", b"3"]),
+        ({"max_worker_subscriptions": 2}, [b"0", b"1", b"2"]),
+        ({"max_channel_bytes": 16}, [bytes(16), bytes(17)]),
+        ({"max_channel_bytes": 1 << 16}, [bytes([i]) * 65_536 for i in range(3)]),
+    ],
+)
+@in_loop
+async def test_bounds(settings: dict[str, Any], names: list[bytes]) -> None:
+    with house(**settings) as place:
+        (one,) = await hubs(place, 1)
+        listener = Listener()
+        *allowed, last = names
+        if "max_channel_bytes" in settings and len(names) == 3:
+            allowed, last = names[:1], names[1]  # half of a quarter of the ring
+        for name in allowed:
+            one.subscribe(listener, name)
+        head = place.ring.head
+        with pytest.raises(CannotSubscribe):
+            one.subscribe(listener, last)
+        assert place.ring.head == head
+        assert place.count(Column.SUBSCRIPTIONS_REFUSED) == 1
+        assert one.subscriptions(listener) == allowed
+        assert place.count(Column.SUBSCRIPTIONS) == len(allowed)
+
+
+@in_loop
+async def test_a_message_that_is_too_long_is_an_error_to_its_publisher() -> None:
+    with house() as place:
+        one, two = await hubs(place)
+        listener = Listener()
+        two.subscribe(listener, b"c")
+        most = place.ring.most_bytes - 6
+        assert one.publish(b"c", bytes(most)) == 1
+        with pytest.raises(CannotPublish, match=str(most + 1)):
+            one.publish(b"c", bytes(most + 1))
+        await settled()
+        assert listener.payloads == [bytes(most)]
+        assert place.count(Column.MESSAGES_REFUSED) == 1
+
+
+@in_loop
+async def test_all_names_of_a_worker_are_told_in_frames_that_fit() -> None:
+    with house(max_channel_bytes=1024) as place:
+        one, two = await hubs(place)
+        names = [b"%d:" % i + bytes(900) for i in range(100)]
+        listener = Listener()
+        for name in names:
+            one.subscribe(listener, name)
+        await settled()
+        place.lose(1, two)
+        two = place.hub(1)
+        await settled()
+        assert sorted(two.channels()) == sorted(names)
+        one.forget(listener)
+        await settled()
+        assert two.channels() == []
