@@ -120,7 +120,8 @@ class Service:
         self._board = board
         # Of all workers together, and of this one: some files have to be left for all else.
         self._most = settings.max_connections or sys.maxsize
-        self._most_own = max(1, resource.getrlimit(resource.RLIMIT_NOFILE)[0] - _SPARE_FILES)
+        files = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+        self._most_own = max(1, files - _SPARE_FILES - len(board.rows))  # each row has a wake-up
         self.draining = False
         self.drained = asyncio.Event()
         self._settings = settings

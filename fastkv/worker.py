@@ -21,6 +21,7 @@ from fastkv.errors import StoreBusy
 from fastkv.flow import SWEEP_SECONDS
 from fastkv.http.responses import Preludes
 from fastkv.http.routes import Routes
+from fastkv.pubsub.events import Events
 from fastkv.pubsub.hub import Hub
 from fastkv.service import Service
 from fastkv.stats import Board, Column, State
@@ -82,7 +83,8 @@ class Worker:
         self._preludes = Preludes(int(time.time()))
         self._clock_ms = arena_clock(store.offset_ms)
         self._hub = Hub(ring, board, board.number(row), settings)
-        routes = Routes(store, settings, board, row, self._clock_ms)
+        self._events = Events(self._hub, ring.listening, store.removals, settings.keyspace_events, row)
+        routes = Routes(store, settings, board, row, self._clock_ms, self._hub, self._events)
         self._service = Service(store, settings, routes, board, row, self._preludes)
         self._access_log = None if settings.access_log is None else AccessLog(settings, row)
         self._servers: list[asyncio.AbstractServer] = []
@@ -162,6 +164,7 @@ class Worker:
             more = self._store.look_after(self._clock_ms)
         except StoreBusy:  # somebody was stopped in a critical section; who needs it more will wait
             more = False
+        self._events.tell_removals()
         loop.call_later(_AGAIN_SECONDS if more else _LOOK_SECONDS, self._look_after_store, loop)
 
     def _stop(self) -> None:

@@ -24,7 +24,7 @@ def routes() -> Routes:
 
 def test_every_route_is_in_the_protocol(routes: Routes) -> None:
     exact = [rf"\b{route.decode()}\b" for route in routes.handlers]
-    keyed = [rf"\b{route.decode()}\{{key\}}" for route in routes.keyed]
+    keyed = [rf"\b{route.decode()}\{{\w+\}}" for route in routes.keyed]
     assert [route for route in exact + keyed if not re.search(route, PROTOCOL)] == []
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
+from typing import TYPE_CHECKING, Final, Protocol, TypeVar
 
 from fastkv.commands.replies import CommandError
 from fastkv.errors import KeyTooLong, ReplyTooLong, ValueTooLong
@@ -11,11 +11,14 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from fastkv.commands.session import Session
+    from fastkv.pubsub.hub import Hub
+    from fastkv.pubsub.messages import Subscriber
     from fastkv.store import Decide, Entry, Scanned
 
     T = TypeVar("T")
 
     Notify = Callable[[bytes, bytes], None]
+    Publish = Callable[[bytes, bytes], int]
 
 
 class Space(Protocol):
@@ -75,21 +78,29 @@ class Client(Protocol):
 
     Attributes:
         session: what it keeps between its commands; None for one whose commands come alone.
+        subscriber: who gets the messages that it subscribes to; None if nobody can.
     """
 
     session: Session | None
+    subscriber: Subscriber | None
 
 
 class Nobody:
     """A client that keeps nothing."""
 
-    __slots__ = ("session",)
+    __slots__ = ("session", "subscriber")
 
     def __init__(self) -> None:
         self.session: Session | None = None
+        self.subscriber: Subscriber | None = None
 
 
 NOBODY: Final = Nobody()
+
+
+def _to_nobody(channel: bytes, payload: bytes) -> int:
+    """Publish where nobody passes messages on."""
+    return 0
 
 
 class Context:
@@ -106,7 +117,8 @@ class Context:
         max_batch: so many commands may come together.
         max_reply: the longest reply with several values, in bytes.
         max_keys: so many entries may be looked at by one command.
-        hub: where messages go.
+        hub: who passes messages on; None where there is nobody.
+        publish: sends a message on a channel; says how many get it.
         stats: what the server tells of itself.
     """
 
@@ -122,6 +134,7 @@ class Context:
         "max_reply",
         "max_value",
         "notify",
+        "publish",
         "space",
         "stats",
     )
@@ -140,7 +153,8 @@ class Context:
         max_batch: int,
         max_reply: int,
         max_keys: int,
-        hub: Any,
+        hub: Hub | None,
+        publish: Publish | None = None,
         stats: Callable[[], dict[str, int]],
     ) -> None:
         """See the attributes."""
@@ -156,6 +170,7 @@ class Context:
         self.max_reply = max_reply
         self.max_keys = max_keys
         self.hub = hub
+        self.publish = publish or (hub.publish if hub else _to_nobody)
         self.stats = stats
 
     def check(self, key: bytes, value_len: int = 0) -> None:
@@ -191,13 +206,14 @@ class Context:
         if size > self.max_reply:
             raise ReplyTooLong(f"the reply would take {size} bytes; at most {self.max_reply} are allowed")
 
-    def within(self, space: Space, counters: Counters, notify: Notify) -> Context:
+    def within(self, space: Space, counters: Counters, notify: Notify, publish: Publish) -> Context:
         """The context of a command in a transaction.
 
         Args:
             space: the transaction.
             counters: what is added to this context's once it is committed.
             notify: keeps what is told once it is committed.
+            publish: keeps what is sent once it is committed; says how many would get it now.
         """
         return Context(
             space,
@@ -212,5 +228,6 @@ class Context:
             max_reply=self.max_reply,
             max_keys=self.max_keys,
             hub=self.hub,
+            publish=publish,
             stats=self.stats,
         )

@@ -5,7 +5,7 @@ In: words and who asks. Out: a reply, an error as a value among them. Nothing is
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from fastkv.clock import unix_ahead_ms
 from fastkv.commands import (  # the families, which fill the table
@@ -13,6 +13,7 @@ from fastkv.commands import (  # the families, which fill the table
     expiry,  # noqa: F401
     keys,  # noqa: F401
     keyspace,  # noqa: F401
+    pubsub,  # noqa: F401
     server,  # noqa: F401
     strings,  # noqa: F401
     transactions,
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from fastkv.commands.context import Client, Counters, Notify
     from fastkv.commands.replies import Reply
     from fastkv.commands.table import Command
+    from fastkv.pubsub.hub import Hub
     from fastkv.store import Store
 
 _NO_ROOM: Final = "not executed: the replies before this one are as long as they may be together"
@@ -53,7 +55,7 @@ class Commands:
         max_reply: int,
         max_keys: int,
         notify: Notify | None = None,
-        hub: Any = None,
+        hub: Hub | None = None,
         ahead_ms: Callable[[], int] | None = None,
         stats: Callable[[], dict[str, int]] | None = None,
     ) -> None:
@@ -70,7 +72,7 @@ class Commands:
             max_keys: so many entries may be looked at by one command.
             notify: is told of each change, once it is done: the event's name as Redis has it, and the key;
                 None where nobody listens. It may not use the commands.
-            hub: where messages go.
+            hub: who passes messages on; None where there is nobody.
             ahead_ms: what Unix time is ahead of ``clock``; None: what the machine's clocks say of this store.
             stats: what ``INFO`` tells; None: what the store tells.
         """

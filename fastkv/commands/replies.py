@@ -27,6 +27,16 @@ class CommandError(Exception):
 Reply: TypeAlias = Union[int, bytes, CommandError, list["Reply"], None]  # noqa: UP007 - it names itself
 """A number of 64 bits, a string, an error, several of these, or nothing."""
 
+
+class Several(list[Reply]):
+    """Several replies to one command, as SUBSCRIBE has one for each channel.
+
+    In RESP one follows the other; in JSON they are an array.
+    """
+
+    __slots__ = ()
+
+
 OK: Final = Status(b"OK")
 QUEUED: Final = Status(b"QUEUED")
 

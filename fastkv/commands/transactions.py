@@ -6,12 +6,13 @@ again, and what they did before is forgotten.
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import TYPE_CHECKING, Final, TypeAlias
 
 from fastkv.commands.failures import OWN_FAULT, failure
 from fastkv.commands.replies import OK, QUEUED, CommandError, size_of
 from fastkv.commands.table import command
-from fastkv.errors import BatchTooLong
+from fastkv.errors import BatchTooLong, StoreBusy
 from fastkv.stats import ROW_WORDS
 
 if TYPE_CHECKING:
@@ -50,13 +51,20 @@ def together(
     watched = watched or {}
     counts = [0] * ROW_WORDS
     told: list[tuple[bytes, bytes]] = []
+    published: list[tuple[bytes, bytes]] = []
+
+    def publish(channel: bytes, payload: bytes) -> int:
+        count = context.hub.receivers(channel, payload) if context.hub else 0
+        published.append((channel, payload))
+        return count
 
     def body(space: Space) -> list[Reply] | None:
         counts[:] = [0] * ROW_WORDS
         told.clear()
+        published.clear()
         if any(state_of(space, context, key) != state for key, state in watched.items()):
             return None
-        inner = context.within(space, counts, lambda event, key: told.append((event, key)))
+        inner = context.within(space, counts, lambda event, key: told.append((event, key)), publish)
         replies: list[Reply] = []
         size = 0
         for asked, words in commands:
@@ -75,6 +83,9 @@ def together(
             context.counters[column] += count
     for event, key in told:
         context.notify(event, key)
+    for channel, payload in published:
+        with suppress(StoreBusy):  # the transaction is committed, and is answered as it was
+            context.publish(channel, payload)
     return replies
 
 

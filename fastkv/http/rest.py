@@ -94,6 +94,8 @@ class Resources:
         if done is None:
             return _PRECONDITION_FAILED
         routes.counters[_PUTS] += 1
+        if routes.wanted[0]:
+            routes.tell_put(key, deadline_ms)
         before, version = done
         if before is None:
             return 201, b'Content-Length: 0\r\nETag: "%x"\r\n\r\n' % version
@@ -101,13 +103,15 @@ class Resources:
 
     def delete(self, raw_key: bytes, query: bytes, head: Head, body: bytes) -> Reply:
         """``DELETE /kv/{key}``: 204, 404 or 412."""
-        done = self._change(self._key(raw_key), conditions_of(head), DELETE)
+        key = self._key(raw_key)
+        done = self._change(key, conditions_of(head), DELETE)
         if done is None:
             return _PRECONDITION_FAILED
         before, _ = done
         if before is None:
             return KEY_NOT_FOUND
         self._routes.counters[_DELETES] += 1
+        self._routes.events.notify(b"del", key)
         return _DELETED
 
     def _change(

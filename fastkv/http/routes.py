@@ -33,12 +33,15 @@ from fastkv.http.responses import (
 from fastkv.http.rest import Resources
 from fastkv.http.snapshots import Snapshots
 from fastkv.http.urlform import key_of, plain_keys
+from fastkv.pubsub.events import NOBODY, Events
+from fastkv.sse.handlers import Streams
 from fastkv.stats import Column
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from fastkv.http.request import Head
+    from fastkv.pubsub.hub import Hub
     from fastkv.settings import Settings
     from fastkv.stats import Board
     from fastkv.store import Entry, Store
@@ -71,6 +74,8 @@ class Routes:
         clock: milliseconds now, for deadlines.
         commands: the command table over the same store.
         max_key, max_value: the longest that the settings and the store allow, in bytes.
+        events: is told of each change.
+        wanted: its word; 0 as long as nobody wants to know.
         handlers: by method, space and path, as they stand before the ``?`` of a request line.
         keyed: by method, space and the prefix of a path; they take what follows it as well.
         source: the entry that the newest reply was made from, if it was made from nothing else; whoever
@@ -85,12 +90,14 @@ class Routes:
         "commands",
         "counters",
         "draining",
+        "events",
         "handlers",
         "keyed",
         "max_key",
         "max_value",
         "source",
         "store",
+        "wanted",
     )
 
     def __init__(
@@ -100,6 +107,8 @@ class Routes:
         board: Board,
         counters: memoryview[int],
         clock: Callable[[], int],
+        hub: Hub | None = None,
+        events: Events | None = None,
     ) -> None:
         """Bind to a store.
 
@@ -109,7 +118,11 @@ class Routes:
             board: for ``/stats``.
             counters: this worker's row of the board.
             clock: milliseconds now, for deadlines.
+            hub: passes messages on; None where there is nobody to.
+            events: is told of each change; None where nobody wants to know.
         """
+        self.events = events or Events(hub, NOBODY, store.removals, "", counters)
+        self.wanted = self.events.wanted
         self.store = store
         self._board = board
         self.counters = counters
@@ -125,6 +138,8 @@ class Routes:
             max_batch=settings.max_batch,
             max_reply=max(settings.max_reply_bytes, self.max_value),
             max_keys=settings.max_keys,
+            notify=self.events.notify,
+            hub=hub,
             stats=partial(board.summary, store),
         )
         self.draining = False
@@ -145,6 +160,8 @@ class Routes:
             self.handlers[b"HEAD " + path] = _headless(handler)
         self.handlers |= Snapshots(self).handlers
         self.keyed = Resources(self).handlers
+        if hub:
+            self.keyed |= Streams(hub, settings).handlers
         self._redis = RedisRest(self.commands)
         self.handlers |= self._redis.handlers
 
@@ -212,6 +229,8 @@ class Routes:
         plain = b"\\" not in body or is_plain(value_text, value)
         self.store.put(key, value, self.clock, PLAIN if plain else 0, deadline_ms)
         self.counters[_PUTS] += 1
+        if self.wanted[0]:
+            self.tell_put(key, deadline_ms)
         return PUT_OK
 
     def delete(self, query: bytes, head: Head, body: bytes) -> Reply:
@@ -222,7 +241,20 @@ class Routes:
         if not self.store.delete(key, self.clock):
             return KEY_NOT_FOUND
         self.counters[Column.DELETES] += 1
+        if self.wanted[0]:
+            self.events.notify(b"del", key)
         return DELETE_OK
+
+    def tell_put(self, key: bytes, deadline_ms: int) -> None:
+        """Tell those who want to know that an entry was put.
+
+        Args:
+            key: its key.
+            deadline_ms: when it is gone, 0 for never.
+        """
+        self.events.notify(b"set", key)
+        if deadline_ms:
+            self.events.notify(b"expire", key)
 
     def health(self, query: bytes, head: Head, body: bytes) -> Reply:
         """``GET /health``: 503 while the server drains."""

@@ -50,7 +50,11 @@ class Snapshots:
         """
         self._routes = routes
         self._transfer = Transfer(
-            routes.store, routes.clock, max_key=routes.max_key, max_value=routes.max_value
+            routes.store,
+            routes.clock,
+            max_key=routes.max_key,
+            max_value=routes.max_value,
+            notify=routes.events.notify,
         )
         self.handlers: dict[bytes, Handler] = {
             b"GET /snapshot": self.get,

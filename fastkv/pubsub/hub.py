@@ -12,7 +12,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from fastkv.errors import FastKVError, StoreBusy
-from fastkv.glob import Glob
 from fastkv.pubsub.census import Census
 from fastkv.pubsub.delivery import Delivery
 from fastkv.pubsub.messages import Message
@@ -30,7 +29,7 @@ from fastkv.stats import Column, State
 
 if TYPE_CHECKING:
     import asyncio
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
     from fastkv.pubsub.messages import Subscriber
     from fastkv.pubsub.ring import Ring
@@ -160,7 +159,7 @@ class Hub:
         subscriptions = self._subscriptions
         if subscriptions.has(subscriber, name, pattern=pattern):
             return subscriptions.wanted_by(subscriber)
-        self._check(subscriber, name)
+        self.check([name], subscriptions.wanted_by(subscriber))
         self._catch_up()
         with self._ring.locked():
             # What was published before this frame is not for this subscriber, what comes after it is.
@@ -208,6 +207,10 @@ class Hub:
         """
         return self._subscriptions.names(subscriber, pattern=pattern)
 
+    def wanted_by(self, subscriber: Subscriber) -> int:
+        """How many subscriptions a subscriber has."""
+        return self._subscriptions.wanted_by(subscriber)
+
     def forget(self, subscriber: Subscriber) -> None:
         """Take note that a connection has ended.
 
@@ -218,15 +221,25 @@ class Hub:
             for name in self._subscriptions.names(subscriber, pattern=pattern):
                 self._end(subscriber, name, pattern=pattern)
 
-    def _check(self, subscriber: Subscriber, name: bytes) -> None:
+    def check(self, names: Sequence[bytes], has: int = 0) -> None:
+        """Find out whether a connection may subscribe to some names.
+
+        Args:
+            names: of channels and patterns.
+            has: how many subscriptions it has.
+
+        Raises:
+            CannotSubscribe: if not.
+        """
         problem = ""
-        if len(name) > self._most_name_bytes:
-            problem = f"a name of {len(name)} bytes; at most {self._most_name_bytes} are allowed"
-        elif self._subscriptions.wanted_by(subscriber) >= self._most_each:
+        longest = max(map(len, names))
+        if longest > self._most_name_bytes:
+            problem = f"a name of {longest} bytes; at most {self._most_name_bytes} are allowed"
+        elif has + len(names) > self._most_each:
             problem = f"a connection may have {self._most_each} subscriptions"
-        elif self._subscriptions.total >= self._most_together:
+        elif self._subscriptions.total + len(names) > self._most_together:
             problem = f"a worker may have {self._most_together} subscriptions, and has them"
-        elif self._subscriptions.name_bytes + len(name) > self._ring.most_bytes // _NAMES_SHARE:
+        elif self._subscriptions.name_bytes + sum(map(len, names)) > self._ring.most_bytes // _NAMES_SHARE:
             problem = "all names together are too long for --pubsub-memory"
         if problem:
             self._counters[Column.SUBSCRIPTIONS_REFUSED] += 1
@@ -261,10 +274,7 @@ class Hub:
             CannotPublish: if it is longer than the ring takes.
             StoreBusy: if the ring was busy; the message is not published.
         """
-        most = self._ring.most_bytes - MESSAGE_HEAD_BYTES
-        if len(channel) + len(payload) > most:
-            self._counters[Column.MESSAGES_REFUSED] += 1
-            raise CannotPublish(f"channel and message may have {most} bytes together")
+        self._check_length(channel, payload)
         self._catch_up()
         with self._ring.locked():
             # All that was confirmed before is known now, and stays so until the message has its place.
@@ -277,20 +287,37 @@ class Hub:
             self._soon()
         return count
 
-    # -- what all workers have together ------------------------------------------------------------------
-
-    def channels(self, pattern: bytes | None = None) -> list[bytes]:
-        """The channels that have subscribers of their own, in whichever worker.
+    def receivers(self, channel: bytes, payload: bytes) -> int:
+        """How many would get a message now.
 
         Args:
-            pattern: which they have to fit; None for all.
+            channel: where it would be published.
+            payload: what.
+
+        Raises:
+            CannotPublish: if it is longer than the ring takes.
+            StoreBusy: if the ring was busy.
+        """
+        self._check_length(channel, payload)
+        self._catch_up()
+        return self._census.receivers(channel)[0]
+
+    def _check_length(self, channel: bytes, payload: bytes) -> None:
+        most = self._ring.most_bytes - MESSAGE_HEAD_BYTES
+        if len(channel) + len(payload) > most:
+            self._counters[Column.MESSAGES_REFUSED] += 1
+            raise CannotPublish(f"channel and message may have {most} bytes together")
+
+    # -- what all workers have together ------------------------------------------------------------------
+
+    def channels(self) -> list[bytes]:
+        """The channels that have subscribers of their own, in whichever worker.
 
         Raises:
             StoreBusy: if the ring was busy.
         """
         self._catch_up()
-        fits = Glob(pattern).matches if pattern is not None else None
-        return [channel for channel in self._census.channels if fits is None or fits(channel)]
+        return list(self._census.channels)
 
     def subscribers(self, channel: bytes) -> int:
         """How many subscribers a channel has, without those of patterns; raises as ``channels``."""

@@ -30,7 +30,7 @@ class Transfer:
         max_key, max_value: the longest that are taken, in bytes.
     """
 
-    __slots__ = ("_clock", "_store", "_unix_clock", "max_key", "max_value")
+    __slots__ = ("_clock", "_notify", "_store", "_unix_clock", "max_key", "max_value")
 
     def __init__(
         self,
@@ -39,6 +39,7 @@ class Transfer:
         unix_clock: Callable[[], int] = unix_ms,
         max_key: int | None = None,
         max_value: int | None = None,
+        notify: Callable[[bytes, bytes], None] = lambda _event, _key: None,
     ) -> None:
         """Bind to a store.
 
@@ -48,7 +49,9 @@ class Transfer:
             unix_clock: Unix time in ms.
             max_key: the longest key that is taken, in bytes; None: that of the store.
             max_value: likewise for values.
+            notify: is told of each change: the event's name as Redis has it, and the key.
         """
+        self._notify = notify
         self._store = store
         self._clock = clock
         self._unix_clock = unix_clock
@@ -108,10 +111,14 @@ class Transfer:
         for key, value, flags, unix_deadline_ms in items:
             deadline_ms = unix_deadline_ms - ahead_ms
             if unix_deadline_ms and deadline_ms <= now_ms:
-                self._store.delete(key, self._clock)
+                if self._store.delete(key, self._clock):
+                    self._notify(b"del", key)
                 expired += 1
             else:
                 self._store.put(key, value, self._clock, flags, unix_deadline_ms and deadline_ms)
+                self._notify(b"set", key)
+                if unix_deadline_ms:
+                    self._notify(b"expire", key)
         return len(items) - expired, expired
 
     def _check(self, item: Item) -> None:

@@ -27,6 +27,7 @@ import mmap
 from dataclasses import dataclass
 
 from fastkv.errors import StartError
+from fastkv.store.removals import Removals
 
 WORD = 8
 LAYOUT_VERSION = 4
@@ -300,9 +301,10 @@ class Arena:
         mem: the mapping; slices of it are copies.
         words: the same memory as 64-bit words.
         counts: the same memory as bytes, for the access counts.
+        removals: which entries this process has removed unasked.
     """
 
-    __slots__ = ("counts", "geometry", "mem", "words")
+    __slots__ = ("counts", "geometry", "mem", "removals", "words")
 
     def __init__(self, geometry: Geometry, mem: mmap.mmap | None = None) -> None:
         """Map shared memory without a file and describe it, or take a mapping as it is.
@@ -315,6 +317,7 @@ class Arena:
             StartError: if the kernel does not give that much address space.
         """
         self.geometry = geometry
+        self.removals = Removals()
         try:
             self.mem = mem or mmap.mmap(-1, geometry.memory_bytes, mmap.MAP_SHARED | mmap.MAP_ANONYMOUS)
         except (OSError, ValueError, OverflowError) as error:

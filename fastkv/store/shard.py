@@ -47,6 +47,7 @@ from fastkv.store.records import (
     parse_record,
     record_words,
 )
+from fastkv.store.removals import EVICTED
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -74,6 +75,7 @@ class Shard(Log):
         "_open_base",
         "_open_head_at",
         "_opened",
+        "_removals",
         "_segment_shift",
         "_sequence",
         "_table",
@@ -107,6 +109,7 @@ class Shard(Log):
             evicts: whether entries may be evicted.
         """
         super().__init__(number, arena, segments)
+        self._removals = arena.removals
         geometry = arena.geometry
         self.lock = lock
         self._eviction_lock = eviction_lock
@@ -311,6 +314,9 @@ class Shard(Log):
             first, _ = self._index.buckets(key_hash)
             slots = range(first + 1, first + BUCKET_WORDS)
             slot = min(slots, key=lambda slot: self._mem[count_at(slot)])
+            if self._removals.wanted[0]:
+                place = (self._words[slot] & self._location_mask) << 3
+                self._removals.note(EVICTED, parse_record(self._mem, place)[0])
             self.drop(slot, self._words[slot])
             self._words[self.header + SH_EVICTED] += 1
             return True

@@ -40,6 +40,7 @@ from fastkv.store.picking import Picker
 from fastkv.store.reading import VERIFY_READS, Reader
 from fastkv.store.records import parse_record
 from fastkv.store.redo import Redo
+from fastkv.store.removals import EXPIRED
 from fastkv.store.repair import Guard
 from fastkv.store.room import Room
 from fastkv.store.scan import KeyScanner, Scanner
@@ -82,6 +83,7 @@ class Store:
         scan_keys: that of the ``KeyScanner``: all values are empty.
         update: that of the ``Updater``.
         transact, flush: ``run`` and ``flush`` of the ``Transactions``.
+        removals: which entries went by themselves.
         max_key_bytes: the longest key, a quarter of a segment.
         max_value_bytes: the longest value, a quarter of the arena or less.
     """
@@ -114,6 +116,7 @@ class Store:
         "max_key_bytes",
         "max_value_bytes",
         "random_key",
+        "removals",
         "scan",
         "scan_keys",
         "transact",
@@ -159,6 +162,7 @@ class Store:
         self.words = arena.words
         self.counts = arena.counts
         self._mem = arena.mem
+        self.removals = arena.removals
         origin = kept.origin if kept else Origin.EMPTY
         if origin is Origin.EMPTY:
             superblock.seal(arena, int.from_bytes(os.urandom(8), "little") if seed is None else seed)
@@ -330,6 +334,8 @@ class Store:
             shard.drop(slot, word)
             if deadline_ms and deadline_ms <= clock():
                 self.words[shard.header + SH_EXPIRED] += 1
+                if self.removals.wanted[0]:
+                    self.removals.note(EXPIRED, key)
                 return False
             return True
 

@@ -41,6 +41,7 @@ from fastkv.store.records import (
     parse_record,
     unpack_head,
 )
+from fastkv.store.removals import EVICTED, EXPIRED
 
 if TYPE_CHECKING:
     from fastkv.store.ghosts import Ghosts
@@ -149,6 +150,7 @@ class Sweep:
         evicted: list[int] = []
         looked = dead = expired = 0
         leave = rule == LEAVE
+        removals = self._arena.removals if self._arena.removals.wanted[0] else None
         stuck = False
         while location < end and looked < looks:
             looked += 1
@@ -208,6 +210,8 @@ class Sweep:
                 evicted.append(key_hash)
             words[slot] = 0
             dead += location - here
+            if removals:
+                removals.note(EXPIRED if past else EVICTED, mem[at : at + key_len])
         if stuck:
             location = here
         header = shard.header
@@ -258,10 +262,13 @@ class Sweep:
         if not slot:
             return False
         owner = word & self._location_mask
-        _, _, _, _, deadline_ms = parse_record(self._arena.mem, owner << 3)
+        key, _, _, _, deadline_ms = parse_record(self._arena.mem, owner << 3)
+        removals = self._arena.removals
         if 0 < deadline_ms <= now_ms:
             shard.drop(slot, word)
             words[shard.header + SH_EXPIRED] += 1
+            if removals.wanted[0]:
+                removals.note(EXPIRED, key)
             return False
         if rule == LEAVE:
             return False
@@ -282,6 +289,8 @@ class Sweep:
                 return True
         shard.drop(slot, word, evicted=True)
         words[shard.header + SH_EVICTED] += 1
+        if removals.wanted[0]:
+            removals.note(EVICTED, key)
         if rule == PROMOTE:
             self._ghosts.remember([key_hash])
         return False

@@ -17,6 +17,7 @@ from xxhash import xxh3_64_intdigest
 from fastkv.errors import KeyTooLong, ValueTooLong
 from fastkv.store.layout import SH_EXPIRED, TAG_BITS, Arena
 from fastkv.store.reading import Entry, Reader
+from fastkv.store.removals import EXPIRED
 
 if TYPE_CHECKING:
     from fastkv.store.repair import Guard
@@ -73,6 +74,7 @@ class Updater:
         "_guard",
         "_low_mask",
         "_reader",
+        "_removals",
         "_room",
         "_seed",
         "_shards",
@@ -107,6 +109,7 @@ class Updater:
         self._low_mask = (geometry.shards << TAG_BITS) - 1
         self._shards = shards
         self._reader = reader
+        self._removals = arena.removals
         self._room = room
         self._seed = seed
         self._guard = guard
@@ -206,6 +209,8 @@ class Updater:
             if before and before[3] and before[3] <= clock():
                 shard.drop(before[4], before[5])
                 self._words[shard.header + SH_EXPIRED] += 1
+                if self._removals.wanted[0]:
+                    self._removals.note(EXPIRED, key)
                 before = None
             deciding = True
             change = decide(before)
