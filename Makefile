@@ -4,6 +4,7 @@ PYTHON ?= python3
 ARGS ?=
 SECONDS ?= 60
 RUNS ?= 10000
+PYTHON2 ?= python2.7
 
 VENV := .venv
 LOCK := requirements-dev.lock
@@ -13,12 +14,14 @@ SERVER := $(VENV)/server.stamp
 TOOLS := $(VENV)/tools.stamp
 FUZZ := $(VENV)/fuzz.stamp
 BENCH := $(VENV)/bench.stamp
+# For Python 2.7, and so not in there.
+AUTOBAHN := .autobahn
 # The clients from npm that the tests run; npm leaves this file there.
 NODE := tests/node/node_modules/.package-lock.json
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help serve test check format lock fuzz damage bench-micro bench-memory image clean
+.PHONY: help serve test check format lock fuzz damage autobahn bench-micro bench-memory image clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "%-20s %s\n", $$1, $$2 }'
@@ -54,6 +57,13 @@ fuzz: $(FUZZ) ## look for inputs that break the parsers or a connection; SECONDS
 damage: $(TOOLS) ## damage arenas in files at random, and look for wrong values; RUNS=10000
 	@PYTHONPATH=tests $(VENV)/bin/python -m damage $(RUNS)
 
+autobahn: $(TOOLS) ## run the Autobahn|Testsuite, where there is a Python 2.7; PYTHON2=python2.7
+	@command -v $(PYTHON2) > /dev/null || \
+	    { echo "fastkv: there is no $(PYTHON2), which the Autobahn|Testsuite needs: make autobahn PYTHON2=…" >&2; exit 1; }
+	@test -d $(AUTOBAHN) || { $(PYTHON2) -m pip --quiet install --target $(AUTOBAHN) autobahntestsuite \
+	    && touch $(AUTOBAHN)/zope/__init__.py; }
+	@$(VENV)/bin/python -m perf.autobahn --python $(PYTHON2) --suite $(AUTOBAHN) --save
+
 bench-micro: $(BENCH) ## measure the store alone, beside others; ARGS="operations --only fastkv" picks some
 	@$(VENV)/bin/python -m perf.micro $(ARGS)
 	@$(VENV)/bin/python -m perf.tables
@@ -66,7 +76,7 @@ image: ## build the container image
 	@docker build --tag ultrafast-kv-cache .
 
 clean: ## remove the virtual environment and what tools left behind
-	@rm -rf $(VENV) $(VENV)-lock tests/node/node_modules build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	@rm -rf $(VENV) $(VENV)-lock $(AUTOBAHN) tests/node/node_modules build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # Says what is missing before anything half-works.

@@ -40,6 +40,10 @@ class Phase(IntEnum):
     IDLE = 3
     OUTPUT = 4
     CLOSING = 5
+    QUIET = 6
+    """As IDLE, of a WebSocket: when it expires, the client is asked whether it is still there."""
+    PONG = 7
+    """It was asked and has not answered."""
 
 
 COUNTER_OF: Final = {
@@ -48,7 +52,10 @@ COUNTER_OF: Final = {
     Phase.BODY: Column.BODY_TIMEOUTS,
     Phase.IDLE: Column.IDLE_TIMEOUTS,
     Phase.OUTPUT: Column.OUTPUT_TIMEOUTS,
+    Phase.PONG: Column.PONG_TIMEOUTS,
 }
+
+_RESTING: Final = (Phase.IDLE, Phase.QUIET)
 
 
 class Client(Protocol):
@@ -108,6 +115,8 @@ class Flow:
             Phase.IDLE: settings.idle_seconds,
             Phase.OUTPUT: settings.output_seconds,
             Phase.CLOSING: settings.linger_seconds,
+            Phase.QUIET: settings.ping_seconds,
+            Phase.PONG: settings.pong_seconds,
         }
         # Slowest first: whoever makes progress is moved to the end by the sweep.
         self._held: OrderedDict[Client, int] = OrderedDict()
@@ -136,7 +145,7 @@ class Flow:
     def _look(self, client: Client) -> None:
         """Find out what a client waits for, and whether it has waited too long."""
         now, phase = self.now, client.phase
-        if phase is Phase.IDLE and client.heard:
+        if phase in _RESTING and client.heard:
             client.since = now
         client.heard = False
         since, done = client.since, 0
@@ -149,7 +158,7 @@ class Flow:
             self._readers.pop(client, None)
             if phase is Phase.BODY:
                 done = client.progress
-        if phase is not Phase.IDLE or client in self._held:
+        if phase not in _RESTING or client in self._held:
             held_bytes = client.held_bytes
             if held_bytes:
                 self.hold(client, held_bytes)

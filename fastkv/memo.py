@@ -69,12 +69,25 @@ class Memo:
             reply: a 200, made from the entry and nothing else.
             entry: what the store found for the request.
         """
+        if self.has_seen(request):
+            self.keep(request, reply, entry)
+
+    def has_seen(self, request: bytes) -> bool:
+        """Whether a request was seen before; next time it was.
+
+        Args:
+            request: its bytes.
+        """
         mark = hash(request)
         place = mark & _SIGHTS - 1
         mark = mark >> 13 & 0xFF
-        if self._sights[place] != mark:
-            self._sights[place] = mark
-            return
+        if self._sights[place] == mark:
+            return True
+        self._sights[place] = mark
+        return False
+
+    def keep(self, request: bytes, reply: bytes, entry: Entry) -> None:
+        """Remember a reply, if it is worth it; the arguments are those of ``offer``."""
         _, _, _, deadline_ms, slot, word = entry
         if deadline_ms or len(request) > _LONGEST_REQUEST or len(reply) > _LONGEST_REPLY:
             return

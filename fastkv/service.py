@@ -71,9 +71,12 @@ class Service:
         "fast",
         "flow",
         "memo",
+        "message_limit",
+        "message_memo",
         "output_limit",
         "pipeline_limit",
         "preludes",
+        "push_limit",
         "refused",
         "routes",
         "store",
@@ -105,6 +108,8 @@ class Service:
         # A request that is answered from the memo is not looked at, and cannot be logged.
         memo_bytes = 0 if settings.access_log is not None else settings.memo_bytes
         self.memo = Memo(memo_bytes, preludes.kinds[KEEP_ALIVE])
+        # Payloads of messages, and the frames that answer them; they are no requests, and never logged.
+        self.message_memo = Memo(settings.memo_bytes, {200: b""})
         self.access = Access(settings)
         self.fast = FastParser(
             settings.max_head_bytes,
@@ -122,6 +127,8 @@ class Service:
         self._most = settings.max_connections or sys.maxsize
         files = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
         self._most_own = max(1, files - _SPARE_FILES - len(board.rows))  # each row has a wake-up
+        self.message_limit = settings.max_message_bytes or 0
+        self.push_limit = settings.max_push_bytes
         self.draining = False
         self.drained = asyncio.Event()
         self._settings = settings

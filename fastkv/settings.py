@@ -109,8 +109,15 @@ class Settings:
         "Longest request body.",
         auto="room for the longest key and value with every byte as a JSON escape",
     )
+    max_message_bytes: int = _option(
+        Size(_KB, 4 * _GB),
+        "Longest message of a WebSocket, decompressed; past it the connection is closed with 1009.",
+        auto="as max_body_bytes",
+    )
     memo_bytes: int = _option(
-        Size(0, 4 * _GB), "Memory of each worker for requests seen before; 0 turns it off.", default=16 * _MB
+        Size(0, 4 * _GB),
+        "Memory of each worker for requests seen before, and as much for messages; 0 turns it off.",
+        default=16 * _MB,
     )
     max_output_bytes: int = _option(
         Size(64 * _KB, _GB),
@@ -178,6 +185,13 @@ class Settings:
         Seconds(0.1, 86400), "Time for a body, and as much more as min_rate allows.", default=20.0
     )
     idle_seconds: float = _option(Seconds(0.1, 86400), "Time from one request to the next.", default=75.0)
+    ping_seconds: float = _option(
+        Seconds(0.1, 86400),
+        "Silence after which a WebSocket is asked whether it is still there.",
+        default=30.0,
+    )
+    pong_seconds: float = _option(Seconds(0.1, 86400), "Time to answer that.", default=20.0)
+    deflate: bool = _option(Switch(), "Compress long messages of WebSockets that ask for it.", default=True)
     output_seconds: float = _option(
         Seconds(0.1, 86400), "Time to read a reply, and as much more as min_rate allows.", default=30.0
     )
@@ -292,6 +306,7 @@ class Settings:
             "state_dir": default_state_directory,
             # Six bytes of JSON, as in \u0000, may stand for one of a key or a value.
             "max_body_bytes": lambda: 6 * (self.max_key_bytes + self.max_value_bytes) + _KB,
+            "max_message_bytes": lambda: self.max_body_bytes,
         }
         for name, find in found.items():
             if getattr(self, name) is None:

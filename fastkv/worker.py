@@ -140,8 +140,9 @@ class Worker:
     def _tick(self, loop: asyncio.AbstractEventLoop) -> None:
         """A sign of life, the date, and the housekeeping that must not be done while a request waits."""
         self._row[Column.HEARTBEAT] = time.monotonic_ns() // 1_000_000
-        self._row[Column.MEMO_EVICTIONS] += self._service.memo.evictions
-        self._service.memo.evictions = 0
+        for memo in (self._service.memo, self._service.message_memo):
+            self._row[Column.MEMO_EVICTIONS] += memo.evictions
+            memo.evictions = 0
         self._preludes.set_date(int(time.time()))
         self._hub.turn()
         if self._access_log is not None:

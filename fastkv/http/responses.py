@@ -38,6 +38,7 @@ _PHRASES: Final = {
     416: b"Range Not Satisfiable",
     417: b"Expectation Failed",
     421: b"Misdirected Request",
+    426: b"Upgrade Required",
     431: b"Request Header Fields Too Large",
     500: b"Internal Server Error",
     501: b"Not Implemented",

@@ -36,6 +36,7 @@ from fastkv.http.urlform import key_of, plain_keys
 from fastkv.pubsub.events import NOBODY, Events
 from fastkv.sse.handlers import Streams
 from fastkv.stats import Column
+from fastkv.ws.session import open_session
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -159,6 +160,7 @@ class Routes:
             self.handlers[b"GET " + path] = handler
             self.handlers[b"HEAD " + path] = _headless(handler)
         self.handlers |= Snapshots(self).handlers
+        self.handlers[b"GET /ws"] = partial(open_session, deflate=settings.deflate)
         self.keyed = Resources(self).handlers
         if hub:
             self.keyed |= Streams(hub, settings).handlers

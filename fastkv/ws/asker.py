@@ -1,0 +1,58 @@
+"""Who asks by WebSocket, as the codecs see a session; and what it is sent unasked."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final, Protocol
+
+from fastkv.commands.context import Client
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+_SUBSCRIBING: Final = frozenset((b"SUBSCRIBE", b"PSUBSCRIBE"))
+_SHORTEST: Final = min(map(len, _SUBSCRIBING))
+
+
+class Asker(Client, Protocol):
+    """A session, as far as the codecs are concerned.
+
+    Attributes:
+        pushes: the first byte of the frames that it is sent unasked: they come as it has subscribed.
+        read: key and value of what the newest reply is made of, if it is made of nothing else; whoever
+            remembers the reply takes it from here and sets it to None.
+    """
+
+    pushes: int
+    read: tuple[bytes, bytes] | None
+
+
+class Message(Protocol):
+    """A message on a channel, as its subscribers get it."""
+
+    @property
+    def channel(self) -> bytes:
+        """Where it was published."""
+
+    @property
+    def payload(self) -> bytes:
+        """What was published."""
+
+    @property
+    def pattern(self) -> bytes | None:
+        """The pattern that brought it here; None for a subscription of the channel itself."""
+
+    def as_sent(self, build: Callable[[Message], bytes]) -> bytes:
+        """The message as a wire sends it, built once for all subscribers of that wire.
+
+        Args:
+            build: builds it.
+        """
+
+
+def is_subscribing(words: list[bytes]) -> bool:
+    """Whether a command subscribes.
+
+    Args:
+        words: of the command, at least one.
+    """
+    return len(words[0]) >= _SHORTEST and words[0].upper() in _SUBSCRIBING

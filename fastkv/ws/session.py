@@ -1,0 +1,198 @@
+"""A client's session on ``/ws``: what its messages say is executed, and what it has subscribed to is sent.
+
+In: messages, by `WebSocket`. Out: replies as frames: of text for text, of bytes for bytes. The way of a short
+message is written out in ``data_received``: its payload is the key of a memo like that of requests, so that a
+GET which was answered before is one look into a dictionary, one read of the arena and one write.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from websockets.frames import CloseCode
+
+from fastkv.commands.session import Session as CommandSession
+from fastkv.stats import Column
+from fastkv.store.layout import COUNT_MAX
+from fastkv.takeover import Takeover
+from fastkv.ws import frames, resp, text
+from fastkv.ws.frames import TEXT, apply_mask
+from fastkv.ws.handshake import agree
+from fastkv.ws.websocket import Refused, WebSocket
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from websockets.extensions import Extension
+
+    from fastkv.http.request import Head
+    from fastkv.http.responses import Reply
+    from fastkv.service import Service
+    from fastkv.ws.asker import Message
+
+_MEMO_HITS: Final = int(Column.MEMO_HITS)
+_MESSAGES: Final = int(Column.MESSAGES)
+
+# A frame of the short way that stands alone in a read: header and mask take six bytes, and its second byte is
+# its length and the bit that says that there is a mask.
+_HEAD_BYTES: Final = 6
+_LONGEST_FRAME: Final = frames.MAX_CONTROL_BYTES + _HEAD_BYTES
+_LENGTH_BYTE: Final = 0x80 - _HEAD_BYTES
+
+
+class Session(WebSocket):
+    """A client's session.
+
+    Attributes:
+        session: its transaction.
+        pushes: the first byte of the frames that it is sent unasked.
+        read: see `fastkv.ws.asker.Asker`.
+    """
+
+    __slots__ = (
+        "_commands",
+        "_counts",
+        "_memo",
+        "_recall",
+        "_transaction",
+        "_words",
+        "pushes",
+        "read",
+        "session",
+    )
+
+    def __init__(self, service: Service, extensions: Sequence[Extension] = ()) -> None:
+        """Make a session to be.
+
+        Args:
+            service: what it shares with the worker's other connections.
+            extensions: what the handshake has agreed.
+        """
+        super().__init__(service, extensions)
+        self._transaction = CommandSession()
+        self.session: CommandSession | None = self._transaction
+        self.pushes = TEXT
+        self.read: tuple[bytes, bytes] | None = None
+        self._commands = service.routes.commands
+        self._memo = service.message_memo
+        self._recall = service.message_memo.get
+        self._words = service.store.words
+        self._counts = service.store.counts
+
+    def data_received(self, data: bytes) -> None:
+        """Answer one short message of text; leave all else to ``_receive``."""
+        self.heard = True
+        if self._at_rest:
+            size = len(data)
+            if _HEAD_BYTES <= size <= _LONGEST_FRAME and data[1] == _LENGTH_BYTE + size and data[0] == TEXT:
+                # `frames.parse` and `_remembered` written out.
+                payload = apply_mask(data[6:], data[2:6])
+                remembered = self._recall(payload)
+                if remembered is not None:
+                    slot, word, count_at, frame = remembered
+                    if self._words[slot] == word:
+                        counters = self._counters
+                        counters[_MEMO_HITS] += 1
+                        counters[_MESSAGES] += 1
+                        if self._counts[count_at] < COUNT_MAX:
+                            self._counts[count_at] += 1
+                        self._write(frame)
+                        return
+                self._respond(payload)
+                return
+        self._receive(data)
+
+    def push(self, message: Message) -> bool:
+        """Send a message of a channel.
+
+        Args:
+            message: the message.
+
+        Returns:
+            True: a client that is too slow is closed here, and told why (RFC 6455, 7.4.1).
+        """
+        if self._closing:
+            return True
+        self._write(message.as_sent(_push_text if self.pushes == TEXT else _push_resp))
+        if self._outlet.held_bytes > self._service.push_limit:
+            self._counters[Column.PUSH_QUEUE_FULL] += 1
+            self._end_with(CloseCode.TRY_AGAIN_LATER, "Messages are not read as fast as they come.")
+        return True
+
+    def _respond(self, payload: bytes) -> None:
+        """Answer a message of text that came alone, and was not remembered."""
+        try:
+            self._flush([self._reply(TEXT, payload)])
+        except Exception as error:  # noqa: BLE001 - one connection's mistake must not reach the others
+            self._service.failure(error)
+            self.abort()
+
+    def _answer(self, first: int, payload: bytes) -> bytes:
+        if first != TEXT:
+            try:
+                told = resp.reply_to(payload, self._commands, self)
+            except resp.ProtocolError as error:
+                reply = self._frame(first, error.replies)
+                raise Refused(CloseCode.UNSUPPORTED_DATA, str(error), reply) from None
+            return self._frame(first, told) if told else b""
+        if self._transaction.queue is None:
+            frame = self._remembered(payload)
+            if frame is not None:
+                return frame
+        frame = self._frame(TEXT, text.reply_to(payload, self._commands, self))
+        if self.read is not None:
+            key, value = self.read
+            self.read = None
+            if self._memo.has_seen(payload):
+                self._remember(payload, key, value, frame)
+        return frame
+
+    def _remembered(self, payload: bytes) -> bytes | None:
+        """The frame that answers a message, if it was answered before and nothing has changed."""
+        remembered = self._recall(payload)
+        if remembered is None:
+            return None
+        slot, word, count_at, frame = remembered
+        if self._words[slot] != word:
+            return None
+        self._counters[_MEMO_HITS] += 1
+        if self._counts[count_at] < COUNT_MAX:
+            self._counts[count_at] += 1
+        return frame
+
+    def _remember(self, payload: bytes, key: bytes, value: bytes, frame: bytes) -> None:
+        """Keep a reply, with the entry as it is now, if its value is still what was replied."""
+        routes = self._service.routes
+        entry = routes.store.get(key, routes.clock)
+        if entry is not None and entry[0] == value and frame[0] == TEXT:
+            self._memo.keep(payload, frame, entry)
+
+    def _flush(self, out: list[bytes]) -> None:
+        super()._flush(out)
+        if self._transaction.queue is not None:
+            self._at_rest = False  # a GET is queued there, whatever is remembered
+
+
+def _push_text(message: Message) -> bytes:
+    return frames.build(TEXT, text.push(message))
+
+
+def _push_resp(message: Message) -> bytes:
+    return frames.build(frames.BINARY, resp.push(message))
+
+
+def open_session(query: bytes, head: Head, body: bytes, *, deflate: bool) -> Reply:
+    """``GET /ws``: the handler of the handshake.
+
+    Args:
+        query: what follows the path; the token is looked for before.
+        head: the header section.
+        body: is not looked at.
+        deflate: whether messages may be compressed.
+
+    Raises:
+        Takeover: the connection goes on as a WebSocket.
+        HttpError: 400 or 426.
+    """
+    fields, extensions = agree(head, deflate=deflate)
+    raise Takeover((101, fields), lambda service: Session(service, extensions))

@@ -1,0 +1,164 @@
+"""What messages of text say: commands as JSON in, their replies as JSON out.
+
+In: a message: a command ``["GET","k"]``, or ``{"id":…,"cmd":[…]}``, or an array of such, which is a batch.
+Out: the reply, one array for a batch, with the ids that were given. What is no command is answered with an
+error. Nothing is raised but UnicodeDecodeError, for what is no text.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
+
+import orjson
+
+from fastkv.commands.replies import CommandError
+from fastkv.jsonwire import InexactError, Number, answer, load, load_exactly, words_of
+from fastkv.ws import frames
+from fastkv.ws.asker import is_subscribing
+
+if TYPE_CHECKING:
+    from fastkv.commands.execute import Commands
+    from fastkv.ws.asker import Asker, Message
+
+_Asked: TypeAlias = "tuple[list[bytes] | CommandError, orjson.Fragment | None]"
+"""(its words, or why there are none; its id as JSON, None where it has none)."""
+
+_GETS: Final = frozenset((b"GET", b"get"))
+_NO_COMMAND: Final = 'ERR an object has to have "cmd", an array'
+_DEEP_ID: Final = "ERR the id is nested too deeply"
+
+
+def reply_to(payload: bytes, commands: Commands, asker: Asker) -> bytes:
+    """Execute what a message says.
+
+    Args:
+        payload: the message.
+        commands: the commands.
+        asker: who asks.
+
+    Returns:
+        The reply: JSON.
+
+    Raises:
+        UnicodeDecodeError: if the message is not UTF-8; nothing was executed then.
+    """
+    try:
+        said = load(payload)
+    except CommandError as error:
+        payload.decode()
+        return orjson.dumps(answer(error))
+    if said.__class__ is list and said and said[0].__class__ is str:
+        # By far the most: one command without an id. 150 ns less than by the way of all.
+        try:
+            words = words_of(said)
+        except CommandError as error:
+            return orjson.dumps(answer(error))
+        except InexactError:
+            words = words_of(load_exactly(payload))
+        if is_subscribing(words):
+            asker.pushes = frames.TEXT
+        reply = commands.run(words, asker)
+        if reply.__class__ is bytes and words[0] in _GETS:
+            asker.read = words[1], reply
+        return _dump(reply, None)
+    try:
+        is_batch, asked = _parse(said)
+    except InexactError:  # nothing was executed yet
+        is_batch, asked = _parse(load_exactly(payload))
+    known = [words for words, _ in asked if not isinstance(words, CommandError)]
+    if any(map(is_subscribing, known)):
+        asker.pushes = frames.TEXT
+    replies = commands.run_in_turn(known, asker)
+    if isinstance(replies, CommandError):
+        return _dump(replies, None)
+    in_order = iter(replies)
+    told = [
+        _dump(words if isinstance(words, CommandError) else next(in_order), ident) for words, ident in asked
+    ]
+    return b"[%b]" % b",".join(told) if is_batch else told[0]
+
+
+def push(message: Message) -> bytes:
+    """What a subscriber is sent.
+
+    Args:
+        message: the message.
+
+    Returns:
+        ``{"push":["message",channel,payload]}``, of a pattern ``["pmessage",pattern,channel,payload]``; JSON.
+    """
+    kind = [b"message"] if message.pattern is None else [b"pmessage", message.pattern]
+    told = answer([*kind, message.channel, message.payload])
+    if "encoding" in told:
+        # What it is stays to be read: the rest is in base64.
+        told["result"][0] = kind[0].decode()
+    told["push"] = told.pop("result")
+    return orjson.dumps(told)
+
+
+def _parse(said: Any) -> tuple[bool, list[_Asked]]:
+    """Return whether a message is a batch, and its commands."""
+    if said.__class__ is list and said and said[0].__class__ in (list, dict):
+        return True, [_asked(part) for part in said]
+    return False, [_asked(said)]
+
+
+def _asked(said: Any) -> _Asked:
+    ident = None
+    try:
+        if said.__class__ is not dict:
+            return words_of(said), None
+        if "id" in said:
+            ident = _ident(said["id"])
+        if said.get("cmd").__class__ is not list:
+            raise CommandError(_NO_COMMAND)
+        return words_of(said["cmd"]), ident
+    except CommandError as error:
+        return error.with_traceback(None), ident
+
+
+def _ident(given: Any) -> orjson.Fragment:
+    """Return an id as it was given."""
+    if given.__class__ in (float, list, dict):
+        _check_numbers(given)
+    try:
+        return orjson.Fragment(orjson.dumps(given, _as_written, orjson.OPT_PASSTHROUGH_SUBCLASS))
+    except orjson.JSONEncodeError:
+        raise CommandError(_DEEP_ID) from None
+
+
+def _check_numbers(given: Any) -> None:
+    """See whether numbers in an id were kept as they were written.
+
+    Args:
+        given: the id, or a part of it.
+
+    Raises:
+        InexactError: if one was not.
+        CommandError: if it is nested too deeply.
+    """
+    waiting = [given]
+    while waiting:
+        part = waiting.pop()
+        if part.__class__ is float:
+            raise InexactError
+        if part.__class__ is list:
+            waiting += part
+        elif part.__class__ is dict:
+            waiting += part.values()
+
+
+def _as_written(number: Any) -> orjson.Fragment:
+    assert isinstance(number, Number)
+    return orjson.Fragment(str(number))
+
+
+def _dump(reply: Any, ident: orjson.Fragment | None) -> bytes:
+    """Return the JSON of a reply; that of a string is built here, 200 ns sooner."""
+    if reply.__class__ is bytes and ident is None:
+        try:
+            return b'{"result":%b}' % orjson.dumps(reply.decode())
+        except UnicodeDecodeError:
+            pass
+    told = answer(reply)
+    return orjson.dumps(told if ident is None else {"id": ident, **told})

@@ -1,0 +1,524 @@
+"""A WebSocket's life: frames in, frames out, in order, from the handshake to the end (RFC 6455).
+
+In: the transport of a connection that has answered 101. Out: what `WebSocket._answer` says to each message.
+The short way, ``_process`` and `frames.parse`, reads whole messages; any other frame goes, alone, through the
+sans-I/O protocol of `websockets`: fragments, compression, control frames, and whatever is wrong.
+
+Nothing is raised out of a callback; there is no task, future or queue on the way of a message.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import codecs
+import logging
+from typing import TYPE_CHECKING, Final, cast
+
+from websockets.frames import CloseCode, Frame, Opcode
+from websockets.protocol import OPEN, Protocol, Side
+
+from fastkv.flow import Phase
+from fastkv.outlet import CLOSED
+from fastkv.stats import Column
+from fastkv.ws import frames
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from websockets.extensions import Extension
+
+    from fastkv.outlet import ClosedOutlet, Outlet
+    from fastkv.service import Service
+    from fastkv.takeover import HandedOver
+
+# What is longer is worth compressing for a client that wants it so.
+_DEFLATE_FROM_BYTES: Final = 1 << 10
+# Less than this is not worth the count: it is bounded by the number of connections.
+_HOLD_FROM_BYTES: Final = 4 << 10
+
+# The library's own lines, one for each connection, would say nothing that is of use to anyone.
+_quiet = logging.getLogger("fastkv.websockets")
+_quiet.setLevel(logging.CRITICAL)
+
+
+class Refused(Exception):
+    """A message ends its connection.
+
+    Attributes:
+        code: of the close frame.
+        reason: its reason, at most 123 bytes of UTF-8.
+        reply: a frame that goes out before.
+    """
+
+    def __init__(self, code: CloseCode, reason: str, reply: bytes = b"") -> None:
+        super().__init__(code, reason)
+        self.code = code
+        self.reason = reason
+        self.reply = reply
+
+
+class WebSocket(asyncio.Protocol):
+    """What takes a connection's transport over; `_answer` is left to subclasses.
+
+    Attributes:
+        heard: something has arrived since the last sweep.
+        since: when its phase began.
+    """
+
+    __slots__ = (
+        "_arrived",
+        "_at_rest",
+        "_closing",
+        "_counters",
+        "_deaf",
+        "_eof",
+        "_first",
+        "_flow",
+        "_longest",
+        "_message",
+        "_missing",
+        "_outlet",
+        "_paused",
+        "_pinged",
+        "_protocol",
+        "_service",
+        "_stalled",
+        "_text",
+        "_transport",
+        "_unread",
+        "_write",
+        "heard",
+        "since",
+    )
+
+    def __init__(self, service: Service, extensions: Sequence[Extension] = ()) -> None:
+        """Make a session to be.
+
+        Args:
+            service: what it shares with the worker's other connections.
+            extensions: what the handshake has agreed.
+        """
+        # Process.
+        self._service = service
+        self._counters = service.counters
+        self._flow = service.flow
+        self._longest = service.message_limit
+        # Connection.
+        self._transport: asyncio.Transport | None = None
+        self._outlet: Outlet | ClosedOutlet = CLOSED
+        self._write: Callable[[bytes], None] = CLOSED.write
+        self._eof = False  # the client has said all
+        self._paused = False  # the outlet takes no more output
+        self._stalled = False  # there are messages that wait for output to go out
+        self._closing = False  # no message is answered any more
+        self._deaf = False  # and nothing is read
+        self._pinged = False  # the client was asked whether it is still there
+        self.heard = True
+        self.since = self._flow.now
+        # Messages.
+        self._at_rest = False  # on a frame boundary, no message under way, and nothing is in the way
+        self._unread = b""  # received, not parsed
+        self._missing = 0  # bytes of a frame that the protocol waits for
+        self._arrived = 0  # bytes of the message under way, frames and all
+        self._first = 0  # what a fragmented message would begin with if it came whole
+        self._message = bytearray()  # what there is of it
+        self._text: codecs.IncrementalDecoder | None = None  # sees to it that it is UTF-8
+        self._protocol = Protocol(Side.SERVER, state=OPEN, max_size=self._longest, logger=_quiet)
+        self._protocol.extensions = list(extensions)
+
+    def _answer(self, first: int, payload: bytes) -> bytes:
+        """Answer a message.
+
+        Args:
+            first: `frames.TEXT` or `frames.BINARY`.
+            payload: the message; whether a text is UTF-8 nobody has looked.
+
+        Returns:
+            A frame or none, see `_frame`.
+
+        Raises:
+            UnicodeDecodeError: the text is none.
+            Refused: the connection has to end.
+        """
+        raise NotImplementedError
+
+    def _frame(self, first: int, payload: bytes) -> bytes:
+        """Build the frame of a reply, compressed where that was agreed and is worth it."""
+        if len(payload) >= _DEFLATE_FROM_BYTES and self._protocol.extensions:
+            opcode = Opcode.TEXT if first == frames.TEXT else Opcode.BINARY
+            return Frame(opcode, payload).serialize(mask=False, extensions=self._protocol.extensions)
+        return frames.build(first, payload)
+
+    # -- callbacks of the event loop ---------------------------------------------------------------------
+
+    def take_over(self, handed: HandedOver) -> None:
+        """Begin, with what the client has sent behind its handshake."""
+        self._transport = handed.transport
+        self._outlet = handed.outlet
+        self._write = handed.outlet.write
+        self._eof = handed.eof
+        self.since = self._flow.now
+        self._at_rest = True
+        if handed.paused:
+            self._paused = True
+            self._flow.hold(self, self.held_bytes)
+            self._unread = handed.unread
+            self._stall()
+            return
+        if handed.unread:
+            self._receive(handed.unread)
+        if self._eof and not self._stalled:
+            handed.transport.close()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """End: let go of everything, so that no cycle is left."""
+        self._service.forget(self)
+        self._at_rest = False
+        self._closing = self._deaf = True
+        self._transport = None
+        self._outlet.drop()
+        self._outlet = CLOSED
+        self._write = CLOSED.write
+        self._unread = b""
+        self._message = bytearray()
+        # Its parser is a generator that knows it.
+        self._protocol.parser.close()
+        del self._protocol.parser
+
+    def data_received(self, data: bytes) -> None:
+        """Answer one whole message; leave all else to ``_receive``."""
+        self.heard = True
+        self._receive(data)
+
+    def eof_received(self) -> bool:
+        """The client will send no more, but may still read what it asked for.
+
+        Returns:
+            True while replies are due.
+        """
+        self._eof = True
+        return self._stalled and self._transport is not None and self._transport.can_write_eof()
+
+    def pause_writing(self) -> None:
+        """The client does not read: leave its messages where they are."""
+        self._counters[Column.OUTPUT_PAUSES] += 1
+        self._paused = True
+        self._stall()
+        self._flow.hold(self, self.held_bytes)
+
+    def resume_writing(self) -> None:
+        """The client has read: go on."""
+        self._paused = False
+        self._flow.release(self)
+        self._go_on()
+
+    # -- called by the worker ----------------------------------------------------------------------------
+
+    @property
+    def phase(self) -> Phase:
+        """What it waits for."""
+        transport = self._transport
+        if transport is None:
+            return Phase.CLOSING
+        if self._owes_output:
+            return Phase.OUTPUT
+        if self._closing or transport.is_closing():
+            return Phase.CLOSING
+        if self._in_message:
+            return Phase.BODY
+        if self._pinged and not self.heard:
+            return Phase.PONG
+        self._pinged = False
+        return Phase.QUIET
+
+    @property
+    def progress(self) -> int:
+        """Bytes of the message that have arrived, or of the output that the client has taken."""
+        return self._outlet.taken_bytes if self._owes_output else self._arrived
+
+    @property
+    def held_bytes(self) -> int:
+        """Bytes that it keeps: replies that are not read, and what has arrived meanwhile."""
+        # A message that comes compressed may be longer than what has arrived.
+        return self._outlet.held_bytes + len(self._unread) + max(self._arrived, len(self._message))
+
+    def expire(self, phase: Phase) -> None:
+        """Its time is up: a silent client is asked whether it is still there, others are closed.
+
+        Args:
+            phase: what it has waited for too long.
+        """
+        if phase is Phase.QUIET:
+            self._pinged = True
+            self.since = self._flow.now
+            self._write(frames.PING)
+        elif phase is Phase.PONG:
+            self._end_with(CloseCode.POLICY_VIOLATION, "The ping was not answered in time.")
+        elif phase is Phase.BODY:
+            self._end_with(CloseCode.POLICY_VIOLATION, "The message did not arrive in time.")
+        else:
+            self.abort()
+
+    @property
+    def idle(self) -> bool:
+        """Whether no message has begun and no reply is due."""
+        return not self._stalled and not self._in_message
+
+    def leave_rest(self) -> None:
+        """The next reply is the last."""
+        self._at_rest = False
+
+    def close(self) -> None:
+        """Begin the closing handshake: the server goes away (RFC 6455, 7.4.1)."""
+        if not self._closing:
+            self._begin_to_close(CloseCode.GOING_AWAY, "The server is going away.")
+
+    def abort(self) -> None:
+        """Close at once, whatever is due."""
+        self._closing = self._deaf = True
+        if self._transport is not None:
+            self._transport.abort()
+
+    @property
+    def _owes_output(self) -> bool:
+        """Whether the client has yet to take what was written."""
+        return self._paused or self._outlet.pending
+
+    @property
+    def _in_message(self) -> bool:
+        """Whether a message or a control frame has begun to arrive."""
+        return bool(self._missing or self._unread or self._protocol.current_size is not None)
+
+    # -- reading -----------------------------------------------------------------------------------------
+
+    def _receive(self, data: bytes) -> None:
+        """Parse and answer all that is complete; whatever goes wrong ends this connection and no other.
+
+        Args:
+            data: what was received.
+        """
+        if self._deaf:
+            return
+        try:
+            in_message = self._in_message
+            self._unread = self._unread + data if self._unread else data
+            ended = self._process()
+            if self._in_message or in_message:
+                self._take_stock(begun=ended or not in_message)
+        except Exception as error:  # noqa: BLE001 - one connection's mistake must not reach the others
+            self._service.failure(error)
+            self.abort()
+
+    def _process(self) -> bool:
+        """Answer what is complete.
+
+        Returns:
+            Whether a message has ended.
+        """
+        data, at = self._unread, 0
+        ended = False
+        out: list[bytes] = []
+        due, room = 0, self._service.pipeline_limit
+        while not (self._deaf or self._stalled):
+            found = None
+            if not self._missing:
+                if self._protocol.current_size is None and not self._closing:
+                    found = frames.parse(data, at, self._longest)
+                if found is None:
+                    size = frames.measure(data, at)
+                    if size is None:
+                        break
+                    self._missing = size
+                    if data[at] & _OPCODE == Opcode.CLOSE:
+                        # It may come between fragments (RFC 6455, 5.4), which the library does not expect.
+                        self._protocol.current_size = None
+            elif at == len(data):
+                break
+            known = len(out)
+            if found is not None:
+                first, payload, at = found
+                ended = True
+                out.append(self._reply(first, payload))
+            else:
+                chunk = data[at : at + self._missing]
+                at += len(chunk)
+                self._missing -= len(chunk)
+                self._arrived += len(chunk)
+                self._feed(chunk, out)
+                if not self._missing and self._protocol.current_size is None:
+                    ended = True
+                    self._arrived = 0
+            due += sum(map(len, out[known:]))
+            room -= 1
+            if at < len(data) and (due > self._service.output_limit or room <= 0):
+                self._counters[Column.PIPELINE_PAUSES] += room <= 0
+                self._stall()
+        self._unread = data[at:]
+        self._flush(out)
+        return ended
+
+    def _feed(self, chunk: bytes, out: list[bytes]) -> None:
+        """Let the protocol read a frame, or a part of one.
+
+        Args:
+            chunk: bytes up to the end of a frame, at most.
+            out: where replies go.
+        """
+        protocol = self._protocol
+        protocol.receive_data(chunk)
+        writes = protocol.data_to_send()
+        for event in protocol.events_received():
+            frame = cast("Frame", event)
+            if frame.opcode is Opcode.PING:
+                pong = writes.pop(0)
+                if not self._closing:
+                    out.append(pong)
+            elif frame.opcode in _DATA and not self._closing:
+                self._take(frame, out)
+        if self._deaf:
+            return
+        if protocol.parser_exc is not None:
+            column = Column.MESSAGE_TOO_LONG if _is_too_big(protocol) else Column.BAD_MESSAGES
+            self._counters[column] += 1
+        out += filter(None, writes)
+        if protocol.eof_sent:
+            self._closing = self._deaf = True
+
+    def _take(self, frame: Frame, out: list[bytes]) -> None:
+        """Take a message or a part of one."""
+        if frame.opcode is not Opcode.CONT:
+            first = frames.TEXT if frame.opcode is Opcode.TEXT else frames.BINARY
+            if frame.fin:
+                out.append(self._reply(first, bytes(frame.data)))
+                return
+            self._first = first
+            self._text = _make_decoder() if first == frames.TEXT else None
+        if self._text is not None:
+            # At once, not when all is there: of a long message it may be the beginning that is wrong.
+            try:
+                self._text.decode(frame.data, frame.fin)
+            except UnicodeDecodeError:
+                out.append(self._refuse(CloseCode.INVALID_DATA, _NO_TEXT))
+                return
+        self._message += frame.data
+        if frame.fin:
+            payload = bytes(self._message)
+            self._message = bytearray()
+            out.append(self._reply(self._first, payload))
+
+    def _reply(self, first: int, payload: bytes) -> bytes:
+        """Answer a message; whatever goes wrong ends the connection."""
+        self._counters[_MESSAGES] += 1
+        try:
+            return self._answer(first, payload)
+        except UnicodeDecodeError:
+            return self._refuse(CloseCode.INVALID_DATA, _NO_TEXT)
+        except Refused as refused:
+            return refused.reply + self._refuse(refused.code, refused.reason)
+
+    def _refuse(self, code: CloseCode, reason: str) -> bytes:
+        """Fail the connection (RFC 6455, 7.1.7); the close frame."""
+        self._counters[Column.BAD_MESSAGES] += 1
+        return self._fail(code, reason)
+
+    def _fail(self, code: CloseCode, reason: str) -> bytes:
+        self._closing = self._deaf = True
+        self._protocol.fail(code, reason)
+        return b"".join(self._protocol.data_to_send())
+
+    def _take_stock(self, *, begun: bool) -> None:
+        """Start the clock of what has begun to arrive, and count what it takes beside unread replies."""
+        if begun and not self._closing:
+            self.since = self._flow.now
+        if self._paused or self._arrived >= _HOLD_FROM_BYTES:
+            self._flow.hold(self, self.held_bytes)
+        else:
+            self._flow.release(self)
+
+    # -- writing -----------------------------------------------------------------------------------------
+
+    def _flush(self, out: list[bytes]) -> None:
+        """Write what is due, in one call, and close if it was the last.
+
+        Args:
+            out: frames.
+        """
+        if out:
+            self._write(b"".join(out))
+        if self._deaf:
+            self._finish()
+            return
+        if out and self._service.draining and not self._closing:
+            self.close()
+        self._at_rest = not (
+            self._closing or self._stalled or self._paused or self._in_message or self._service.draining
+        )
+
+    def _begin_to_close(self, code: CloseCode, reason: str) -> None:
+        """Say goodbye, and wait for the client to do so."""
+        self._at_rest = False
+        self._closing = True
+        self.since = self._flow.now
+        self._protocol.send_close(code, reason)
+        self._write(b"".join(self._protocol.data_to_send()))
+        if self._stalled and not self._paused:
+            self._go_on()
+
+    def _end_with(self, code: CloseCode, reason: str) -> None:
+        """Close for something that the client did, or did not do."""
+        self._write(self._fail(code, reason))
+        self._finish()
+
+    def _finish(self) -> None:
+        """Close the transport after the last frame, in a way that lets the client read it."""
+        self._at_rest = False
+        self._unread = b""
+        self._message = bytearray()
+        self._missing = self._arrived = 0
+        transport = self._transport
+        if transport is None or transport.is_closing():
+            return
+        self.since = self._flow.now
+        if self._protocol.close_rcvd is not None or self._eof or not transport.can_write_eof():
+            transport.close()
+            return
+        # As `Connection._close`: closing with unread input would reset the connection under the close frame.
+        transport.write_eof()
+        if self._stalled:
+            self._stalled = False
+            transport.resume_reading()
+
+    def _stall(self) -> None:
+        """Read and answer no more until output has gone out."""
+        transport = self._transport
+        self._at_rest = False
+        if self._stalled or self._deaf or transport is None or transport.is_closing():
+            return
+        self._stalled = True
+        transport.pause_reading()
+        # Everybody else has a turn before this connection goes on.
+        asyncio.get_running_loop().call_soon(self._go_on)
+
+    def _go_on(self) -> None:
+        """Go on with messages that had to wait, if the transport takes output again."""
+        transport = self._transport
+        if self._paused or not self._stalled or transport is None or transport.is_closing():
+            return
+        self._stalled = False
+        self._receive(b"")
+        if self._stalled or transport.is_closing():
+            return
+        transport.resume_reading()
+        if self._eof:
+            transport.close()
+
+
+_OPCODE: Final = 0x0F
+_MESSAGES: Final = int(Column.MESSAGES)
+_DATA: Final = frozenset((Opcode.TEXT, Opcode.BINARY, Opcode.CONT))
+_NO_TEXT: Final = "The message is not UTF-8."
+_make_decoder: Final = codecs.getincrementaldecoder("utf-8")
+
+
+def _is_too_big(protocol: Protocol) -> bool:
+    return protocol.close_sent is not None and protocol.close_sent.code == CloseCode.MESSAGE_TOO_BIG
