@@ -54,7 +54,6 @@ class Column(IntEnum):
     MESSAGES = auto()
     MESSAGE_TOO_LONG = auto()
     BAD_MESSAGES = auto()
-    PUSH_QUEUE_FULL = auto()
     SLOWEST_CLOSED = auto()
     ACCESS_LOG_DROPPED = auto()
     LOCK_TIMEOUTS = auto()

@@ -78,11 +78,13 @@ class Client(Protocol):
 
     Attributes:
         session: what it keeps between its commands; None for one whose commands come alone.
-        subscriber: who gets the messages that it subscribes to; None if nobody can.
     """
 
     session: Session | None
-    subscriber: Subscriber | None
+
+    @property
+    def subscriber(self) -> Subscriber | None:
+        """Who gets the messages that it subscribes to; None if nobody can."""
 
 
 class Nobody:

@@ -74,6 +74,7 @@ class Routes:
         counters: this worker's row of the board.
         clock: milliseconds now, for deadlines.
         commands: the command table over the same store.
+        hub: passes messages on; None where there is nobody to.
         max_key, max_value: the longest that the settings and the store allow, in bytes.
         events: is told of each change.
         wanted: its word; 0 as long as nobody wants to know.
@@ -93,6 +94,7 @@ class Routes:
         "draining",
         "events",
         "handlers",
+        "hub",
         "keyed",
         "max_key",
         "max_value",
@@ -122,6 +124,7 @@ class Routes:
             hub: passes messages on; None where there is nobody to.
             events: is told of each change; None where nobody wants to know.
         """
+        self.hub = hub
         self.events = events or Events(hub, NOBODY, store.removals, "", counters)
         self.wanted = self.events.wanted
         self.store = store

@@ -1,13 +1,10 @@
-"""Who asks by WebSocket, as the codecs see a session; and what it is sent unasked."""
+"""Who asks by WebSocket, as the codecs see a session."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import Final, Protocol
 
 from fastkv.commands.context import Client
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
 _SUBSCRIBING: Final = frozenset((b"SUBSCRIBE", b"PSUBSCRIBE"))
 _SHORTEST: Final = min(map(len, _SUBSCRIBING))
@@ -24,29 +21,6 @@ class Asker(Client, Protocol):
 
     pushes: int
     read: tuple[bytes, bytes] | None
-
-
-class Message(Protocol):
-    """A message on a channel, as its subscribers get it."""
-
-    @property
-    def channel(self) -> bytes:
-        """Where it was published."""
-
-    @property
-    def payload(self) -> bytes:
-        """What was published."""
-
-    @property
-    def pattern(self) -> bytes | None:
-        """The pattern that brought it here; None for a subscription of the channel itself."""
-
-    def as_sent(self, build: Callable[[Message], bytes]) -> bytes:
-        """The message as a wire sends it, built once for all subscribers of that wire.
-
-        Args:
-            build: builds it.
-        """
 
 
 def is_subscribing(words: list[bytes]) -> bool:

@@ -11,14 +11,15 @@ from typing import TYPE_CHECKING, Any, Final
 
 from hiredis import HiredisError, Reader
 
-from fastkv.commands.replies import CommandError, Status
+from fastkv.commands.replies import CommandError, Several, Status
 from fastkv.ws import frames
 from fastkv.ws.asker import is_subscribing
 
 if TYPE_CHECKING:
     from fastkv.commands.execute import Commands
     from fastkv.commands.replies import Reply
-    from fastkv.ws.asker import Asker, Message
+    from fastkv.pubsub.messages import Message
+    from fastkv.ws.asker import Asker
 
 _NOTHING: Final = False  # what hiredis returns where nothing whole is left; no command is that
 # hiredis makes room for as many parts as a header says, before they come; a message has fewer than bytes.
@@ -101,7 +102,8 @@ def build_reply(reply: Reply) -> bytes:
     if isinstance(reply, CommandError):
         # A line is a line, whatever a client has had quoted in it.
         return b"-%b\r\n" % " ".join(reply.text.splitlines()).encode("utf-8", "surrogateescape")
-    return b"*%d\r\n%b" % (len(reply), b"".join(map(build_reply, reply)))
+    parts = b"".join(map(build_reply, reply))
+    return parts if isinstance(reply, Several) else b"*%d\r\n%b" % (len(reply), parts)
 
 
 def _parse(payload: bytes) -> tuple[list[Any], str]:

@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 
     from fastkv.http.request import Head
     from fastkv.http.responses import Reply
+    from fastkv.pubsub.messages import Message, Subscriber
     from fastkv.service import Service
-    from fastkv.ws.asker import Message
 
 _MEMO_HITS: Final = int(Column.MEMO_HITS)
 _MESSAGES: Final = int(Column.MESSAGES)
@@ -52,7 +52,9 @@ class Session(WebSocket):
     __slots__ = (
         "_commands",
         "_counts",
+        "_hub",
         "_memo",
+        "_push_limit",
         "_recall",
         "_transaction",
         "_words",
@@ -74,6 +76,8 @@ class Session(WebSocket):
         self.pushes = TEXT
         self.read: tuple[bytes, bytes] | None = None
         self._commands = service.routes.commands
+        self._hub = service.routes.hub
+        self._push_limit = service.push_limit
         self._memo = service.message_memo
         self._recall = service.message_memo.get
         self._words = service.store.words
@@ -102,6 +106,17 @@ class Session(WebSocket):
                 return
         self._receive(data)
 
+    def connection_lost(self, exc: Exception | None) -> None:
+        """End, and with it all subscriptions."""
+        if self._hub is not None:
+            self._hub.forget(self)
+        super().connection_lost(exc)
+
+    @property
+    def subscriber(self) -> Subscriber:
+        """Who gets the messages that it subscribes to: itself."""
+        return self
+
     def push(self, message: Message) -> bool:
         """Send a message of a channel.
 
@@ -114,9 +129,12 @@ class Session(WebSocket):
         if self._closing:
             return True
         self._write(message.as_sent(_push_text if self.pushes == TEXT else _push_resp))
-        if self._outlet.held_bytes > self._service.push_limit:
-            self._counters[Column.PUSH_QUEUE_FULL] += 1
-            self._end_with(CloseCode.TRY_AGAIN_LATER, "Messages are not read as fast as they come.")
+        if self._paused:
+            held_bytes = self.held_bytes
+            self._flow.hold(self, held_bytes)
+            if held_bytes > self._push_limit:
+                self._counters[Column.SLOW_SUBSCRIBERS] += 1
+                self._end_with(CloseCode.TRY_AGAIN_LATER, "Messages are not read as fast as they come.")
         return True
 
     def _respond(self, payload: bytes) -> None:

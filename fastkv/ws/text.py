@@ -18,7 +18,8 @@ from fastkv.ws.asker import is_subscribing
 
 if TYPE_CHECKING:
     from fastkv.commands.execute import Commands
-    from fastkv.ws.asker import Asker, Message
+    from fastkv.pubsub.messages import Message
+    from fastkv.ws.asker import Asker
 
 _Asked: TypeAlias = "tuple[list[bytes] | CommandError, orjson.Fragment | None]"
 """(its words, or why there are none; its id as JSON, None where it has none)."""
