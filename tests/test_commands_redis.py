@@ -231,7 +231,7 @@ COMMAND = st.one_of(
     command(b"COPY", KEYS, KEYS, some(b"REPLACE")),
     command(st.sampled_from([b"MGET", b"DEL", b"EXISTS", b"TOUCH", b"UNLINK"]), st.lists(KEYS, max_size=4)),
     command(st.sampled_from([b"MSET", b"MSETNX"]), st.lists(st.one_of(KEYS, VALUES), max_size=6)),
-    command(st.sampled_from([b"MULTI", b"EXEC", b"DISCARD", b"DBSIZE", b"UNWATCH", b"FLUSHALL"])),
+    command(st.sampled_from([b"MULTI", b"EXEC", b"DISCARD", b"DBSIZE", b"UNWATCH"])),
     command(st.sampled_from([b"MULTI", b"EXEC"])),
     command(b"WATCH", KEYS),
 )

@@ -102,6 +102,25 @@ def test_a_transaction_is_not_begun_or_ended_among_others(asked: Asked, text: st
     assert asked.client.session.queue is None
 
 
+def test_a_walk_in_a_transaction_sees_what_it_has_changed(asked: Asked) -> None:
+    for i in range(100):
+        asked.store.put(b"old:%d" % i, bytes(100), asked.clock)
+    replies = asked.commands.run_together(
+        words_of(
+            "DEL old:1 old:2", "SET new 1", "APPEND old:3 x", "KEYS old:?", "SCAN 0 COUNT 1000", "DBSIZE"
+        ),
+        NOBODY,
+    )
+    assert isinstance(replies, list)
+    keys, scanned, size = replies[3:]
+    assert isinstance(keys, list)
+    assert isinstance(scanned, list)
+    assert isinstance(scanned[1], list)
+    assert set(keys) == {b"old:%d" % i for i in (0, *range(3, 10))}
+    assert set(scanned[1]) == {b"new", *[b"old:%d" % i for i in (0, *range(3, 100))]}
+    assert (len(scanned[1]), size) == (99, 99)
+
+
 def test_what_expires_while_it_is_watched_has_changed(asked: Asked) -> None:
     asked.run("SET a 1 PX 10")
     asked.run("WATCH a")

@@ -54,8 +54,8 @@ class Space(Protocol):
     def entries(self) -> int:
         """How many entries there are, those included that have expired and were not given back yet."""
 
-    def flush(self) -> None:
-        """Remove all entries."""
+    def flush(self) -> int:
+        """Remove all entries; how many they were."""
 
     def transact(
         self, keys: Sequence[bytes] | None, body: Callable[[Space], T], clock: Callable[[], int]

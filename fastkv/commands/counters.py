@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from fastkv.commands.arguments import LARGEST, SMALLEST, integer
-from fastkv.commands.floats import add, parse_float
+from fastkv.commands.floats import ZERO, add, parse_float
 from fastkv.commands.replies import CommandError
 from fastkv.commands.table import command
 from fastkv.stats import Column
@@ -73,7 +73,7 @@ def incrbyfloat(context: Context, words: list[bytes]) -> Reply:
     def decide(entry: Entry | None) -> Change:
         nonlocal total
         # First what is there and then what is added: the order in which Redis complains, in the same words.
-        total = add(parse_float(entry[0] if entry else b"0"), parse_float(words[2]))
+        total = add(parse_float(entry[0]) if entry else ZERO, parse_float(words[2]))
         context.check(key, len(total))
         return total, 0, entry[3] if entry else 0
 

@@ -14,6 +14,7 @@ from fastkv.errors import (
     KeyTooLong,
     ReplyTooLong,
     StoreBusy,
+    StoreError,
     StoreFull,
     ValueTooLong,
     WalkTooLong,
@@ -37,6 +38,7 @@ _FORESEEN: Final = (
     (ValueTooLong, Column.VALUE_TOO_LONG, "ERR {}"),
     (StoreFull, Column.STORE_FULL, _OOM),
     (StoreBusy, Column.LOCK_TIMEOUTS, "TRYAGAIN {}"),
+    (StoreError, Column.BAD_REQUESTS, "ERR {}"),
 )
 
 

@@ -1,8 +1,8 @@
 """Numbers as INCRBYFLOAT has them: Redis counts in C's long double, which Python lacks.
 
 On x86 that has 64 significant bits and exponents from -16445 to 16383; on other machines Redis differs. A
-number is a ``Fraction`` here, always one that a long double can hold, or infinite. It is rounded as the
-processor rounds: to the nearest, and to the even one of two that are as near.
+number is an integer times a power of two here, always one that a long double can hold, or infinite. It is
+rounded as the processor rounds: to the nearest, and to the even one of two that are as near.
 
 In: text as C's strtold reads it. Out: text with up to 17 digits behind the point, as Redis prints it.
 CommandError with Redis' sentence where the text is no number, or the sum has no end.
@@ -12,17 +12,18 @@ from __future__ import annotations
 
 import re
 from decimal import Decimal
-from fractions import Fraction
 from typing import Final, TypeAlias
 
 from fastkv.commands.replies import CommandError
 
-Number: TypeAlias = Fraction | None
-"""A number; None for one that is infinite."""
+Number: TypeAlias = tuple[int, int] | None
+"""An integer of 64 bits with a sign, and the power of two that goes with it; None for what is infinite."""
+
+ZERO: Final = 0, 0
 
 _BITS: Final = 64
 _SMALLEST_EXPONENT: Final = -16445
-_LARGEST: Final = Fraction((1 << _BITS) - 1) * (1 << 16384 - _BITS)
+_LARGEST_EXPONENT: Final = 16384
 # What is longer, Redis does not read.
 _LONGEST_TEXT: Final = 5 * 1024 - 1
 # Powers of ten beyond any long double, whatever digits stand before them.
@@ -64,13 +65,13 @@ def parse_float(text: bytes) -> Number:
         whole, _, fraction = match["digits"].partition(b".")
         exponent = _exponent(match["exponent"], _FAR) - len(fraction)
         digits, base = int(Decimal((whole + fraction).decode())), 10  # int() alone takes 4300 digits
-    if not digits:
-        return Fraction(0)
-    exact = Fraction(digits * base**exponent) if exponent >= 0 else Fraction(digits, base**-exponent)
-    number = _rounded(exact)
-    if not number or number > _LARGEST:
+    if exponent >= 0:
+        size, power = _nearest(digits * base**exponent, 1)
+    else:
+        size, power = _nearest(digits, base**-exponent)
+    if (digits and not size) or size.bit_length() + power > _LARGEST_EXPONENT:
         raise _not_a_float()
-    return -number if match["sign"] == b"-" else number
+    return (-size if match["sign"] == b"-" else size), power
 
 
 def add(number: Number, other: Number) -> bytes:
@@ -86,18 +87,22 @@ def add(number: Number, other: Number) -> bytes:
     Raises:
         CommandError: if it is infinite.
     """
-    total = None if number is None or other is None else _rounded(number + other)
-    if total is None or abs(total) > _LARGEST:
-        raise CommandError("ERR increment would produce NaN or Infinity")
-    return format_float(total)
+    if number is not None and other is not None:
+        power = min(number[1], other[1])
+        total = (number[0] << number[1] - power) + (other[0] << other[1] - power)
+        size, power = _nearest(abs(total) << max(0, power), 1 << max(0, -power))
+        if size.bit_length() + power <= _LARGEST_EXPONENT:
+            return format_float((-size if total < 0 else size, power))
+    raise CommandError("ERR increment would produce NaN or Infinity")
 
 
-def format_float(number: Fraction) -> bytes:
-    """Print a number, as C's ``%.17Lf`` does, without the zeros at its end."""
-    scaled = round(abs(number) * 10**_PLACES)
+def format_float(number: tuple[int, int]) -> bytes:
+    """Print a number that is not infinite, as C's ``%.17Lf`` does, without the zeros at its end."""
+    size, power = number
+    scaled = _divided(abs(size) * 10**_PLACES << max(0, power), 1 << max(0, -power))
     digits = str(Decimal(scaled)).rjust(_PLACES + 1, "0")  # as in ``parse_float``
     text = f"{digits[:-_PLACES]}.{digits[-_PLACES:]}".rstrip("0").rstrip(".")
-    return ("-" + text if number < 0 and scaled else text).encode()
+    return ("-" + text if size < 0 and scaled else text).encode()
 
 
 def _exponent(digits: bytes | None, far: int) -> int:
@@ -109,17 +114,20 @@ def _exponent(digits: bytes | None, far: int) -> int:
     return -exponent if sign else exponent
 
 
-def _rounded(exact: Fraction) -> Fraction:
-    """The nearest number with the bits of a long double; its exponent may be larger than that of any."""
-    if not exact:
-        return exact
-    size = abs(exact)
-    exponent = size.numerator.bit_length() - size.denominator.bit_length()
-    if size < (Fraction(1 << exponent) if exponent >= 0 else Fraction(1, 1 << -exponent)):
-        exponent -= 1
-    unit = max(exponent - _BITS + 1, _SMALLEST_EXPONENT)
-    scale = Fraction(1 << unit) if unit >= 0 else Fraction(1, 1 << -unit)
-    return round(exact / scale) * scale
+def _nearest(numerator: int, denominator: int) -> tuple[int, int]:
+    """The nearest number of 64 bits to a fraction that is not negative; its exponent may be too large."""
+    power = max(numerator.bit_length() - denominator.bit_length() - _BITS, _SMALLEST_EXPONENT)
+    numerator, denominator = numerator << max(0, -power), denominator << max(0, power)
+    if numerator >= denominator << _BITS:  # one bit too many
+        denominator <<= 1
+        power += 1
+    return _divided(numerator, denominator), power
+
+
+def _divided(numerator: int, denominator: int) -> int:
+    """The integer nearest to a fraction that is not negative, the even one of two."""
+    quotient, rest = divmod(numerator, denominator)
+    return quotient + (2 * rest > denominator or (2 * rest == denominator and quotient & 1))
 
 
 def _not_a_float() -> CommandError:

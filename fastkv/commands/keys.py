@@ -51,7 +51,10 @@ def unlink(context: Context, words: list[bytes]) -> Reply:
 
 def _there(context: Context, words: list[bytes]) -> Reply:
     """How many of some keys are there, at one moment; one that is named twice counts twice."""
-    entries = context.space.get_together(words[1:], context.clock)
+    if len(words) == 2:
+        entries = [context.space.get(words[1], context.clock)]
+    else:
+        entries = context.space.get_together(words[1:], context.clock)
     misses = entries.count(None)
     context.counters[_MISSES] += misses
     context.counters[_HITS] += len(entries) - misses

@@ -9,7 +9,7 @@ from fastkv.commands.arguments import integer, syntax_error
 from fastkv.commands.glob import Glob
 from fastkv.commands.replies import OK, CommandError
 from fastkv.commands.table import command
-from fastkv.errors import WalkTooLong, WrongCursor
+from fastkv.errors import StoreBusy, StoreError, WalkTooLong, WrongCursor
 
 if TYPE_CHECKING:
     from fastkv.commands.context import Context
@@ -99,7 +99,12 @@ def _flush(context: Context, words: list[bytes]) -> Reply:
     """Remove all entries."""
     if len(words) > 2 or (len(words) == 2 and words[1].upper() not in (b"SYNC", b"ASYNC")):
         raise syntax_error()
-    context.space.flush()
+    try:
+        context.space.flush()
+    except StoreBusy:
+        raise
+    except StoreError as error:  # in a transaction, which changes single keys
+        raise CommandError(f"ERR {error}") from None
     return OK
 
 

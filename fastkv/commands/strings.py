@@ -174,6 +174,8 @@ def getdel(context: Context, words: list[bytes]) -> Reply:
 @command("GETEX", -2, (1, 1, 1), writes=True)
 def getex(context: Context, words: list[bytes]) -> Reply:
     """The value of a key, which gets another deadline."""
+    if len(words) == 2:
+        return get(context, words)
     flags, expiry = _options(words, [b"PERSIST"])
     if expiry and context.space.get(words[1], context.clock) is None:
         context.counters[_MISSES] += 1

@@ -320,7 +320,7 @@ class KeyScanner(Scanner):
         segments: Segments,
         index: Index,
         seed: int,
-        guard: Guard,
+        guard: Holder,
         *,
         locks: bool = False,
     ) -> None:

@@ -18,7 +18,7 @@ from fastkv.errors import KeyTooLong, StoreError, ValueTooLong
 from fastkv.store.commit import Commit, Write
 from fastkv.store.layout import COUNT_MAX, SH_VERSION, TAG_BITS, Arena, count_at
 from fastkv.store.picking import Picker
-from fastkv.store.scan import Scanner
+from fastkv.store.scan import KeyScanner, Scanner
 from fastkv.store.together import Instant, living
 from fastkv.store.update import DELETE, Retime
 
@@ -51,6 +51,7 @@ class Transactions:
         max_value_bytes: the longest value, and the most that one transaction may write.
         shard_count: how many shards there are.
         scanner: walks through all entries, whose shards are locked.
+        key_scanner: the same without their values.
         picker: picks one of them.
     """
 
@@ -65,6 +66,7 @@ class Transactions:
         "_room",
         "_seed",
         "_shards",
+        "key_scanner",
         "max_key_bytes",
         "max_value_bytes",
         "picker",
@@ -113,6 +115,7 @@ class Transactions:
         self.max_key_bytes = arena.geometry.longest_key
         self.max_value_bytes = arena.geometry.longest_value
         self.scanner = Scanner(arena, shards, segments, index, seed, Unguarded())
+        self.key_scanner = KeyScanner(arena, shards, segments, index, seed, Unguarded())
         self.picker = Picker(arena, index, self.scanner)
 
     def run(
@@ -385,13 +388,34 @@ class Transaction:
 
         They come all at once, and may be more than the bounds allow.
         """
+        return self._scan(self._store.scanner, cursor, clock, limit_bytes, limit_entries, with_value=True)
+
+    def scan_keys(
+        self, cursor: int, clock: Callable[[], int], limit_bytes: int, limit_entries: int
+    ) -> tuple[list[Scanned], int]:
+        """Read some entries without their values; otherwise as ``scan``."""
+        return self._scan(
+            self._store.key_scanner, cursor, clock, limit_bytes, limit_entries, with_value=False
+        )
+
+    def _scan(
+        self,
+        scanner: Scanner,
+        cursor: int,
+        clock: Callable[[], int],
+        limit_bytes: int,
+        limit_entries: int,
+        *,
+        with_value: bool,
+    ) -> tuple[list[Scanned], int]:
+        """``scan`` or ``scan_keys``, by what walks through the store."""
         self._need_all()
         now = Instant(clock)
-        scanned, cursor = self._store.scanner.scan(cursor, now, limit_bytes, limit_entries)
+        scanned, cursor = scanner.scan(cursor, now, limit_bytes, limit_entries)
         made = [] if cursor else self._made(now)
         found = [entry for entry in scanned if entry[0] not in self._writes]
         for key in [entry[0] for entry in scanned if entry[0] in self._writes] + made:
-            entry = self._see(self._hash(key), key, now)
+            entry = self._see(self._hash(key), key, now, with_value=with_value)
             if entry:
                 found.append((key, *entry[:4]))
         return found, cursor
