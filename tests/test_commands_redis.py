@@ -152,7 +152,9 @@ def test_a_difference_exists(both: Both, case: Case) -> None:
 
 def test_every_command_has_its_case() -> None:
     asked = {step.words[0].upper() for case in CASES for step in case.steps}
-    assert set(COMMANDS) - asked == set()
+    # What is answered by messages has tests of its own.
+    answered = {name for name, known in COMMANDS.items() if not known.handler.__module__.endswith("pubsub")}
+    assert answered - asked == set()
 
 
 def test_no_two_cases_have_one_name() -> None:

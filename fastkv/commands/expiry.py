@@ -44,23 +44,26 @@ def new_deadline_ms(context: Context, name: bytes, word: bytes, unit_ms: int, *,
         CommandError: if it is no such number.
     """
     number = integer(word)
-    ahead_ms = context.ahead_ms()
-    unix_ms = number * unit_ms + (0 if absolute else context.clock() + ahead_ms)
-    if number <= 0 or unix_ms > LARGEST:
+    if number <= 0:
         raise expire_error(name)
-    return unix_ms - ahead_ms
+    return _deadline_ms(context, name, number * unit_ms, absolute=absolute)
+
+
+def _deadline_ms(context: Context, name: bytes, time_ms: int, *, absolute: bool) -> int:
+    """A moment on the arena's clock, from Unix time or from now; an error if 64 bits end before that."""
+    deadline_ms = time_ms - context.ahead_ms() if absolute else time_ms + context.clock()
+    # Nobody asks what Unix time it is for a length of time that is an ordinary one.
+    if abs(time_ms) > LARGEST // 2:
+        last_ms = LARGEST if absolute else LARGEST - context.clock() - context.ahead_ms()
+        if not SMALLEST <= time_ms <= last_ms:
+            raise expire_error(name)
+    return deadline_ms
 
 
 def _expire(context: Context, words: list[bytes], unit_ms: int, *, absolute: bool) -> int:
     """Give an entry a deadline; 0 if there is none, or an option forbids it."""
     options = _options(words[3:])
-    number = integer(words[2])
-    ahead_ms = context.ahead_ms()
-    unix_ms = number * unit_ms
-    unix_now_ms = 0 if absolute else context.clock() + ahead_ms
-    if not SMALLEST <= unix_ms <= LARGEST - unix_now_ms:
-        raise expire_error(words[0])
-    deadline_ms = unix_ms + unix_now_ms - ahead_ms
+    deadline_ms = _deadline_ms(context, words[0], integer(words[2]) * unit_ms, absolute=absolute)
     past = deadline_ms <= context.clock()
     change: Change = LEAVE
 
