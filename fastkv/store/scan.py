@@ -55,7 +55,6 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
     from fastkv.store.index import Index
-    from fastkv.store.repair import Guard
     from fastkv.store.segments import Segments
     from fastkv.store.shard import Shard
 
