@@ -87,6 +87,7 @@ class Routes:
 
     __slots__ = (
         "_board",
+        "_paths",
         "_redis",
         "clock",
         "commands",
@@ -169,6 +170,7 @@ class Routes:
             self.keyed |= Streams(hub, settings).handlers
         self._redis = RedisRest(self.commands)
         self.handlers |= self._redis.handlers
+        self._paths = frozenset(route.partition(b" ")[2] for route in (*self.handlers, *self.keyed)) - {b"/"}
 
     def get(self, query: bytes, head: Head, body: bytes) -> Reply:
         """``GET /get?key=name``."""
@@ -290,10 +292,11 @@ class Routes:
         keyed = self.keyed.get(route[:end])
         if keyed is not None:
             return partial(keyed, route[end:])
-        command = self._redis.find(route)
-        if command is not None:
-            return command
         method, _, path = route.partition(b" ")
+        if not self._paths.intersection((path, path[: end - len(method) - 1])):
+            command = self._redis.find(route)
+            if command is not None:
+                return command
         methods = self._methods(b"*")
         if method not in methods:
             raise HttpError(501, f"The methods known here are {b', '.join(methods).decode()}.")
@@ -311,7 +314,7 @@ class Routes:
         prefix = path[: path.find(b"/", 1) + 1]
         routes = [route.split(b" ") for route in (*self.handlers, *self.keyed)]
         methods = {method for method, known in routes if path == b"*" or known in (path, prefix)}
-        if self._redis.takes(path):
+        if not methods and self._redis.takes(path):
             methods.update(PATH_METHODS)
         return sorted({*methods, b"OPTIONS"}) if methods else []
 
