@@ -1,0 +1,440 @@
+"""Streams of events: their bytes, one worker, and whole servers with several publishers and clients."""
+
+from __future__ import annotations
+
+import asyncio
+import http.client
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+from base64 import b64encode
+from contextlib import ExitStack, closing, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
+
+import pytest
+from browser import Site, needs_chromium
+from clients import run as run_program
+from fake import Client, Worker, in_loop
+from pubsub_helpers import settled
+from server import Server, in_background, running, wait_until
+
+from fastkv.flow import SWEEP_TURNS
+from fastkv.http.responses import Preludes
+from fastkv.http.routes import Routes
+from fastkv.pubsub.events import Events
+from fastkv.pubsub.hub import Hub
+from fastkv.pubsub.messages import Message
+from fastkv.pubsub.ring import Ring
+from fastkv.service import Service
+from fastkv.settings import Settings
+from fastkv.sse.format import BUILDERS, as_text
+from fastkv.stats import Board, Column, State
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+NODE = Path(__file__).with_name("node")
+
+PARTS: list[tuple[bytes, bytes]] = [
+    (b"hello", b"hello"),
+    (b"", b""),
+    (b" a, b", b" a, b"),
+    ("grüß 🎈".encode(), "grüß 🎈".encode()),
+    (b"a\nb", b'"a\\nb"'),
+    (b"a\r\n\r\ndata: forged", b'"a\\r\\n\\r\\ndata: forged"'),
+    (b"a\xff", "a\ufffd".encode()),
+    (b"\xff\n", '"\ufffd\\n"'.encode()),
+    (b"\x00", b"\x00"),
+]
+
+
+@pytest.mark.parametrize(("part", "told"), PARTS)
+def test_a_part_of_an_event_is_one_line_of_utf8(part: bytes, told: bytes) -> None:
+    assert as_text(part) == told
+    line = BUILDERS[False, False](Message(part, part))
+    assert line == b"data: message,%b,%b\n\n" % (told, told)
+    assert line.decode().count("\n") == 2
+    assert "\r" not in line.decode()
+
+
+def test_messages_of_patterns_and_in_base64_and_in_chunks() -> None:
+    message = Message(b"c", b"p\n\xff", b"c*")
+    coded = b"data: pmessage,%b,%b,%b\n\n" % tuple(map(b64encode, (b"c*", b"c", b"p\n\xff")))
+    assert BUILDERS[True, False](message) == coded
+    assert BUILDERS[True, True](message) == b"%x\r\n%b\r\n" % (len(coded), coded)
+    assert BUILDERS[False, True](Message(b"c", b"p")) == b"13\r\ndata: message,c,p\n\n\r\n"
+
+
+# -- one worker on a fake transport ------------------------------------------------------------------------
+
+
+class HubWorker(Worker):
+    """A worker with a hub, on the running loop."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, **settings: Any) -> None:
+        super().__init__()
+        chosen = Settings(workers=1, memory_bytes=4 << 20, **settings)
+        board = Board(1)
+        self.counters = board.rows[0]
+        self.counters[Column.STATE] = State.READY
+        self.ring = Ring(1 << 20, 1, 1000)
+        self.hub = Hub(self.ring, board, 0, chosen)
+        self.hub.start(loop)
+        events = Events(self.hub, self.ring.listening, self.store.removals, "AKE", self.counters)
+        self.routes = Routes(self.store, chosen, board, self.counters, lambda: self.now_ms, self.hub, events)
+        self.service = Service(self.store, chosen, self.routes, board, self.counters, Preludes(0))
+
+
+def ask(target: str, version: bytes = b"1.1", method: bytes = b"GET") -> bytes:
+    return b"%b %b HTTP/%b\r\nHost: a\r\nContent-Length: 0\r\n\r\n" % (method, target.encode(), version)
+
+
+async def begin(worker: Worker, target: str, version: bytes = b"1.1", method: bytes = b"GET") -> Client:
+    client = worker.client()
+    client.send(ask(target, version, method))
+    await settled()
+    return client
+
+
+HEAD = (
+    b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Type: text/event-stream\r\nCache-Control: no-store\r\n"
+    b"X-Accel-Buffering: no\r\nX-Content-Type-Options: nosniff\r\n"
+)
+
+
+@pytest.mark.parametrize("method", [b"GET", b"POST"])
+@in_loop
+async def test_a_stream_from_its_head_to_its_end(method: bytes) -> None:
+    worker = HubWorker(asyncio.get_running_loop())
+    client = await begin(worker, "/subscribe/a%2Fb/c,d", method=method)
+    confirmed = b"data: subscribe,a/b/c,d,1\n\n"
+    assert client.take() == HEAD + b"Transfer-Encoding: chunked\r\n\r\n" + b"%x\r\n%b\r\n" % (
+        len(confirmed),
+        confirmed,
+    )
+    assert worker.hub.publish(b"a/b/c,d", b"hello") == 1
+    await settled()
+    assert client.take() == b"1d\r\ndata: message,a/b/c,d,hello\n\n\r\n"
+    client.send(b"GET /health HTTP/1.1\r\nHost: a\r\n\r\n")  # nobody reads it
+    worker.service.drain()
+    worker.service.close_all(idle_only=True)
+    await settled()
+    assert client.take() == b"0\r\n\r\n"
+    assert client.is_closed()
+    assert worker.hub.publish(b"a/b/c,d", b"hello") == 0
+    assert worker.service.drained.is_set()
+    assert worker.counters[Column.CONNECTIONS] == 0
+    worker.verify()
+
+
+@in_loop
+async def test_by_http_1_0_there_are_no_chunks() -> None:
+    worker = HubWorker(asyncio.get_running_loop())
+    client = await begin(worker, "/psubscribe/n*?channel=x&pattern=y?&encoding=text", b"1.0")
+    assert client.take() == HEAD + (
+        b"\r\ndata: psubscribe,n*,1\n\ndata: subscribe,x,2\n\ndata: psubscribe,y?,3\n\n"
+    )
+    worker.hub.publish(b"ya", b"1")
+    await settled()
+    assert client.take() == b"data: pmessage,y?,ya,1\n\n"
+    client.leave()
+    worker.verify()
+
+
+REFUSED: list[tuple[str, bytes]] = [
+    ("/subscribe/%zz", b"400"),
+    ("/subscribe/a?encoding=utf8", b"400"),
+    ("/subscribe/a?encoding=text&encoding=text", b"400"),
+    ("/subscribe/" + "a" * 17, b"400"),
+    ("/subscribe/a?channel=b&channel=c", b"400"),
+]
+
+
+@pytest.mark.parametrize(("target", "status"), REFUSED)
+@in_loop
+async def test_what_cannot_be_subscribed(target: str, status: bytes) -> None:
+    worker = HubWorker(asyncio.get_running_loop(), max_channel_bytes=16, max_subscriptions=2)
+    client = await begin(worker, target)
+    assert client.take().startswith(b"HTTP/1.1 %b " % status)
+    assert not client.is_closed()
+    assert worker.hub.publish(b"a", b"1") == 0
+    worker.verify()
+
+
+@in_loop
+async def test_a_client_that_does_not_read_is_closed_at_its_bound_and_others_get_all() -> None:
+    worker = HubWorker(asyncio.get_running_loop(), max_push_bytes=64 << 10, max_output_bytes=64 << 10)
+    slow, fast = [await begin(worker, "/subscribe/c") for _ in range(2)]
+    slow.transport.slow = True
+    fast.take()
+    payload = bytes(1000)
+    for i in range(100):
+        worker.hub.publish(b"c", b"%d:" % i + payload)
+        await settled(3)
+    assert slow.transport.aborted
+    assert fast.take().count(b"data: ") == 100
+    assert worker.counters[Column.SLOW_SUBSCRIBERS] == 1
+    assert worker.hub.publish(b"c", b"x") == 1
+    assert worker.service.flow.held_bytes == 0
+    worker.verify()
+
+
+@in_loop
+async def test_silence_is_broken_and_never_too_long_for_the_sweep() -> None:
+    worker = HubWorker(asyncio.get_running_loop(), event_ping_seconds=0.1, idle_seconds=0.1)
+    client = await begin(worker, "/subscribe/c")
+    client.take()
+    stream: Any = client.transport.get_protocol()
+    for _ in range(3):
+        worker.service.flow.now += 1000
+        stream.since = 0.0
+        for _ in range(SWEEP_TURNS):
+            worker.service.turn()
+    assert not client.is_closed()
+    stream._look()
+    assert client.take() == b"3\r\n:\n\n\r\n"
+    worker.hub.publish(b"c", b"1")
+    await settled()
+    client.take()
+    stream._look()  # something was said since
+    assert client.take() == b""
+    client.finish()
+    await settled()
+    assert worker.hub.publish(b"c", b"1") == 0
+    worker.verify()
+
+
+@in_loop
+async def test_the_routes_tell_of_changes_and_write_nothing_when_nobody_listens() -> None:
+    worker = HubWorker(asyncio.get_running_loop())
+    client = worker.client()
+    head = worker.ring.head
+    changes = [
+        b'PUT /put HTTP/1.1\r\nHost: a\r\nContent-Length: 31\r\n\r\n{"key":"k","value":"v","ttl":9}',
+        b"DELETE /delete?key=k HTTP/1.1\r\nHost: a\r\n\r\n",
+        b"DELETE /delete?key=k HTTP/1.1\r\nHost: a\r\n\r\n",
+        b"PUT /kv/k?ttl=9 HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\n\r\nv",
+        b"PUT /kv/k HTTP/1.1\r\nHost: a\r\nIf-None-Match: *\r\nContent-Length: 1\r\n\r\nv",
+        b"DELETE /kv/k HTTP/1.1\r\nHost: a\r\n\r\n",
+    ]
+    for change in changes:
+        client.send(change)
+    assert worker.ring.head == head
+    watcher = await begin(worker, "/psubscribe/__keyevent*", b"1.0")
+    watcher.take()
+    for change in changes:
+        client.send(change)
+    await settled()
+    told = [line.rpartition(b":")[2] for line in watcher.take().split(b"\n\n")[:-1]]
+    assert told == [b"set,k", b"expire,k", b"del,k", b"set,k", b"expire,k", b"del,k"]
+    watcher.leave()
+    await settled()
+    head = worker.ring.head
+    for change in changes:
+        client.send(change)
+    assert worker.ring.head == head
+    worker.verify()
+
+
+# -- whole servers -----------------------------------------------------------------------------------------
+
+
+class Stream:
+    """A client that reads a stream of events, on a socket of its own."""
+
+    def __init__(self, server: Server, target: str, receive_bytes: int = 0) -> None:
+        self._socket = socket.socket()
+        if receive_bytes:
+            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_bytes)
+        self._socket.settimeout(20)
+        self._socket.connect((server.host, server.port))
+        self._socket.sendall(f"GET {target} HTTP/1.0\r\nHost: localhost\r\n\r\n".encode())
+        self._file = self._socket.makefile("rb")
+        while self._file.readline() not in (b"\r\n", b""):
+            pass
+
+    def event(self) -> bytes:
+        """The next event; b"" at the end."""
+        while line := self._file.readline():
+            if line.startswith(b"data: "):
+                return line[6:-1]
+        return b""
+
+    def close(self) -> None:
+        self._file.close()
+        self._socket.close()
+
+
+@contextmanager
+def streams(server: Server, target: str, number: int) -> Iterator[list[Stream]]:
+    """So many clients, each of which has its confirmation."""
+    with ExitStack() as stack:
+        made = [stack.enter_context(closing(Stream(server, target))) for _ in range(number)]
+        for stream in made:
+            assert stream.event().startswith((b"subscribe,", b"psubscribe,"))
+        yield made
+
+
+def run(server: Server, *words: str) -> Any:
+    reply = server.request("POST", "/", json.dumps(words))
+    return json.loads(reply.body)["result"]
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Server]:
+    with running(workers=3) as started:
+        yield started
+
+
+def test_all_workers_subscribers_see_one_order_of_several_publishers(server: Server) -> None:
+    publishers, each = 4, 100
+
+    def publish(number: int) -> None:
+        with closing(http.client.HTTPConnection(server.host, server.port, timeout=20)) as connection:
+            for i in range(each):
+                connection.request("POST", "/", json.dumps(["PUBLISH", "order", f"{number}:{i}"]))
+                assert json.loads(connection.getresponse().read()) == {"result": 12}
+
+    with streams(server, "/subscribe/order", 12) as clients:
+        wait_until(lambda: run(server, "PUBSUB", "NUMSUB", "order") == ["order", 12], "all are known")
+        jobs = [lambda _stop, number=number: publish(number) for number in range(publishers)]
+        with in_background(*jobs):
+            got = [[client.event() for _ in range(publishers * each)] for client in clients]
+    assert all(events == got[0] for events in got)
+    for number in range(publishers):
+        own = [event for event in got[0] if event.startswith(b"message,order,%d:" % number)]
+        assert own == [b"message,order,%d:%d" % (number, i) for i in range(each)]
+
+
+def test_what_one_worker_changes_is_told_by_all(server: Server) -> None:
+    with streams(server, "/psubscribe/__keyevent@0__:*", 6) as clients:
+        for i in range(10):
+            assert server.request("PUT", f"/kv/key{i}", b"v").status == 201
+        assert server.request("PUT", "/put", '{"key":"short","value":"v","ttl":0.2}').status == 200
+        for client in clients:
+            told = [client.event().rpartition(b":")[2] for _ in range(13)]
+            assert sorted(told[:10]) == [b"set,key%d" % i for i in range(10)]
+            assert told[10:] == [b"set,short", b"expire,short", b"expired,short"]
+
+
+def test_the_counts_follow_those_who_leave_and_workers_that_die() -> None:
+    with running(workers=2) as server, streams(server, "/subscribe/c", 20) as clients:
+        assert run(server, "PUBLISH", "c", "1") == 20
+        for client in clients[:5]:
+            client.close()
+        wait_until(lambda: run(server, "PUBLISH", "c", "2") == 15, "those who left are not counted")
+        victim = server.workers()[0]
+        os.kill(victim, signal.SIGKILL)
+        wait_until(
+            lambda: victim not in server.workers() and len(server.workers()) == 2, "there are two again"
+        )
+        run(server, "PUBLISH", "c", "mark")
+        left = 0
+        for client in clients[5:]:
+            while (event := client.event()) not in (b"", b"message,c,mark"):
+                pass
+            left += event != b""
+        wait_until(lambda: run(server, "PUBLISH", "c", "end") == left, "the dead one's are not counted")
+        with streams(server, "/subscribe/c", 6) as more:
+            wait_until(lambda: run(server, "PUBLISH", "c", "again") == left + 6, "the new ones are")
+            for client in more:
+                assert b"again" in client.event()
+        assert 0 < left < 15
+
+
+def test_who_does_not_read_is_closed_and_the_others_get_everything() -> None:
+    settings: dict[str, Any] = {"workers": 2, "max_push_bytes": "64kb", "output_seconds": 60}
+    with (
+        running(**settings) as server,
+        streams(server, "/subscribe/c", 4) as fast,
+        closing(Stream(server, "/subscribe/c", 4096)) as slow,
+    ):
+        assert slow.event()
+        count = 0
+
+        def is_closed() -> bool:
+            nonlocal count
+            run(server, "PUBLISH", "c", f"{count}:" + "x" * 20_000)
+            count += 1
+            return bool(json.loads(server.request("GET", "/stats").body)["slow_subscribers"])
+
+        with in_background(lambda _stop: wait_until(is_closed, "the slow one is closed")):
+            for client in fast:
+                assert client.event().startswith(b"message,c,0:")
+        run(server, "PUBLISH", "c", "end")
+        for client in fast:
+            for i in range(1, count):
+                assert client.event().startswith(b"message,c,%d:" % i)
+            assert client.event() == b"message,c,end"
+        assert run(server, "PUBLISH", "c", "end") == 4
+
+
+def test_a_reload_ends_streams_in_order_and_who_comes_again_is_served() -> None:
+    with running(workers=2, drain_seconds=0.3) as server, streams(server, "/subscribe/c", 6) as clients:
+        before = set(server.workers())
+        server.send(signal.SIGHUP)
+        for client in clients:
+            while client.event():
+                pass
+        wait_until(lambda: before.isdisjoint(server.workers()), "the old ones have ended")
+        with streams(server, "/subscribe/c", 6) as more:
+            wait_until(lambda: run(server, "PUBLISH", "c", "1") == 6, "the new ones are counted")
+            for client in more:
+                assert client.event() == b"message,c,1"
+
+
+@pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
+def test_curl_reads_a_stream(server: Server) -> None:
+    url = f"http://{server.host}:{server.port}/psubscribe/" + quote("cürl*") + "?encoding=text"
+    with subprocess.Popen(["curl", "-sN", "-m", "20", url], stdout=subprocess.PIPE) as process:
+        assert process.stdout
+        assert process.stdout.readline() == "data: psubscribe,cürl*,1\n".encode()
+        assert run(server, "PUBLISH", "cürls", "two\nlines") == 1
+        assert process.stdout.readline() == b"\n"
+        assert process.stdout.readline() == 'data: pmessage,cürl*,cürls,"two\\nlines"\n'.encode()
+        process.terminate()
+
+
+def test_upstashs_own_client_gets_what_it_publishes() -> None:
+    if not (NODE / "node_modules").exists():
+        pytest.skip("the clients from npm are not installed: npm ci --prefix tests/node")
+    with running(token="secret") as server:
+        url = f"http://{server.host}:{server.port}"
+        assert run_program("node", NODE / "subscribe.mjs", url, "secret") == b"6\n"
+
+
+PAGE = """
+const url = 'TARGET'
+const source = new EventSource(url + '/subscribe/page?channel=__keyspace@0__:k&_token=secret')
+const got = []
+await new Promise((done, failed) => {
+  source.onerror = () => failed('an error')
+  source.onmessage = async event => {
+    got.push(event.data)
+    const send = {method: 'POST', body: '["PUBLISH", "page", "two\\\\nlines"]'}
+    if (got.length === 2) await fetch(url + '/?_token=secret', send)
+    if (got.length === 3) await fetch(url + '/kv/k?_token=secret', {method: 'PUT', body: 'v'})
+    if (got.length === 4) done()
+  }
+})
+return got
+"""
+
+
+@needs_chromium
+def test_an_event_source_in_a_browser() -> None:
+    with closing(Site()) as site:
+        origin = f"http://app.example:{site.port}"
+        with running(token="secret", allow_origin=origin) as server:
+            target = f"http://{server.host}:{server.port}"
+            assert site.visit("app.example", PAGE.replace("TARGET", target)) == [
+                "subscribe,page,1",
+                "subscribe,__keyspace@0__:k,2",
+                'message,page,"two\\nlines"',
+                "message,__keyspace@0__:k,set",
+            ]
