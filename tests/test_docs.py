@@ -55,7 +55,7 @@ def test_every_test_that_the_contract_names_exists() -> None:
     contract = (ROOT / "docs/concurrency.md").read_text()
     named = set(re.findall(r"`(test_\w+)`", contract))
     files = (path.read_text() for path in (ROOT / "tests").glob("test_*.py"))
-    there = {name for text in files for name in re.findall(r"^def (test_\w+)", text, re.MULTILINE)}
+    there = {name for text in files for name in re.findall(r"^(?:async )?def (test_\w+)", text, re.MULTILINE)}
     assert len(named) > 20
     assert named - there == set()
     table = contract.split("## What each death leaves")[1]
