@@ -45,7 +45,8 @@ def pss_bytes(pid: int) -> int:
     return total << 10
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """A port that nobody listens on at this moment."""
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port: int = probe.getsockname()[1]
         return port
@@ -70,7 +71,7 @@ def child(command: Sequence[str], stdout: int = subprocess.DEVNULL) -> Iterator[
         process.wait()
 
 
-def _connect(port: int) -> socket.socket:
+def connect(port: int) -> socket.socket:
     """Connect to a server that is about to listen.
 
     Raises:
@@ -115,7 +116,7 @@ class _Server:
 
     def __init__(self, port: int, pid: int) -> None:
         self.pid = pid
-        self._socket = _connect(port)
+        self._socket = connect(port)
         self._replies = self._socket.makefile("rb")
 
     def _send(self, requests: bytes) -> None:
@@ -199,7 +200,7 @@ class _Fastkv(_Server):
 @contextmanager
 def memcached(memory_bytes: int) -> Iterator[Cache]:
     """A memcached with its defaults."""
-    port = _free_port()
+    port = free_port()
     command = ["memcached", "-l", "127.0.0.1", "-p", str(port), "-m", str(memory_bytes // MIB)]
     user = pwd.getpwuid(os.getuid()).pw_name
     with child([*command, "-u", user]) as process:
@@ -211,7 +212,7 @@ def memcached(memory_bytes: int) -> Iterator[Cache]:
 @contextmanager
 def redis(memory_bytes: int) -> Iterator[Cache]:
     """A Redis that evicts the least recently used and writes no files."""
-    port = _free_port()
+    port = free_port()
     options = {
         "port": port,
         "bind": "127.0.0.1",

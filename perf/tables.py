@@ -195,6 +195,29 @@ def pss(result: Result) -> str:
     )
 
 
+def pubsub(result: Result) -> str:
+    """The fan-out of a message."""
+    return table(
+        [
+            "",
+            "subscribers",
+            "PUBLISH answered, ms",
+            "first has it, ms",
+            "last has it, ms",
+            "CPU for each, µs",
+        ],
+        (
+            [
+                row["name"],
+                f"{row['subscribers']:,}",
+                *(_spread(row[name], 1) for name in ("reply_ms", "first_ms", "last_ms")),
+                _spread(row["cpu_us"], 2),
+            ]
+            for row in result["rows"]
+        ),
+    )
+
+
 TABLES: Final[dict[str, tuple[str, Callable[[Result], str]]]] = {
     "operations-1": ("operations", lambda result: operations(result, 1)),
     "operations-2": ("operations", lambda result: operations(result, 2)),
@@ -206,6 +229,7 @@ TABLES: Final[dict[str, tuple[str, Callable[[Result], str]]]] = {
     "hit-ratio-memo": ("hit_ratio_memo", hit_ratio_memo),
     "memory": ("memory", memory),
     "pss": ("memory", pss),
+    "pubsub": ("pubsub", pubsub),
 }
 """Tables by name: the result that each is made from, and how."""
 
