@@ -184,14 +184,22 @@ EVENTS: list[str] = [
     "PERSIST a",
     "PERSIST a",
     "EXPIRE a -1",
+    "MSET a 1 b 2",
+    "MSETNX a 1 c 2",
+    "MSETNX f 1 g 2",
+    "RENAME f g",
+    "COPY g h",
+    "DEL g h nobody",
     "DEL b",
     "DEL n",
     "DEL nobody",
     "UNLINK k",
     "GET a",
+    "TOUCH n",
     "INCR n",
     "SET n x NX",
     "EXPIREAT n 1",
+    "FLUSHALL",
 ]
 
 
@@ -246,10 +254,9 @@ async def test_transactions_publish_when_they_are_done_and_do_not_subscribe() ->
         assert reply.text == "ERR SUBSCRIBE inside MULTI is not allowed"
         await settled()
         assert caller.pushed == []
-        if hasattr(store, "transact"):
-            assert here.run("EXEC", caller) == [1]
-            await settled()
-            assert caller.pushed == [[b"message", b"a", b"1"]]
+        assert here.run("EXEC", caller) == [1]
+        await settled()
+        assert caller.pushed == [[b"message", b"a", b"1"]]
 
 
 @in_loop
