@@ -11,6 +11,7 @@ import pytest
 from fastkv import __version__
 from fastkv.cli import main
 from fastkv.errors import StartError
+from fastkv.options import Switch
 from fastkv.settings import OPTIONS, Settings
 
 Run = Callable[..., tuple[int, str, str]]
@@ -100,13 +101,16 @@ def test_every_option_can_be_given(run: Run, supervisor: Supervisor) -> None:
     }
     values |= {"max_body_bytes": "2kb", "max_head_bytes": "2kb", "max_output_bytes": "1mb"}
     values |= {"open_files": "64", "profile": "ultrafast", "max_buffer_bytes": "1mb", "max_fields": "8"}
+    values |= {"max_message_bytes": "2kb", "max_reply_bytes": "1mb"}
     values |= {"access_log_format": "json", "eviction": "none"}
     values |= {"pubsub_memory": "1mb", "max_push_bytes": "64kb", "max_channel_bytes": "16"}
     values |= {"keyspace_events": "KEx"}
     values |= {"allow_origin": "https://a.b", "unix_mode": "660"}
     pairs = {"tls_cert": ["--tls-key", "2"], "tls_key": ["--tls-cert", "2"]}
     for option in OPTIONS:
-        args = [option.flag] if option.name == "tune" else [option.flag, values.get(option.name, "2")]
+        args = (
+            [option.flag] if isinstance(option.kind, Switch) else [option.flag, values.get(option.name, "2")]
+        )
         args += pairs.get(option.name, [])
         assert run("serve", *args) == (0, "", ""), option.name
 

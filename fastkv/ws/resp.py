@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from fastkv.pubsub.messages import Message
     from fastkv.ws.asker import Asker
 
+_GETS: Final = frozenset((b"GET", b"get"))
+_NO_ARRAY: Final = "expected an array of bulk strings"
 _NOTHING: Final = False  # what hiredis returns where nothing whole is left; no command is that
 # hiredis makes room for as many parts as a header says, before they come; a message has fewer than bytes.
 _find_long_headers: Final = re.compile(rb"[*%~>|]\+?([0-9]{4,})").finditer
@@ -53,16 +55,25 @@ def reply_to(payload: bytes, commands: Commands, asker: Asker) -> bytes:
         ProtocolError: see there.
     """
     found, problem = _parse(payload)
+    if len(found) == 1 and found[0] and payload == _build_command(found[0]):
+        # By far the most.
+        words: list[bytes] = found[0]
+        if is_subscribing(words):
+            asker.pushes = frames.BINARY
+        reply = commands.run(words, asker)
+        if reply.__class__ is bytes and words[0] in _GETS:
+            asker.read = words[1], reply
+        return build_reply(reply)
     asked: list[list[bytes]] = []
     at = 0
-    for words in found:
-        looks = _build_command(words)
+    for command in found:
+        looks = _build_command(command)
         if not payload.startswith(looks, at):
-            problem = "expected an array of bulk strings"
+            problem = _NO_ARRAY
             break
         at += len(looks)
-        if words:
-            asked.append(words)
+        if command:
+            asked.append(command)
     if any(map(is_subscribing, asked)):
         asker.pushes = frames.BINARY
     replies = commands.run_in_turn(asked, asker)
@@ -118,7 +129,7 @@ def _parse(payload: bytes) -> tuple[list[Any], str]:
         while (command := reader.gets()) is not _NOTHING:
             found.append(command)
     except (HiredisError, TypeError, ValueError, OverflowError, MemoryError):
-        return found, "expected '*' and a number of bulk strings"
+        return found, _NO_ARRAY
     return found, ""
 
 

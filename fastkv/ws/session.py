@@ -16,7 +16,7 @@ from fastkv.stats import Column
 from fastkv.store.layout import COUNT_MAX
 from fastkv.takeover import Takeover
 from fastkv.ws import frames, resp, text
-from fastkv.ws.frames import TEXT, apply_mask
+from fastkv.ws.frames import BINARY, TEXT, apply_mask
 from fastkv.ws.handshake import agree
 from fastkv.ws.websocket import Refused, WebSocket
 
@@ -84,17 +84,18 @@ class Session(WebSocket):
         self._counts = service.store.counts
 
     def data_received(self, data: bytes) -> None:
-        """Answer one short message of text; leave all else to ``_receive``."""
+        """Answer one short message; leave all else to ``_receive``."""
         self.heard = True
         if self._at_rest:
             size = len(data)
-            if _HEAD_BYTES <= size <= _LONGEST_FRAME and data[1] == _LENGTH_BYTE + size and data[0] == TEXT:
-                # `frames.parse` and `_remembered` written out.
+            if _HEAD_BYTES <= size <= _LONGEST_FRAME and data[1] == _LENGTH_BYTE + size:
+                # `frames.parse` and `_remembered` written out. The first byte of what is remembered is that
+                # of what was asked, which is thus a whole message, too.
                 payload = apply_mask(data[6:], data[2:6])
                 remembered = self._recall(payload)
                 if remembered is not None:
                     slot, word, count_at, frame = remembered
-                    if self._words[slot] == word:
+                    if self._words[slot] == word and frame[0] == data[0]:
                         counters = self._counters
                         counters[_MEMO_HITS] += 1
                         counters[_MESSAGES] += 1
@@ -102,8 +103,10 @@ class Session(WebSocket):
                             self._counts[count_at] += 1
                         self._write(frame)
                         return
-                self._respond(payload)
-                return
+                first = data[0]
+                if first in (TEXT, BINARY):
+                    self._respond(first, payload)
+                    return
         self._receive(data)
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -137,27 +140,39 @@ class Session(WebSocket):
                 self._end_with(CloseCode.TRY_AGAIN_LATER, "Messages are not read as fast as they come.")
         return True
 
-    def _respond(self, payload: bytes) -> None:
-        """Answer a message of text that came alone, and was not remembered."""
+    def _respond(self, first: int, payload: bytes) -> None:
+        """Answer a message that came alone and was not remembered."""
+        self._counters[_MESSAGES] += 1
         try:
-            self._flush([self._reply(TEXT, payload)])
+            frame = self._execute(first, payload)
+            if self._transaction.queue is not None:
+                self._at_rest = False
+        except (UnicodeDecodeError, Refused) as error:
+            self._flush([self._refusal(error)])
         except Exception as error:  # noqa: BLE001 - one connection's mistake must not reach the others
             self._service.failure(error)
             self.abort()
+        else:
+            self._write(frame)
 
     def _answer(self, first: int, payload: bytes) -> bytes:
-        if first != TEXT:
+        if self._transaction.queue is None:
+            frame = self._remembered(first, payload)
+            if frame is not None:
+                return frame
+        return self._execute(first, payload)
+
+    def _execute(self, first: int, payload: bytes) -> bytes:
+        """Execute what a message says; raises as ``_answer``."""
+        if first == TEXT:
+            frame = self._frame(TEXT, text.reply_to(payload, self._commands, self))
+        else:
             try:
                 told = resp.reply_to(payload, self._commands, self)
             except resp.ProtocolError as error:
-                reply = self._frame(first, error.replies)
+                reply = self._frame(BINARY, error.replies)
                 raise Refused(CloseCode.UNSUPPORTED_DATA, str(error), reply) from None
-            return self._frame(first, told) if told else b""
-        if self._transaction.queue is None:
-            frame = self._remembered(payload)
-            if frame is not None:
-                return frame
-        frame = self._frame(TEXT, text.reply_to(payload, self._commands, self))
+            frame = self._frame(BINARY, told) if told else b""
         if self.read is not None:
             key, value = self.read
             self.read = None
@@ -165,13 +180,13 @@ class Session(WebSocket):
                 self._remember(payload, key, value, frame)
         return frame
 
-    def _remembered(self, payload: bytes) -> bytes | None:
+    def _remembered(self, first: int, payload: bytes) -> bytes | None:
         """The frame that answers a message, if it was answered before and nothing has changed."""
         remembered = self._recall(payload)
         if remembered is None:
             return None
         slot, word, count_at, frame = remembered
-        if self._words[slot] != word:
+        if self._words[slot] != word or frame[0] != first:
             return None
         self._counters[_MEMO_HITS] += 1
         if self._counts[count_at] < COUNT_MAX:
@@ -182,7 +197,8 @@ class Session(WebSocket):
         """Keep a reply, with the entry as it is now, if its value is still what was replied."""
         routes = self._service.routes
         entry = routes.store.get(key, routes.clock)
-        if entry is not None and entry[0] == value and frame[0] == TEXT:
+        # A compressed frame is of use to some only.
+        if entry is not None and entry[0] == value and frame[0] in (TEXT, BINARY):
             self._memo.keep(payload, frame, entry)
 
     def _flush(self, out: list[bytes]) -> None:
@@ -196,7 +212,7 @@ def _push_text(message: Message) -> bytes:
 
 
 def _push_resp(message: Message) -> bytes:
-    return frames.build(frames.BINARY, resp.push(message))
+    return frames.build(BINARY, resp.push(message))
 
 
 def open_session(query: bytes, head: Head, body: bytes, *, deflate: bool) -> Reply:

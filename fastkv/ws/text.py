@@ -18,12 +18,15 @@ from fastkv.ws.asker import is_subscribing
 
 if TYPE_CHECKING:
     from fastkv.commands.execute import Commands
+    from fastkv.commands.replies import Reply
     from fastkv.pubsub.messages import Message
     from fastkv.ws.asker import Asker
 
-_Asked: TypeAlias = "tuple[list[bytes] | CommandError, orjson.Fragment | None]"
-"""(its words, or why there are none; its id as JSON, None where it has none)."""
+_Ident: TypeAlias = "str | int | orjson.Fragment | None"
+_Asked: TypeAlias = "tuple[list[bytes] | CommandError, _Ident]"
+"""(its words, or why there are none; its id, as orjson takes it, None where it has none)."""
 
+_ONLY_LISTS: Final = {list}
 _GETS: Final = frozenset((b"GET", b"get"))
 _NO_COMMAND: Final = 'ERR an object has to have "cmd", an array'
 _DEEP_ID: Final = "ERR the id is nested too deeply"
@@ -49,7 +52,7 @@ def reply_to(payload: bytes, commands: Commands, asker: Asker) -> bytes:
         payload.decode()
         return orjson.dumps(answer(error))
     if said.__class__ is list and said and said[0].__class__ is str:
-        # By far the most: one command without an id. 150 ns less than by the way of all.
+        # By far the most: one command without an id.
         try:
             words = words_of(said)
         except CommandError as error:
@@ -59,24 +62,34 @@ def reply_to(payload: bytes, commands: Commands, asker: Asker) -> bytes:
         if is_subscribing(words):
             asker.pushes = frames.TEXT
         reply = commands.run(words, asker)
-        if reply.__class__ is bytes and words[0] in _GETS:
-            asker.read = words[1], reply
-        return _dump(reply, None)
+        if reply.__class__ is bytes:
+            if words[0] in _GETS:
+                asker.read = words[1], reply
+            try:
+                return b'{"result":%b}' % orjson.dumps(reply.decode())
+            except UnicodeDecodeError:
+                pass
+        return orjson.dumps(answer(reply))
+    plain = _plain_batch(said)
+    if plain is not None:
+        return _reply_to_plain(plain, commands, asker)
     try:
         is_batch, asked = _parse(said)
     except InexactError:  # nothing was executed yet
         is_batch, asked = _parse(load_exactly(payload))
-    known = [words for words, _ in asked if not isinstance(words, CommandError)]
+    known = [words for words, _ in asked if words.__class__ is list]
     if any(map(is_subscribing, known)):
         asker.pushes = frames.TEXT
-    replies = commands.run_in_turn(known, asker)
-    if isinstance(replies, CommandError):
-        return _dump(replies, None)
+    replies: list[Reply] | CommandError
+    if is_batch:
+        replies = commands.run_in_turn(known, asker)
+        if isinstance(replies, CommandError):
+            return orjson.dumps(answer(replies))
+    else:
+        replies = [commands.run(words, asker) for words in known]
     in_order = iter(replies)
-    told = [
-        _dump(words if isinstance(words, CommandError) else next(in_order), ident) for words, ident in asked
-    ]
-    return b"[%b]" % b",".join(told) if is_batch else told[0]
+    told = [_tell(next(in_order) if words.__class__ is list else words, ident) for words, ident in asked]
+    return orjson.dumps(told if is_batch else told[0])
 
 
 def push(message: Message) -> bytes:
@@ -93,7 +106,34 @@ def push(message: Message) -> bytes:
     if "encoding" in told:
         # What it is stays to be read: the rest is in base64.
         told["result"][0] = kind[0].decode()
-    told["push"] = told.pop("result")
+    return orjson.dumps({"push": told.pop("result"), **told})
+
+
+def _plain_batch(said: Any) -> list[list[bytes]] | None:
+    """Return the commands of a batch without ids, all of whose words are strings; else None.
+
+    With `_reply_to_plain`, it takes half the time that `_parse` and `_tell` take.
+    """
+    if said.__class__ is not list or set(map(type, said)) != _ONLY_LISTS or not all(said):
+        return None
+    try:
+        return [[word.encode() for word in part] for part in said]
+    except AttributeError:
+        return None
+
+
+def _reply_to_plain(known: list[list[bytes]], commands: Commands, asker: Asker) -> bytes:
+    if any(map(is_subscribing, known)):
+        asker.pushes = frames.TEXT
+    replies = commands.run_in_turn(known, asker)
+    if isinstance(replies, CommandError):
+        return orjson.dumps(answer(replies))
+    try:
+        told = [
+            {"result": reply.decode()} if reply.__class__ is bytes else answer(reply) for reply in replies
+        ]
+    except UnicodeDecodeError:
+        told = [answer(reply) for reply in replies]
     return orjson.dumps(told)
 
 
@@ -105,7 +145,7 @@ def _parse(said: Any) -> tuple[bool, list[_Asked]]:
 
 
 def _asked(said: Any) -> _Asked:
-    ident = None
+    ident: _Ident = None
     try:
         if said.__class__ is not dict:
             return words_of(said), None
@@ -118,10 +158,11 @@ def _asked(said: Any) -> _Asked:
         return error.with_traceback(None), ident
 
 
-def _ident(given: Any) -> orjson.Fragment:
+def _ident(given: Any) -> _Ident:
     """Return an id as it was given."""
-    if given.__class__ in (float, list, dict):
-        _check_numbers(given)
+    if given.__class__ is str or given.__class__ is int:
+        return given
+    _check_numbers(given)
     try:
         return orjson.Fragment(orjson.dumps(given, _as_written, orjson.OPT_PASSTHROUGH_SUBCLASS))
     except orjson.JSONEncodeError:
@@ -136,7 +177,6 @@ def _check_numbers(given: Any) -> None:
 
     Raises:
         InexactError: if one was not.
-        CommandError: if it is nested too deeply.
     """
     waiting = [given]
     while waiting:
@@ -154,12 +194,13 @@ def _as_written(number: Any) -> orjson.Fragment:
     return orjson.Fragment(str(number))
 
 
-def _dump(reply: Any, ident: orjson.Fragment | None) -> bytes:
-    """Return the JSON of a reply; that of a string is built here, 200 ns sooner."""
-    if reply.__class__ is bytes and ident is None:
+def _tell(reply: Any, ident: _Ident) -> dict[str, Any]:
+    """Return what a reply is in JSON; of strings, which most are, without asking `answer`."""
+    if reply.__class__ is bytes:
         try:
-            return b'{"result":%b}' % orjson.dumps(reply.decode())
+            told: dict[str, Any] = {"result": reply.decode()}
         except UnicodeDecodeError:
-            pass
-    told = answer(reply)
-    return orjson.dumps(told if ident is None else {"id": ident, **told})
+            told = answer(reply)
+    else:
+        told = answer(reply)
+    return told if ident is None else {"id": ident, **told}

@@ -411,10 +411,14 @@ class WebSocket(asyncio.Protocol):
         self._counters[_MESSAGES] += 1
         try:
             return self._answer(first, payload)
-        except UnicodeDecodeError:
-            return self._refuse(CloseCode.INVALID_DATA, _NO_TEXT)
-        except Refused as refused:
-            return refused.reply + self._refuse(refused.code, refused.reason)
+        except (UnicodeDecodeError, Refused) as error:
+            return self._refusal(error)
+
+    def _refusal(self, error: UnicodeDecodeError | Refused) -> bytes:
+        """The last frames after a message that ends its connection."""
+        if isinstance(error, Refused):
+            return error.reply + self._refuse(error.code, error.reason)
+        return self._refuse(CloseCode.INVALID_DATA, _NO_TEXT)
 
     def _refuse(self, code: CloseCode, reason: str) -> bytes:
         """Fail the connection (RFC 6455, 7.1.7); the close frame."""

@@ -1,0 +1,388 @@
+"""What messages on ``/ws`` say and are told, in text and in bytes; who may speak; the memo; pushes."""
+
+import json
+
+import pytest
+from fake import Client, Worker, get, in_loop, put_pair
+from test_ws_websocket import closed, connect, inflated, told
+from ws_frames import BINARY, CLOSE, DEFLATE, HANDSHAKE, TEXT, Frame, frame
+
+from fastkv.pubsub.messages import Message
+from fastkv.stats import Column
+from fastkv.ws.session import Session
+
+NO_COMMAND = "ERR a command is an array of strings, numbers and booleans, and not an empty one"
+NO_CMD = 'ERR an object has to have "cmd", an array'
+
+
+def text(client: Client, message: str) -> str:
+    """Ask in text; the reply."""
+    client.send(frame(TEXT, message.encode()))
+    (found,) = told(client)
+    assert found.opcode == TEXT
+    return found.payload.decode()
+
+
+def error(message: str) -> str:
+    """An error as it is told."""
+    return json.dumps({"error": message}, separators=(",", ":"))
+
+
+SAID = [
+    ('["SET","k","v"]', '{"result":"OK"}'),
+    ('["GET","k"]', '{"result":"v"}'),
+    ('["get","k"]', '{"result":"v"}'),
+    (' [ "GET" , "k" ] ', '{"result":"v"}'),
+    ('["GET","missing"]', '{"result":null}'),
+    ('["SET","ü","\\u0000\\ud83d\\ude00\\""]', '{"result":"OK"}'),
+    ('["GET","ü"]', '{"result":"\\u0000😀\\""}'),
+    ('["SET","n",12345678901234567890123]', '{"result":"OK"}'),
+    ('["GET","n"]', '{"result":"12345678901234567890123"}'),
+    ('["SET","n",1.10]', '{"result":"OK"}'),
+    ('["GET","n"]', '{"result":"1.10"}'),
+    ('["SET","n",true]', '{"result":"OK"}'),
+    ('["SET","n",9223372036854775806]', '{"result":"OK"}'),
+    ('["INCR","n"]', '{"result":9223372036854775807}'),
+    ('["INCR","n"]', error("ERR increment or decrement would overflow")),
+    ('["MGET","k","missing"]', '{"result":["v",null]}'),
+    ('["GET"]', error("ERR wrong number of arguments for 'get' command")),
+    ('["NOPE","a"]', error("ERR unknown command 'NOPE', with args beginning with: 'a' ")),
+    ('{"id":7,"cmd":["GET","k"]}', '{"id":7,"result":"v"}'),
+    ('{"cmd":["GET","k"]}', '{"result":"v"}'),
+    ('{"cmd":["GET","k"],"id":null,"x":1}', '{"id":null,"result":"v"}'),
+    ('{"id":"a","cmd":["GET"]}', '{"id":"a",' + error("ERR wrong number of arguments for 'get' command")[1:]),
+    ('{"id":1.50,"cmd":["GET","k"]}', '{"id":1.50,"result":"v"}'),
+    ('{"id":[1e400,{"a":-0.0}],"cmd":["GET","k"]}', error("ERR this is not valid JSON")),
+    (
+        '{"id":[123456789012345678901234567890,{"a":-0.0,"b":[]}],"cmd":["GET","k"]}',
+        '{"id":[123456789012345678901234567890,{"a":-0.0,"b":[]}],"result":"v"}',
+    ),
+    ('{"id":7,"cmd":"GET"}', '{"id":7,' + error(NO_CMD)[1:]),
+    ('{"id":true}', '{"id":true,' + error(NO_CMD)[1:]),
+    (
+        '{"id":' + "[" * 500 + "]" * 500 + ',"cmd":["GET","k"]}',
+        error("ERR the id is nested too deeply"),
+    ),
+    ('[["SET","b","1"],["INCR","b"],["GET","b"]]', '[{"result":"OK"},{"result":2},{"result":"2"}]'),
+    (
+        '[{"id":1,"cmd":["INCR","b"]},["INCR","b"],{"id":2},7,[],["GET",null],["GET",["b"]],["GET",1.0]]',
+        '[{"id":1,"result":3},{"result":4},'
+        + ",".join(['{"id":2,' + error(NO_CMD)[1:], *[error(NO_COMMAND)] * 4, '{"result":null}]']),
+    ),
+    ("[]", error(NO_COMMAND)),
+    ("[[]]", f"[{error(NO_COMMAND)}]"),
+    ("[7]", error("ERR unknown command '7', with args beginning with: ")),
+    ("7", error(NO_COMMAND)),
+    ("null", error(NO_COMMAND)),
+    ('["GET",null]', error(NO_COMMAND)),
+    ('["GET","\\ud800"]', error("ERR this is not valid JSON")),
+    ("", error("ERR this is not valid JSON")),
+    ("[" * 5000, error("ERR this is not valid JSON")),
+]
+
+
+@in_loop
+async def test_text_in_order() -> None:
+    worker = Worker()
+    client = connect(worker)
+    for message, reply in SAID:
+        assert text(client, message) == reply, message
+    client.leave()
+    worker.verify()
+
+
+@in_loop
+async def test_text_all_at_once_and_byte_by_byte() -> None:
+    """The short way and the long one, the memo and none: the same replies."""
+    data = b"".join(frame(TEXT, message.encode()) for message, _ in SAID * 3)
+    for size in (len(data), 1, 7, 1000):
+        worker = Worker()
+        client = connect(worker)
+        for at in range(0, len(data), size):
+            await client.send_patiently(data[at : at + size])
+        await client.send_patiently(frame(TEXT, b'["PING"]'))
+        assert [found.payload.decode() for found in told(client)] == [
+            *(reply for _, reply in SAID * 3),
+            '{"result":"PONG"}',
+        ]
+        client.leave()
+        worker.verify()
+
+
+@in_loop
+async def test_values_that_are_no_text() -> None:
+    worker = Worker()
+    client = connect(worker)
+    client.send(frame(BINARY, b"*3\r\n$3\r\nSET\r\n$1\r\nk\r\n$2\r\n\xff\0\r\n"))
+    assert told(client) == [Frame(BINARY, b"+OK\r\n")]
+    coded = '"result":"/wA=","encoding":"base64"}'
+    for _ in range(4):
+        assert text(client, '["GET","k"]') == "{" + coded
+        assert text(client, '{"id":1,"cmd":["GET","k"]}') == '{"id":1,' + coded
+        assert text(client, '[["GET","k"],["PING"]]') == "[{" + coded + ',{"result":"PONG"}]'
+    assert text(client, '["MGET","k","x"]') == '{"result":["/wA=",null],"encoding":"base64"}'
+    worker.verify()
+
+
+def resp(*words: bytes) -> bytes:
+    """A command in RESP2."""
+    return b"*%d\r\n" % len(words) + b"".join(b"$%d\r\n%b\r\n" % (len(word), word) for word in words)
+
+
+WRONG = b"-ERR Protocol error: expected an array of bulk strings\r\n"
+CUT = b"-ERR Protocol error: the last command is not complete\r\n"
+LONG = b"-ERR Protocol error: invalid multibulk length\r\n"
+RESP = [
+    (resp(b"SET", b"k", b"\0\xff\r\n"), b"+OK\r\n", False),
+    (resp(b"GET", b"k"), b"$4\r\n\0\xff\r\n\r\n", False),
+    (resp(b"GET", b"k"), b"$4\r\n\0\xff\r\n\r\n", False),
+    (resp(b"GET", b"k"), b"$4\r\n\0\xff\r\n\r\n", False),
+    (resp(b"GET", b"missing"), b"$-1\r\n", False),
+    (resp(b"MGET", b"k", b"x") + resp(b"PING"), b"*2\r\n$4\r\n\0\xff\r\n\r\n$-1\r\n+PONG\r\n", False),
+    (resp(b"INCR", b"n") * 3, b":1\r\n:2\r\n:3\r\n", False),
+    (resp(b"GET"), b"-ERR wrong number of arguments for 'get' command\r\n", False),
+    (resp(b"a\r\nb"), b"-ERR unknown command 'a  b', with args beginning with: \r\n", False),
+    (resp(b"SET", b"big", b"*99999999\r\n"), b"+OK\r\n", False),
+    (resp() + resp(b"PING"), b"+PONG\r\n", False),
+    (b"PING\r\n", WRONG, True),
+    (resp(b"PING") + b"PING\r\n", b"+PONG\r\n" + WRONG, True),
+    (b"*1\r\n:1\r\n", WRONG, True),
+    (b"*1\r\n$-1\r\n", WRONG, True),
+    (b"*1\r\n*1\r\n$4\r\nPING\r\n", WRONG, True),
+    (b"*1\r\n+PING\r\n", WRONG, True),
+    (b"$4\r\nPING\r\n", WRONG, True),
+    (b"*-1\r\n", WRONG, True),
+    (b"%1\r\n*0\r\n*0\r\n", WRONG, True),
+    (b"*01\r\n$4\r\nPING\r\n", WRONG, True),
+    (resp(b"PING")[:-1], CUT, True),
+    (resp(b"PING") + b"*", b"+PONG\r\n" + CUT, True),
+    (b"*2000000000\r\n", LONG, True),
+    (b"*1\r\n*2000000000\r\n", LONG, True),
+    (resp(b"x" * 5000) + b"*9999\r\n$1\r\na\r\n", LONG, True),
+    (b"*99999999999999999999999999\r\n", LONG, True),
+]
+
+
+@pytest.mark.parametrize("alone", [True, False])
+@in_loop
+async def test_bytes(alone: bool) -> None:
+    worker = Worker()
+    client = connect(worker)
+    for message, reply, ends in RESP:
+        data = frame(BINARY, message)
+        client.send(*([data] if alone else [data[:3], data[3:]]))
+        expected = [Frame(BINARY, reply), *([closed(1003)] if ends else [])]
+        assert told(client) == expected, message
+        if ends:
+            client.leave()
+            client = connect(worker)
+    client.send(frame(BINARY))
+    assert told(client) == []
+    worker.verify()
+
+
+@in_loop
+async def test_a_batch_is_bounded() -> None:
+    worker = Worker(max_batch=3)
+    client = connect(worker)
+    refused = error("ERR 4 commands are too many; at most 3 may come together")
+    assert text(client, json.dumps([["SET", "a", "1"]] * 4)) == refused
+    assert text(client, json.dumps([{"id": 1, "cmd": ["SET", "a", "1"]}] * 4)) == refused
+    client.send(frame(BINARY, resp(b"SET", b"a", b"1") * 4))
+    assert told(client)[0].payload.startswith(b"-ERR 4 commands")
+    assert text(client, '["EXISTS","a"]') == '{"result":0}'
+    assert worker.counters[Column.BATCH_TOO_LONG] == 3
+
+
+# -- the memo ----------------------------------------------------------------------------------------------
+
+
+@in_loop
+async def test_what_is_remembered_is_never_old() -> None:
+    worker = Worker()
+    one, other, http = connect(worker), connect(worker), worker.client()
+    ask = ('["GET","k"]', frame(BINARY, resp(b"GET", b"k")))
+    for value in ("1", "2", "x" * 100, "3"):
+        http.ask(put_pair("k", value))
+        for _ in range(4):
+            for client in (one, other):
+                assert text(client, ask[0]) == f'{{"result":"{value}"}}'
+                client.send(ask[1])
+                assert told(client) == [Frame(BINARY, b"$%d\r\n%b\r\n" % (len(value), value.encode()))]
+    assert worker.counters[Column.MEMO_HITS] > 20
+    before = worker.counters[Column.MEMO_HITS]
+    text(one, '["DEL","k"]')
+    assert text(other, ask[0]) == '{"result":null}'
+    text(one, '["SET","k","4","PX","1000"]')
+    for _ in range(4):
+        assert text(other, ask[0]) == '{"result":"4"}'
+    worker.now_ms += 1000
+    assert text(other, ask[0]) == '{"result":null}'
+    assert worker.counters[Column.MEMO_HITS] == before
+    # What is remembered of one wire is nothing to another.
+    text(one, '["SET","k","5"]')
+    for _ in range(4):
+        text(one, ask[0])
+    one.send(frame(BINARY, ask[0].encode()))
+    assert told(one)[-1] == closed(1003)
+    assert b" 400 " in worker.client().ask(b'["GET","k"]\r\n\r\n')
+    worker.verify()
+
+
+@in_loop
+async def test_a_memo_answers_nothing_in_a_transaction() -> None:
+    worker = Worker()
+    client, other = connect(worker), connect(worker)
+    text(client, '["SET","k","1"]')
+    for _ in range(4):
+        text(client, '["GET","k"]')
+    for begin in (lambda: text(client, '["MULTI"]'), lambda: client.send(frame(BINARY, resp(b"MULTI")))):
+        begin()
+        client.take()
+        assert text(client, '["GET","k"]') == '{"result":"QUEUED"}'
+        client.send(frame(TEXT, b'["GET","k"]') * 2)
+        assert [found.payload for found in told(client)] == [b'{"result":"QUEUED"}'] * 2
+        assert text(other, '["GET","k"]') == '{"result":"1"}'
+        assert text(client, '["DISCARD"]') == '{"result":"OK"}'
+        hits = worker.counters[Column.MEMO_HITS]
+        assert text(client, '["GET","k"]') == '{"result":"1"}'
+        assert worker.counters[Column.MEMO_HITS] == hits + 1
+    worker.verify()
+
+
+@in_loop
+async def test_a_compressed_reply_is_not_remembered_for_others() -> None:
+    worker = Worker()
+    packed, plain = connect(worker, DEFLATE), connect(worker)
+    value = "x" * 3000
+    text(plain, json.dumps(["SET", "k", value]))
+    for _ in range(4):
+        packed.send(frame(TEXT, b'["GET","k"]'))
+        (found,) = told(packed)
+        assert found.rsv == 4
+        assert inflated(found.payload) == b'{"result":"%b"}' % value.encode()
+        # Once the other has had it remembered, it comes as it is to both, which any client understands.
+    for _ in range(4):
+        assert text(plain, '["GET","k"]') == f'{{"result":"{value}"}}'
+    worker.verify()
+
+
+# -- the handshake -----------------------------------------------------------------------------------------
+
+OPEN = HANDSHAKE % b""
+REFUSED = [
+    ("no upgrade", get("a").replace(b"/get?key=a", b"/ws"), 426),
+    ("another protocol", OPEN.replace(b"websocket\r\n", b"h2c\r\n"), 426),
+    ("no version", OPEN.replace(b"Sec-WebSocket-Version: 13\r\n", b""), 426),
+    ("another version", OPEN.replace(b"Version: 13", b"Version: 8"), 426),
+    ("two versions", OPEN.replace(b"Version: 13", b"Version: 13, 8"), 426),
+    ("Connection without it", OPEN.replace(b"Connection: Upgrade", b"Connection: keep-alive"), 426),
+    ("HTTP/1.0", OPEN.replace(b"HTTP/1.1", b"HTTP/1.0"), 426),
+    ("no key", OPEN.replace(b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n", b""), 400),
+    ("a short key", OPEN.replace(b"dGhlIHNhbXBsZSBub25jZQ==", b"dGhl"), 400),
+    ("a key that is no base64", OPEN.replace(b"dGhlIHNhbXBsZSBub25jZQ==", b"!" * 24), 400),
+    ("two keys", HANDSHAKE % b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n", 400),
+    ("malformed extensions", HANDSHAKE % b"Sec-WebSocket-Extensions: ,;=\r\n", 400),
+    ("POST", OPEN.replace(b"GET", b"POST").replace(b"Host", b"Content-Length: 0\r\nHost"), 405),
+    ("no token", OPEN, 401),
+    ("another token", OPEN.replace(b"/ws", b"/ws?_token=x"), 401),
+    ("a foreign page", HANDSHAKE % b"Origin: http://evil.example\r\n", 403),
+    ("a page of no origin", HANDSHAKE % b"Origin: null\r\n", 403),
+    ("Sec-Fetch-Site", HANDSHAKE % b"Sec-Fetch-Site: cross-site\r\n", 403),
+    ("another host", OPEN.replace(b"Host: a", b"Host: a.example"), 421),
+]
+
+
+@pytest.mark.parametrize(("name", "request_", "status"), REFUSED, ids=[case[0] for case in REFUSED])
+@in_loop
+async def test_no_handshake(name: str, request_: bytes, status: int) -> None:
+    worker = Worker(token="secret") if status == 401 else Worker()
+    client = worker.client()
+    reply = client.ask(request_)
+    assert reply.startswith(b"HTTP/1.1 %d " % status)
+    if status == 426:
+        assert b"\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n" in reply
+    assert isinstance(client.transport.get_protocol(), type(client.connection))
+    worker.verify()
+
+
+@in_loop
+async def test_who_may_speak() -> None:
+    worker = Worker(token="secret", allow_origin="https://good.example")
+    for request in (
+        HANDSHAKE % b"Authorization: Bearer secret\r\n",
+        OPEN.replace(b"/ws", b"/ws?_token=secret"),
+        (HANDSHAKE % b"Origin: https://good.example\r\n").replace(b"/ws", b"/ws?_token=secret"),
+    ):
+        client = worker.client()
+        assert client.ask(request).startswith(b"HTTP/1.1 101 ")
+        assert text(client, '["PING"]') == '{"result":"PONG"}'
+
+
+# -- pushes ------------------------------------------------------------------------------------------------
+
+PUSHED: list[tuple[Message, str, bytes]] = [
+    (
+        Message(b"c", b"hi"),
+        '{"push":["message","c","hi"]}',
+        b"*3\r\n$7\r\nmessage\r\n$1\r\nc\r\n$2\r\nhi\r\n",
+    ),
+    (
+        Message(b"c", b"\xff", b"*"),
+        '{"push":["pmessage","Kg==","Yw==","/w=="],"encoding":"base64"}',
+        b"*4\r\n$8\r\npmessage\r\n$1\r\n*\r\n$1\r\nc\r\n$1\r\n\xff\r\n",
+    ),
+]
+
+
+@pytest.mark.parametrize(("message", "as_text", "as_bytes"), PUSHED)
+@in_loop
+async def test_pushes(message: Message, as_text: str, as_bytes: bytes) -> None:
+    client = connect(Worker())
+    session = client.transport.get_protocol()
+    assert isinstance(session, Session)
+    assert session.push(message)
+    session.pushes = 0x82
+    assert session.push(message)
+    assert told(client) == [Frame(TEXT, as_text.encode()), Frame(BINARY, as_bytes)]
+
+
+@in_loop
+async def test_pushes_go_the_way_that_was_subscribed() -> None:
+    client = connect(Worker())
+    session = client.transport.get_protocol()
+    assert isinstance(session, Session)
+    asks = [
+        (frame(BINARY, resp(b"subscribe", b"c")), 0x82),
+        (frame(TEXT, b'["GET","c"]'), 0x82),
+        (frame(TEXT, b'{"id":1,"cmd":["PSUBSCRIBE","c"]}'), 0x81),
+        (frame(BINARY, resp(b"PING") + resp(b"SUBSCRIBE", b"c")), 0x82),
+        (frame(TEXT, b'["Subscribe","c"]'), 0x81),
+        (frame(BINARY, resp(b"SUBSCRIBE", b"c")), 0x82),
+        (frame(TEXT, b'[["PING"],["SUBSCRIBE","c"]]'), 0x81),
+    ]
+    for ask, pushes in asks:
+        client.send(ask)
+        client.take()
+        assert session.pushes == pushes
+
+
+@in_loop
+async def test_a_subscriber_that_does_not_read_is_closed() -> None:
+    worker = Worker(max_push_bytes=64 << 10)
+    client = connect(worker)
+    client.transport.slow = True
+    session = client.transport.get_protocol()
+    assert isinstance(session, Session)
+    count = 0
+    while not client.transport.ended:
+        assert session.push(Message(b"c", b"x" * 1000))
+        count += 1
+        assert count < 70
+    assert worker.counters[Column.SLOW_SUBSCRIBERS] == 1
+    found = told(client)
+    assert len(found) == count + 1
+    assert found[-1] == closed(1013)
+    assert session.push(Message(b"c", b"more"))
+    assert told(client) == []
+    assert found[0].opcode != CLOSE
