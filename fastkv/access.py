@@ -37,8 +37,7 @@ from fastkv.names import (
 )
 
 if TYPE_CHECKING:
-    from fastkv.http.responses import Reply
-    from fastkv.http.routes import Handler
+    from fastkv.http.responses import Handler, Reply
     from fastkv.settings import Settings
 
 ANY_ORIGIN: Final = "*"

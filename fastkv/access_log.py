@@ -30,8 +30,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from fastkv.http.request import Head, HttpError
-    from fastkv.http.responses import Reply
-    from fastkv.http.routes import Handler
+    from fastkv.http.responses import Handler, Reply
     from fastkv.service import Service
     from fastkv.settings import Settings
 

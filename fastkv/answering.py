@@ -19,8 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from fastkv.http.request import Head, HttpError
-    from fastkv.http.responses import Reply
-    from fastkv.http.routes import Handler
+    from fastkv.http.responses import Handler, Reply
     from fastkv.service import Service
     from fastkv.takeover import Successor
 

@@ -25,6 +25,7 @@ from fastkv.pubsub.events import Events
 from fastkv.pubsub.hub import Hub
 from fastkv.service import Service
 from fastkv.stats import Board, Column, State
+from fastkv.wires import open_wires
 
 if TYPE_CHECKING:
     import ssl
@@ -85,6 +86,7 @@ class Worker:
         self._hub = Hub(ring, board, board.number(row), settings)
         self._events = Events(self._hub, ring.listening, store.removals, settings.keyspace_events, row)
         routes = Routes(store, settings, board, row, self._clock_ms, self._hub, self._events)
+        open_wires(routes, settings)
         self._service = Service(store, settings, routes, board, row, self._preludes)
         self._access_log = None if settings.access_log is None else AccessLog(settings, row)
         self._servers: list[asyncio.AbstractServer] = []

@@ -14,6 +14,7 @@ from fastkv.service import Service
 from fastkv.settings import Settings
 from fastkv.stats import Board, Column, State
 from fastkv.store import Store
+from fastkv.wires import open_wires
 
 P = ParamSpec("P")
 
@@ -203,6 +204,7 @@ class Worker:
         self.counters = board.rows[0]
         self.counters[Column.STATE] = State.READY
         self.routes = Routes(self.store, chosen, board, self.counters, lambda: self.now_ms)
+        open_wires(self.routes, chosen)
         self.service = Service(self.store, chosen, self.routes, board, self.counters, Preludes(0))
 
     def client(self, connect: Callable[[Service], Connection] = Connection) -> Client:

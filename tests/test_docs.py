@@ -7,9 +7,12 @@ import pytest
 from test_store_repair import DEATHS
 
 from fastkv.http.routes import Routes
+from fastkv.pubsub.hub import Hub
+from fastkv.pubsub.ring import Ring
 from fastkv.settings import OPTIONS, Settings
 from fastkv.stats import Board
 from fastkv.store import Store
+from fastkv.wires import open_wires
 
 ROOT = Path(__file__).parent.parent
 PROTOCOL = (ROOT / "docs/protocol.md").read_text()
@@ -19,7 +22,10 @@ PROTOCOL = (ROOT / "docs/protocol.md").read_text()
 def routes() -> Routes:
     settings = Settings(workers=1, memory_bytes=4 << 20)
     board = Board(1)
-    return Routes(Store(settings.memory_bytes), settings, board, board.rows[0], lambda: 0)
+    hub = Hub(Ring(1 << 20, 1, 1000), board, 0, settings)
+    made = Routes(Store(settings.memory_bytes), settings, board, board.rows[0], lambda: 0, hub)
+    open_wires(made, settings)
+    return made
 
 
 def test_every_route_is_in_the_protocol(routes: Routes) -> None:

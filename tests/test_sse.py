@@ -34,6 +34,7 @@ from fastkv.service import Service
 from fastkv.settings import Settings
 from fastkv.sse.format import BUILDERS, as_text
 from fastkv.stats import Board, Column, State
+from fastkv.wires import open_wires
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -87,6 +88,7 @@ class HubWorker(Worker):
         self.hub.start(loop)
         events = Events(self.hub, self.ring.listening, self.store.removals, "AKE", self.counters)
         self.routes = Routes(self.store, chosen, board, self.counters, lambda: self.now_ms, self.hub, events)
+        open_wires(self.routes, chosen)
         self.service = Service(self.store, chosen, self.routes, board, self.counters, Preludes(0))
 
 

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from fastkv.commands.execute import Commands
     from fastkv.commands.replies import Reply as Answer
     from fastkv.http.request import Head
-    from fastkv.http.routes import Handler
+    from fastkv.http.responses import Handler
 
 PATH_METHODS: Final = (b"GET", b"HEAD", b"POST", b"PUT")
 """The methods that the path style takes."""

@@ -5,13 +5,22 @@ status: the status line, Date and Connection. Nothing is raised.
 """
 
 from base64 import b64encode
+from collections.abc import Callable
 from email.utils import formatdate
 from typing import Final, TypeAlias
 
 import orjson
 
+from fastkv.http.request import Head
+
 Reply: TypeAlias = tuple[int, bytes]
 """(status, tail): the tail is every header field but Date and Connection, the empty line and the body."""
+
+Handler: TypeAlias = Callable[[bytes, Head, bytes], Reply]
+"""What answers a request: from its query, its head and its body to the reply."""
+
+KeyHandler: TypeAlias = Callable[[bytes, bytes, Head, bytes], Reply]
+"""The same for a path of which only the beginning is fixed: the rest of it comes first."""
 
 CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 """The interim reply for `Expect: 100-continue`; complete, without a prelude."""

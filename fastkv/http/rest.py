@@ -19,13 +19,10 @@ from fastkv.stats import Column
 from fastkv.store import DELETE, LEAVE
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from fastkv.http.request import Head
+    from fastkv.http.responses import KeyHandler
     from fastkv.http.routes import Routes
     from fastkv.store import Change, Entry
-
-    KeyHandler = Callable[[bytes, bytes, Head, bytes], Reply]
 
 _HITS: Final = int(Column.HITS)
 _MISSES: Final = int(Column.MISSES)

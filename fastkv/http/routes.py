@@ -24,6 +24,8 @@ from fastkv.http.responses import (
     HEALTHY,
     KEY_NOT_FOUND,
     PUT_OK,
+    Handler,
+    KeyHandler,
     Reply,
     is_plain,
     json_reply,
@@ -34,9 +36,7 @@ from fastkv.http.rest import Resources
 from fastkv.http.snapshots import Snapshots
 from fastkv.http.urlform import key_of, plain_keys
 from fastkv.pubsub.events import NOBODY, Events
-from fastkv.sse.handlers import Streams
 from fastkv.stats import Column
-from fastkv.ws.session import open_session
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -47,7 +47,6 @@ if TYPE_CHECKING:
     from fastkv.stats import Board
     from fastkv.store import Entry, Store
 
-    Handler = Callable[[bytes, Head, bytes], Reply]
 
 PLAIN: Final = 1
 """The store's flag for a value that may stand in JSON as it is."""
@@ -164,12 +163,20 @@ class Routes:
             self.handlers[b"GET " + path] = handler
             self.handlers[b"HEAD " + path] = _headless(handler)
         self.handlers |= Snapshots(self).handlers
-        self.handlers[b"GET /ws"] = partial(open_session, deflate=settings.deflate)
         self.keyed = Resources(self).handlers
-        if hub:
-            self.keyed |= Streams(hub, settings).handlers
         self._redis = RedisRest(self.commands)
-        self.handlers |= self._redis.handlers
+        self._paths: frozenset[bytes] = frozenset()
+        self.add(self._redis.handlers, {})
+
+    def add(self, handlers: Mapping[bytes, Handler], keyed: Mapping[bytes, KeyHandler]) -> None:
+        """Add routes; whatever their methods, their paths are then no commands.
+
+        Args:
+            handlers: as ``handlers``.
+            keyed: as ``keyed``.
+        """
+        self.handlers |= handlers
+        self.keyed |= keyed
         self._paths = frozenset(route.partition(b" ")[2] for route in (*self.handlers, *self.keyed)) - {b"/"}
 
     def get(self, query: bytes, head: Head, body: bytes) -> Reply:

@@ -21,7 +21,8 @@ from fastkv.stats import Column
 
 if TYPE_CHECKING:
     from fastkv.http.request import Head
-    from fastkv.http.routes import Handler, Routes
+    from fastkv.http.responses import Handler
+    from fastkv.http.routes import Routes
 
 _PUTS: Final = int(Column.PUTS)
 

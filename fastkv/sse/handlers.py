@@ -20,7 +20,7 @@ from fastkv.takeover import Takeover
 
 if TYPE_CHECKING:
     from fastkv.http.request import Head
-    from fastkv.http.rest import KeyHandler
+    from fastkv.http.responses import KeyHandler
     from fastkv.pubsub.hub import Hub
     from fastkv.settings import Settings
 
