@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import random
-from typing import Any
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from fake import in_loop
@@ -11,7 +12,11 @@ from pubsub_helpers import House, Listener, house, settled, until
 
 from fastkv.pubsub.hub import CannotPublish, CannotSubscribe, Hub
 from fastkv.pubsub.messages import Message
+from fastkv.pubsub.ring import Ring
 from fastkv.stats import Column
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
 
 
 async def hubs(of: House, number: int = 2) -> list[Hub]:
@@ -68,6 +73,48 @@ async def test_a_subscriber_gets_what_is_published_after_its_confirmation_and_no
         assert one.publish(b"c", b"2") == 2  # nor has the first had a turn to hear of the subscription
         await until(lambda: len(early.got) == 2, "both are there")
         assert late.payloads == [b"2"]
+
+
+@contextmanager
+def just_before_the_lock(place: House, act: Callable[[], object]) -> Iterator[None]:
+    """Let another worker do something between the last look of one without the lock and its taking it."""
+    locked, acts = place.ring.locked, [act]
+
+    @contextmanager
+    def late() -> Iterator[None]:
+        if acts:
+            acts.pop()()
+        with locked():
+            yield
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Ring, "locked", lambda _ring: late())
+        yield
+
+
+@in_loop
+async def test_who_subscribes_just_before_a_message_is_appended_gets_it_and_is_counted() -> None:
+    with house() as place:
+        one, two = await hubs(place)
+        listener = Listener()
+        with just_before_the_lock(place, lambda: two.subscribe(listener, b"c")):
+            assert one.publish(b"c", b"1") == 1
+        await settled()
+        assert listener.payloads == [b"1"]
+
+
+@in_loop
+async def test_what_is_published_just_before_a_subscription_is_not_for_it() -> None:
+    with house() as place:
+        one, two = await hubs(place)
+        early, late = Listener(), Listener()
+        one.subscribe(early, b"c")
+        await settled()
+        with just_before_the_lock(place, lambda: two.publish(b"c", b"1")):
+            one.subscribe(late, b"c")
+        await settled()
+        assert early.payloads == [b"1"]
+        assert late.payloads == []
 
 
 @in_loop
