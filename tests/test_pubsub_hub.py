@@ -10,13 +10,15 @@ import pytest
 from fake import in_loop
 from pubsub_helpers import House, Listener, house, settled, until
 
-from fastkv.pubsub.hub import CannotPublish, CannotSubscribe, Hub
+from fastkv.pubsub.bounds import CannotPublish, CannotSubscribe
 from fastkv.pubsub.messages import Message
 from fastkv.pubsub.ring import Ring
 from fastkv.stats import Column
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+
+    from fastkv.pubsub.hub import Hub
 
 
 async def hubs(of: House, number: int = 2) -> list[Hub]:

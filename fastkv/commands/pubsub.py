@@ -12,7 +12,7 @@ from fastkv.commands.arguments import printable
 from fastkv.commands.glob import Glob
 from fastkv.commands.replies import CommandError, Several
 from fastkv.commands.table import command, wrong_number
-from fastkv.pubsub.hub import CannotPublish, CannotSubscribe
+from fastkv.pubsub.bounds import CannotPublish, CannotSubscribe
 
 if TYPE_CHECKING:
     from fastkv.commands.context import Context

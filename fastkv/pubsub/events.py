@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from fastkv.errors import StoreBusy
-from fastkv.pubsub.hub import CannotPublish
+from fastkv.pubsub.bounds import CannotPublish
 from fastkv.pubsub.subscriptions import KEYEVENT, KEYSPACE
 from fastkv.stats import Column
 

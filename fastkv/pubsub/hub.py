@@ -11,25 +11,20 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from fastkv.errors import FastKVError, StoreBusy
+from fastkv.errors import StoreBusy
+from fastkv.pubsub.bounds import Bounds
 from fastkv.pubsub.census import Census
 from fastkv.pubsub.delivery import Delivery
+from fastkv.pubsub.herald import Herald
 from fastkv.pubsub.messages import Message
 from fastkv.pubsub.ring import Overrun
-from fastkv.pubsub.subscriptions import Subscriptions, may_be_about_keys
-from fastkv.pubsub.wire import (
-    MESSAGE_HEAD_BYTES,
-    Counts,
-    build_counts,
-    build_hello,
-    build_message,
-    parse,
-)
+from fastkv.pubsub.subscriptions import Subscriptions
+from fastkv.pubsub.wire import Counts, build_message, parse
 from fastkv.stats import Column, State
 
 if TYPE_CHECKING:
     import asyncio
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Sequence
 
     from fastkv.pubsub.messages import Subscriber
     from fastkv.pubsub.ring import Ring
@@ -40,38 +35,25 @@ if TYPE_CHECKING:
 _AGAIN_SECONDS: Final = 0.02
 # Who was overrun asks the others for their counts so many turns later: the answers might overrun it again.
 _TURNS_TO_HELLO: Final = 4
-# All names of a worker, told at once, take an eighth of the ring: half of the longest frame.
-_NAMES_SHARE: Final = 2
-
-
-class CannotSubscribe(FastKVError):
-    """A subscription is one too many, or its name is too long."""
-
-
-class CannotPublish(FastKVError):
-    """A message is longer than the ring takes."""
 
 
 class Hub:
     """The subscribers of one worker."""
 
     __slots__ = (
-        "_asked",
         "_board",
+        "_bounds",
         "_census",
         "_counters",
         "_cursor",
         "_delivery",
+        "_herald",
         "_loop",
-        "_most_each",
-        "_most_name_bytes",
-        "_most_together",
         "_ring",
         "_row",
         "_subscriptions",
         "_turn_due",
         "_turns_to_hello",
-        "_untold",
     )
 
     def __init__(self, ring: Ring, board: Board, row: int, settings: Settings) -> None:
@@ -87,15 +69,12 @@ class Hub:
         self._board = board
         self._row = row
         self._counters = board.rows[row]
-        self._most_name_bytes = settings.max_channel_bytes
-        self._most_each = settings.max_subscriptions
-        self._most_together = settings.max_worker_subscriptions
+        self._bounds = Bounds(settings, ring.most_bytes, self._counters)
         self._cursor = ring.head
         self._census = Census()
         self._subscriptions = Subscriptions()
         self._delivery = Delivery(self._subscriptions.__contains__, self._close, self._counters)
-        self._untold: set[tuple[bool, bytes]] = set()  # names whose counts have changed
-        self._asked = False  # another row wants to know all counts
+        self._herald = Herald(ring, row, self._subscriptions)
         self._turns_to_hello = 0
         self._loop: asyncio.AbstractEventLoop | None = None
         self._turn_due = False
@@ -123,7 +102,7 @@ class Hub:
             if not self._delivery.full:
                 self._catch_up()
             self._bury()
-            self._tell()
+            self._herald.tell()
         except StoreBusy:
             self._counters[Column.LOCK_TIMEOUTS] += 1
 
@@ -135,7 +114,7 @@ class Hub:
         for subscriber in self._subscriptions:
             self.forget(subscriber)
         try:
-            self._tell()
+            self._herald.tell()
         except StoreBusy:  # the others will find that its process has ended
             return
 
@@ -164,12 +143,8 @@ class Hub:
         with self._ring.locked():
             # What was published before this frame is not for this subscriber, what comes after it is.
             self._read_all()
-            count = subscriptions.count(name, pattern=pattern) + 1
-            if may_be_about_keys(name, pattern=pattern) and not self._ring.listens(self._row):
-                self._ring.listen(self._row, listens=True)
-            self._append(build_counts(self._row, [(pattern, name, count)]))
+            self._herald.announce(name, pattern=pattern)
         subscriptions.add(subscriber, name, pattern=pattern)
-        self._untold.discard((pattern, name))
         self._counters[Column.SUBSCRIPTIONS] = subscriptions.total
         self._soon()
         return subscriptions.wanted_by(subscriber)
@@ -195,7 +170,7 @@ class Hub:
         # Asked anew: it may have been closed as too slow.
         if subscriptions.has(subscriber, name, pattern=pattern):
             self._end(subscriber, name, pattern=pattern)
-            self._tell()
+            self._herald.tell()
         return subscriptions.wanted_by(subscriber)
 
     def subscriptions(self, subscriber: Subscriber, *, pattern: bool = False) -> list[bytes]:
@@ -231,25 +206,13 @@ class Hub:
         Raises:
             CannotSubscribe: if not.
         """
-        problem = ""
-        longest = max(map(len, names))
-        if longest > self._most_name_bytes:
-            problem = f"a name of {longest} bytes; at most {self._most_name_bytes} are allowed"
-        elif has + len(names) > self._most_each:
-            problem = f"a connection may have {self._most_each} subscriptions"
-        elif self._subscriptions.total + len(names) > self._most_together:
-            problem = f"a worker may have {self._most_together} subscriptions, and has them"
-        elif self._subscriptions.name_bytes + sum(map(len, names)) > self._ring.most_bytes // _NAMES_SHARE:
-            problem = "all names together are too long for --pubsub-memory"
-        if problem:
-            self._counters[Column.SUBSCRIPTIONS_REFUSED] += 1
-            raise CannotSubscribe(problem)
+        self._bounds.check_names(names, has, self._subscriptions)
 
     def _end(self, subscriber: Subscriber, name: bytes, *, pattern: bool) -> None:
         """End a subscription here; the other workers are told in a moment."""
         self._subscriptions.remove(subscriber, name, pattern=pattern)
         self._counters[Column.SUBSCRIPTIONS] = self._subscriptions.total
-        self._untold.add((pattern, name))
+        self._herald.changed(name, pattern=pattern)
         self._soon()
 
     def _close(self, subscriber: Subscriber) -> None:
@@ -274,7 +237,7 @@ class Hub:
             CannotPublish: if it is longer than the ring takes.
             StoreBusy: if the ring was busy; the message is not published.
         """
-        self._check_length(channel, payload)
+        self._bounds.check_message(channel, payload)
         self._catch_up()
         with self._ring.locked():
             # All that was confirmed before is known now, and stays so until the message has its place.
@@ -298,15 +261,9 @@ class Hub:
             CannotPublish: if it is longer than the ring takes.
             StoreBusy: if the ring was busy.
         """
-        self._check_length(channel, payload)
+        self._bounds.check_message(channel, payload)
         self._catch_up()
         return self._census.receivers(channel)[0]
-
-    def _check_length(self, channel: bytes, payload: bytes) -> None:
-        most = self._ring.most_bytes - MESSAGE_HEAD_BYTES
-        if len(channel) + len(payload) > most:
-            self._counters[Column.MESSAGES_REFUSED] += 1
-            raise CannotPublish(f"channel and message may have {most} bytes together")
 
     # -- what all workers have together ------------------------------------------------------------------
 
@@ -351,7 +308,7 @@ class Hub:
         try:
             if not self._delivery.full:
                 self._catch_up()
-            self._tell()
+            self._herald.tell()
         except StoreBusy:
             self._counters[Column.LOCK_TIMEOUTS] += 1
             if self._loop is not None:
@@ -402,8 +359,8 @@ class Hub:
             else:
                 self._census.forget(news.row)
                 if news.row != self._row:
-                    self._asked = True
-        if self._asked or self._delivery:
+                    self._herald.asked = True
+        if self._herald.asked or self._delivery:
             self._soon()
 
     def _overrun(self) -> None:
@@ -414,7 +371,7 @@ class Hub:
             self._close(subscriber)
         self._cursor = self._ring.head
         self._census.begin(self._others())
-        self._tell_all()
+        self._herald.tell_all()
         self._turns_to_hello = _TURNS_TO_HELLO
 
     def _others(self) -> list[int]:
@@ -435,8 +392,6 @@ class Hub:
                         if words[Column.STATE] == State.NONE:
                             self._ring.listen(row, listens=False)
 
-    # -- telling the others ------------------------------------------------------------------------------
-
     def _hello(self) -> None:
         """Ask all others for their counts.
 
@@ -447,39 +402,7 @@ class Hub:
             with self._ring.locked():
                 self._read_all()
                 self._census.begin(self._others())
-                self._ring.append(build_hello(self._row), None)
-                self._tell_all()
+                self._herald.hello()
         except StoreBusy:
             self._turns_to_hello = 1
             raise
-
-    def _tell(self) -> None:
-        """Tell the others which counts have changed, or all of them if somebody has asked.
-
-        Raises:
-            StoreBusy: if the ring was busy; nothing was told.
-        """
-        if not (self._asked or self._untold):
-            return
-        with self._ring.locked():
-            if self._asked:
-                self._tell_all()
-                self._asked = False
-                return
-            subscriptions = self._subscriptions
-            changed = [(p, name, subscriptions.count(name, pattern=p)) for p, name in self._untold]
-            self._append(build_counts(self._row, changed))
-            self._untold.clear()
-            if self._ring.listens(self._row) and not subscriptions.about_keys:
-                self._ring.listen(self._row, listens=False)
-
-    def _tell_all(self) -> None:
-        """Tell all counts, with the lock held."""
-        self._append(build_counts(self._row, self._subscriptions.counts(), complete=True))
-        self._untold.clear()
-        self._ring.listen(self._row, listens=self._subscriptions.about_keys > 0)
-
-    def _append(self, frames: Iterable[bytes]) -> None:
-        """Append what nobody waits for, with the lock held: who publishes reads it before that."""
-        for frame in frames:
-            self._ring.append(frame, ())

@@ -14,7 +14,7 @@ import orjson
 from fastkv.http.request import HttpError
 from fastkv.http.responses import Reply, json_reply
 from fastkv.http.urlform import decode_percent, form_values
-from fastkv.pubsub.hub import CannotSubscribe
+from fastkv.pubsub.bounds import CannotSubscribe
 from fastkv.sse.stream import EventStream, Wish
 from fastkv.takeover import Takeover
 

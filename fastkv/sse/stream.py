@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from fastkv.errors import StoreBusy
 from fastkv.flow import Phase
 from fastkv.outlet import CLOSED
-from fastkv.pubsub.hub import CannotSubscribe
+from fastkv.pubsub.bounds import CannotSubscribe
 from fastkv.sse.format import BUILDERS, LAST_CHUNK, PING, as_text, chunk, event
 
 if TYPE_CHECKING:
