@@ -19,7 +19,8 @@ CASES: list[tuple[bytes, list[bytes], list[bytes]]] = [
     (b"[c-a]", [b"b"], [b"d"]),
     (b"[^a-c]", [b"d", b"^"], [b"b", b""]),
     (b"[a-]", [b"a", b"`", b"]", b"^"], [b"-", b"b"]),
-    (b"[\x7f-\x80]", [b"\x00", b"a", b"\x80"], [b"\x81", b"\xff"]),
+    (b"[\x7f-\x80]", [b"\x00", b"a", b"\x80", b"\x81", b"\xff"], []),
+    (b"[\x80-\x82]", [b"\x80", b"\x81"], [b"\x00", b"a", b"\xff"]),
     (b"[-a]", [b"-", b"a"], [b"b"]),
     (b"[]", [], [b"", b"]", b"[]"]),
     (b"[^]", [b"a", b"]"], [b""]),
@@ -54,7 +55,7 @@ def test_a_pattern_that_would_try_all_ways_does_not() -> None:
 
 @pytest.mark.parametrize(
     ("pattern", "prefix"),
-    [(b"abc", b"abc"), (b"a*b", b"a"), (b"?", b""), (b"ab[c]", b"ab"), (b"a\\*", b"a*"), (b"", b"")],
+    [(b"abc", b"abc"), (b"a*b", b"a"), (b"?", b""), (b"ab[c]", b"abc"), (b"a\\*", b"a*"), (b"", b"")],
 )
 def test_what_every_name_that_fits_begins_with(pattern: bytes, prefix: bytes) -> None:
     assert Glob(pattern).prefix == prefix
