@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import ssl
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import pytest
 import websockets
 from browser import Site, needs_chromium
+from certificates import make_pair, needs_openssl
 from clients import run
 from server import Server, running
 from websockets.sync.client import connect as connect_sync
@@ -117,6 +119,34 @@ def test_a_page_of_an_allowed_origin_and_a_stranger() -> None:
             assert server.stop() == 0
     finally:
         site.close()
+
+
+@needs_openssl
+def test_over_tls_with_backpressure(tmp_path: Path) -> None:
+    pair = make_pair(tmp_path)
+    trusted = ssl.create_default_context(cafile=str(pair.cert))
+    with running(workers=1, **pair.settings) as server:
+        url = f"wss://localhost:{server.port}/ws"
+        with connect_sync(url, ssl=trusted, proxy=None, compression=None, max_size=None) as socket:
+            socket.send(json.dumps(["SET", "long", LONG]))
+            assert json.loads(socket.recv(30)) == {"result": "OK"}
+            for _ in range(100):  # 30 MB of replies, which nobody reads yet
+                socket.send(json.dumps(["GET", "long"]))
+            for _ in range(100):
+                assert json.loads(socket.recv(30)) == {"result": LONG}
+        assert server.stop() == 0
+
+
+def test_the_access_log_has_the_handshake_and_hides_the_token(tmp_path: Path) -> None:
+    log = tmp_path / "access.log"
+    with running(workers=1, access_log=log, token=TOKEN) as server:
+        with connect_sync(url_of(server, f"?_token={TOKEN}"), proxy=None) as socket:
+            for _ in range(4):
+                socket.send('["GET","k"]')
+                assert json.loads(socket.recv(30)) == {"result": None}
+        assert server.stop() == 0
+    (line,) = log.read_text().splitlines()
+    assert '"GET /ws?_token=*** HTTP/1.1" 101 0 ' in line
 
 
 def test_a_server_that_stops_says_goodbye() -> None:

@@ -1,9 +1,13 @@
 """What messages on ``/ws`` say and are told, in text and in bytes; who may speak; the memo; pushes."""
 
+import asyncio
 import json
+from itertools import pairwise
 
 import pytest
 from fake import Client, Worker, get, in_loop, put_pair
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from test_ws_websocket import closed, connect, inflated, told
 from ws_frames import BINARY, CLOSE, DEFLATE, HANDSHAKE, TEXT, Frame, frame
 
@@ -192,6 +196,47 @@ async def test_a_batch_is_bounded() -> None:
     assert told(client)[0].payload.startswith(b"-ERR 4 commands")
     assert text(client, '["EXISTS","a"]') == '{"result":0}'
     assert worker.counters[Column.BATCH_TOO_LONG] == 3
+
+
+_pieces = st.lists(
+    st.builds(
+        frame,
+        st.integers(0, 15) | st.sampled_from([TEXT, TEXT, BINARY, BINARY]),
+        st.binary(max_size=140)
+        | st.sampled_from([message.encode() for message, _ in SAID] + [message for message, _, _ in RESP]),
+        fin=st.booleans() | st.just(True),
+        rsv=st.sampled_from([0, 0, 0, 0, 4, 1]),
+        mask=st.sampled_from([b"abcd", b"abcd", b"abcd", None]),
+        width=st.sampled_from([None, None, None, 2, 8]),
+    )
+    | st.binary(max_size=30),
+    max_size=8,
+)
+
+
+@given(_pieces, st.booleans(), st.data())
+@settings(deadline=None, max_examples=300)
+def test_any_bytes_at_all(pieces: list[bytes], deflate: bool, data: st.DataObject) -> None:
+    """Nothing that a client may send is a surprise, and what it is told are whole frames."""
+    sent = b"".join(pieces)
+    reads = sorted(data.draw(st.lists(st.integers(0, len(sent)), max_size=8)))
+
+    async def scenario() -> None:
+        worker = Worker()
+        client = connect(worker, DEFLATE if deflate else b"")
+        bounds = pairwise([0, *reads, len(sent)])
+        await client.send_patiently(*(sent[start:end] for start, end in bounds if start < end))
+        closes = [found.opcode == CLOSE for found in told(client)]
+        assert True not in closes[:-1]
+        assert (client.transport.ended or client.transport.closed) is (closes[-1:] == [True])
+        assert not client.transport.aborted
+        if not client.transport.closed:
+            client.leave()
+        await asyncio.sleep(0)
+        assert not worker.service.connections
+        worker.verify()
+
+    asyncio.run(scenario())
 
 
 # -- the memo ----------------------------------------------------------------------------------------------

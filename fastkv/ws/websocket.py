@@ -14,6 +14,7 @@ import codecs
 import logging
 from typing import TYPE_CHECKING, Final, cast
 
+from websockets.exceptions import PayloadTooBig, ProtocolError
 from websockets.frames import CloseCode, Frame, Opcode
 from websockets.protocol import OPEN, Protocol, Side
 
@@ -378,11 +379,19 @@ class WebSocket(asyncio.Protocol):
         if self._deaf:
             return
         if protocol.parser_exc is not None:
-            column = Column.MESSAGE_TOO_LONG if _is_too_big(protocol) else Column.BAD_MESSAGES
-            self._counters[column] += 1
+            self._count(protocol.parser_exc)
         out += filter(None, writes)
         if protocol.eof_sent:
             self._closing = self._deaf = True
+
+    def _count(self, error: Exception) -> None:
+        """Count what the protocol has failed the connection for."""
+        if isinstance(error, PayloadTooBig):
+            self._counters[Column.MESSAGE_TOO_LONG] += 1
+        elif isinstance(error, ProtocolError | UnicodeDecodeError):
+            self._counters[Column.BAD_MESSAGES] += 1
+        else:
+            self._service.failure(error)
 
     def _take(self, frame: Frame, out: list[bytes]) -> None:
         """Take a message or a part of one."""
@@ -522,7 +531,3 @@ _MESSAGES: Final = int(Column.MESSAGES)
 _DATA: Final = frozenset((Opcode.TEXT, Opcode.BINARY, Opcode.CONT))
 _NO_TEXT: Final = "The message is not UTF-8."
 _make_decoder: Final = codecs.getincrementaldecoder("utf-8")
-
-
-def _is_too_big(protocol: Protocol) -> bool:
-    return protocol.close_sent is not None and protocol.close_sent.code == CloseCode.MESSAGE_TOO_BIG
