@@ -48,21 +48,21 @@ def main() -> int:
     parser.add_argument("--groups", default=",".join(_GROUPS))
     parser.add_argument("--save", action="store_true")
     chosen = parser.parse_args()
-    results: dict[str, Any] = {}
+    rows: list[dict[str, Any]] = []
     failed = 0
     for name, options in (("deflate", []), ("plain", ["--plain"])):
         cases = _run(chosen.python, chosen.suite, chosen.groups.split(","), options)
-        results[name] = _summary(cases)
+        rows += _rows(name, cases)
         for case, found in cases.items():
             behaviours = {found["behavior"], found["behaviorClose"]}
             failed += not behaviours <= _GOOD
             if not behaviours <= {"OK", "INFORMATIONAL", "UNIMPLEMENTED"}:
                 print(f"{name}: {case}: {found['behavior']}, close {found['behaviorClose']}")
-        for group, counts in results[name].items():
-            print(f"{name}: {group}: {', '.join(f'{count} {how}' for how, count in counts.items())}")
+    for row in rows:
+        print(f"{row['offer']}: group {row['group']}: {row['cases']} {row['behaviour']}")
     if chosen.save:
         suite = _ask(chosen.python, chosen.suite, "import autobahntestsuite as a; print(a.__version__)")
-        print(save("autobahn", ["websockets"], suite=suite, failed=failed, results=results))
+        print(save("autobahn", ["websockets"], suite=suite, failed=failed, rows=rows))
     return 1 if failed else 0
 
 
@@ -117,15 +117,18 @@ def _ask(python: str, suite: Path, code: str, *arguments: str) -> str:
     return done.stdout.strip()
 
 
-def _summary(cases: Cases) -> dict[str, dict[str, int]]:
-    """How many cases of each group were how; the close with the rest of each."""
-    counts: dict[str, Counter[str]] = {}
+def _rows(offer: str, cases: Cases) -> list[dict[str, Any]]:
+    """How many cases of each group were how: as they should be, and at the close where that was otherwise."""
+    counts: Counter[tuple[str, str]] = Counter()
     for case, found in sorted(cases.items(), key=lambda item: [int(part) for part in item[0].split(".")]):
         how = found["behavior"]
         if found["behaviorClose"] not in (how, "OK", "INFORMATIONAL"):
             how += f", close {found['behaviorClose']}"
-        counts.setdefault(case.partition(".")[0], Counter())[how] += 1
-    return {group: dict(counter) for group, counter in counts.items()}
+        counts[case.partition(".")[0], how] += 1
+    return [
+        {"offer": offer, "group": group, "behaviour": how, "cases": count}
+        for (group, how), count in counts.items()
+    ]
 
 
 if __name__ == "__main__":

@@ -218,6 +218,16 @@ def pubsub(result: Result) -> str:
     )
 
 
+def websocket(result: Result) -> str:
+    """µs of the server's CPU for each command."""
+    return table(["", "µs of CPU a command"], ([row["kind"], _spread(row, 2)] for row in result["rows"]))
+
+
+def websocket_ratios(result: Result) -> str:
+    """One kind's cost as a share of another's, within a round."""
+    return table(["", "ratio"], ([row["kind"], _spread(row, 2)] for row in result["ratios"]))
+
+
 TABLES: Final[dict[str, tuple[str, Callable[[Result], str]]]] = {
     "operations-1": ("operations", lambda result: operations(result, 1)),
     "operations-2": ("operations", lambda result: operations(result, 2)),
@@ -230,6 +240,8 @@ TABLES: Final[dict[str, tuple[str, Callable[[Result], str]]]] = {
     "memory": ("memory", memory),
     "pss": ("memory", pss),
     "pubsub": ("pubsub", pubsub),
+    "websocket": ("websocket", websocket),
+    "websocket-ratios": ("websocket", websocket_ratios),
 }
 """Tables by name: the result that each is made from, and how."""
 

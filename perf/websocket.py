@@ -241,12 +241,12 @@ def main() -> None:
     parser.add_argument("--save", action="store_true")
     chosen = parser.parse_args()
     costs, ratios = run(chosen.rounds, chosen.requests)
-    figures = {name: summary(values) for name, values in costs.items()}
-    shares = {name: summary(values) for name, values in ratios.items()}
-    for name, found in {**figures, **shares}.items():
-        print(f"{name:36} {found['median']:6.2f} ({found['lower']:.2f} to {found['upper']:.2f})")
+    rows = [{"kind": name, **summary(values)} for name, values in costs.items()]
+    shares = [{"kind": name, **summary(values)} for name, values in ratios.items()]
+    for found in (*rows, *shares):
+        print(f"{found['kind']:36} {found['median']:6.2f} ({found['lower']:.2f} to {found['upper']:.2f})")
     if chosen.save:
-        print(save("websocket", ["websockets"], requests=chosen.requests, costs=figures, ratios=shares))
+        print(save("websocket", ["websockets"], requests=chosen.requests, rows=rows, ratios=shares))
 
 
 if __name__ == "__main__":
