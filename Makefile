@@ -21,7 +21,7 @@ NODE := tests/node/node_modules/.package-lock.json
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help serve test check format lock fuzz damage autobahn bench-micro bench-memory bench-pubsub image clean
+.PHONY: help serve test check format lock fuzz damage autobahn bench-micro bench-memory bench-pubsub bench-websocket image clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "%-20s %s\n", $$1, $$2 }'
@@ -74,6 +74,10 @@ bench-memory: $(SERVER) ## count what a budget holds, beside memcached and Redis
 
 bench-pubsub: $(SERVER) ## tell 10,000 subscribers, beside Redis; ARGS="--subscribers 1000"
 	@$(VENV)/bin/python -m perf.pubsub --save $(ARGS)
+	@$(VENV)/bin/python -m perf.tables
+
+bench-websocket: $(SERVER) ## measure a command over a WebSocket, beside HTTP and another server; ARGS="--rounds 3"
+	@$(VENV)/bin/python -m perf.websocket --save $(ARGS)
 	@$(VENV)/bin/python -m perf.tables
 
 image: ## build the container image
