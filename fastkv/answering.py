@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final
 
 from fastkv.http.request import CLOSE, KEEP_ALIVE
 from fastkv.http.responses import DRAINING, with_fields, without_body
+from fastkv.stalling import Stalling
 from fastkv.stats import Column
 from fastkv.store.layout import COUNT_MAX
 from fastkv.takeover import Takeover
@@ -28,7 +29,7 @@ MEMO_HITS: Final = int(Column.MEMO_HITS)
 _SWITCHING: Final = 101  # Switching Protocols
 
 
-class Answering:
+class Answering(Stalling):
     """The part of a connection that answers.
 
     Attributes:
@@ -40,14 +41,12 @@ class Answering:
 
     __slots__ = (
         "_closing",
-        "_counters",
         "_counts",
         "_handlers",
         "_keep_alive",
         "_offer",
         "_recall",
         "_routes",
-        "_service",
         "_words",
         "successor",
     )
@@ -58,10 +57,9 @@ class Answering:
         Args:
             service: what all connections of the worker share.
         """
-        self._service = service
+        super().__init__(service)
         self._words = service.store.words
         self._counts = service.store.counts
-        self._counters = service.counters
         self._recall = service.memo.get
         self._offer = service.memo.offer
         self._routes = service.routes
@@ -91,7 +89,7 @@ class Answering:
         except Takeover as takeover:
             return self._give_way(takeover)
         except Exception as error:  # noqa: BLE001 - whatever it is, the client gets a reply
-            (status, tail), last = self._service.failure(error)
+            (status, tail), last = self._service.failure(error, route)
             self._closing = self._closing or last
             if line.startswith(b"HEAD "):
                 status, tail = without_body((status, tail))

@@ -11,7 +11,6 @@ way of a request.
 
 from __future__ import annotations
 
-import asyncio
 from typing import TYPE_CHECKING, Final, cast
 
 from fastkv.answering import MEMO_HITS, Answering
@@ -25,10 +24,11 @@ from fastkv.store.layout import COUNT_MAX
 from fastkv.takeover import HandedOver
 
 if TYPE_CHECKING:
+    import asyncio
     from collections.abc import Callable
 
     from fastkv.http.fast import Outcome, Parsed
-    from fastkv.outlet import ClosedOutlet, Outlet
+    from fastkv.outlet import Outlet
     from fastkv.service import Service
     from fastkv.takeover import Successor
 
@@ -36,30 +36,10 @@ if TYPE_CHECKING:
 _HOLD_FROM_BYTES: Final = 4 << 10
 
 
-class Connection(Answering, asyncio.Protocol):
-    """A client's connection.
+class Connection(Answering):
+    """A client's connection."""
 
-    Attributes:
-        heard: something has arrived since the last sweep.
-        since: when its phase began.
-    """
-
-    __slots__ = (
-        "_at_rest",
-        "_begun",
-        "_eof",
-        "_flow",
-        "_holding",
-        "_outlet",
-        "_parse",
-        "_paused",
-        "_stalled",
-        "_stream",
-        "_transport",
-        "_write",
-        "heard",
-        "since",
-    )
+    __slots__ = ("_begun", "_holding", "_parse", "_stream")
 
     def __init__(self, service: Service) -> None:
         """Make the protocol of a connection to be.
@@ -68,23 +48,10 @@ class Connection(Answering, asyncio.Protocol):
             service: what it shares with the worker's others.
         """
         super().__init__(service)
-        # Process.
-        self._flow = service.flow
         self._parse = service.fast.parse
-        # Connection.
-        self._transport: asyncio.Transport | None = None
-        self._eof = False  # the client has said all
-        self._outlet: Outlet | ClosedOutlet = CLOSED
-        self._write: Callable[[bytes], None] = CLOSED.write
-        self._paused = False  # the outlet takes no more output
-        self._stalled = False  # there are requests that wait for output to go out
+        self._stream = RequestStream(service.fast, service.full_parser)
         self._holding = False  # what it has received counts as memory held
         self._begun = False  # the client has said something
-        self.heard = False
-        self.since = 0.0
-        # Requests.
-        self._at_rest = False  # on a message boundary, and nothing is in the way
-        self._stream = RequestStream(service.fast, service.full_parser)
 
     # -- callbacks of the event loop ---------------------------------------------------------------------
 
@@ -105,13 +72,8 @@ class Connection(Answering, asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """End: let go of everything, so that no cycle is left."""
-        self._service.forget(self)
-        self._at_rest = False
+        self._let_go()
         self._closing = True
-        self._transport = None
-        self._outlet.drop()
-        self._outlet = CLOSED
-        self._write = CLOSED.write
         self._stream.drop()
 
     def data_received(self, data: bytes) -> None:
@@ -143,29 +105,6 @@ class Connection(Answering, asyncio.Protocol):
                     return
         self._receive(data, parsed)
 
-    def eof_received(self) -> bool:
-        """The client will send no more, but may still read what it asked for.
-
-        Returns:
-            True while replies are due.
-        """
-        self._eof = True
-        # TLS knows no half of a connection.
-        return self._stalled and self._transport is not None and self._transport.can_write_eof()
-
-    def pause_writing(self) -> None:
-        """The client does not read: leave its requests where they are."""
-        self._counters[Column.OUTPUT_PAUSES] += 1
-        self._paused = True
-        self._stall()
-        self._flow.hold(self, self.held_bytes)
-
-    def resume_writing(self) -> None:
-        """The client has read: go on."""
-        self._paused = False
-        self._flow.release(self)
-        self._go_on()
-
     # -- called by the worker ----------------------------------------------------------------------------
 
     @property
@@ -193,14 +132,14 @@ class Connection(Answering, asyncio.Protocol):
         return self._outlet.taken_bytes if self._owes_output else self._stream.body_bytes
 
     @property
-    def _owes_output(self) -> bool:
-        """Whether the client has yet to take what was written."""
-        return self._paused or self._outlet.pending
-
-    @property
     def held_bytes(self) -> int:
         """Bytes that it keeps: replies that are not read, and what has arrived meanwhile."""
         return self._outlet.held_bytes + self._stream.held_bytes
+
+    @property
+    def _is_deaf(self) -> bool:
+        """Whether the last reply was given."""
+        return self._closing
 
     def expire(self, phase: Phase) -> None:
         """Its time is up: a request that has begun is answered with 408, the others are closed.
@@ -369,28 +308,3 @@ class Connection(Answering, asyncio.Protocol):
         except Exception as error:  # noqa: BLE001 - one connection's mistake must not reach the others
             self._service.failure(error)
             transport.abort()
-
-    def _stall(self) -> None:
-        """Read and answer no more until output has gone out."""
-        transport = self._transport
-        self._at_rest = False
-        if self._stalled or self._closing or transport is None or transport.is_closing():
-            return
-        self._stalled = True
-        transport.pause_reading()
-        # Everybody else has a turn before this connection goes on.
-        asyncio.get_running_loop().call_soon(self._go_on)
-
-    def _go_on(self) -> None:
-        """Go on with requests that had to wait, if the transport takes output again."""
-        transport = self._transport
-        if self._paused or not self._stalled or transport is None or transport.is_closing():
-            return
-        self._stalled = False
-        self._at_rest = False
-        self._receive(b"")
-        if self._stalled or self._transport is None or transport.is_closing():
-            return
-        transport.resume_reading()  # after the last reply too: what the client still sends is thrown away
-        if self._eof:
-            transport.close()

@@ -133,11 +133,12 @@ class Service:
         self.drained = asyncio.Event()
         self._settings = settings
 
-    def failure(self, error: Exception) -> tuple[Reply, bool]:
+    def failure(self, error: Exception, route: bytes = b"") -> tuple[Reply, bool]:
         """What to answer where a handler or a parser failed; it is counted.
 
         Args:
             error: an HttpError, an error of the store, or one that nobody foresaw.
+            route: method, space and path of the request, if there is one.
 
         Returns:
             The reply, and whether it has to be the connection's last.
@@ -145,7 +146,8 @@ class Service:
         counters = self.counters
         if isinstance(error, HttpError):
             counters[_COLUMN_OF.get(error.status, Column.BAD_REQUESTS)] += 1
-            return error_reply(error.status, error.message, error.extra), error.close
+            to_command = self.routes.is_command(route)
+            return error_reply(error.status, error.message, error.extra, to_command=to_command), error.close
         for kind, column, status, extra in _STORE_ERRORS:
             if isinstance(error, kind):
                 counters[column] += 1

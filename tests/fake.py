@@ -281,9 +281,8 @@ def hit(key: str, value: str, connection: bytes = b"") -> bytes:
 
 
 def error(line: str, message: str, fields: bytes = b"", connection: bytes = b"") -> bytes:
-    """An error; those that no route answers with tell clients of Redis' commands as well."""
-    for_redis = "" if line[:3] in ("400", "404", "405", "411", "412", "416") else f',"error":"ERR {message}"'
-    body = f'{{"status":"ERROR","message":"{message}"{for_redis}}}'.encode()
+    """An error."""
+    body = f'{{"status":"ERROR","message":"{message}"}}'.encode()
     return reply(line, body, fields, connection)
 
 

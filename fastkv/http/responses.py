@@ -58,10 +58,6 @@ _PHRASES: Final = {
 _STATUS_LINES: Final = {status: b"HTTP/1.1 %d %b" % (status, phrase) for status, phrase in _PHRASES.items()}
 _CONNECTION: Final = (b"", b"Connection: close\r\n", b"Connection: keep-alive\r\n")
 
-# The errors that routes answer with. The others may meet a client of Redis' commands as well, which looks for
-# `error` and for nothing else.
-_OF_ROUTES: Final = frozenset((400, 404, 405, 411, 412, 416))
-
 # What follows Content-Length in a hit, and the parts between and behind its strings.
 _HIT_OPEN = b'{"status":"OK","key":"'
 _HIT_MIDDLE = b'","value":"'
@@ -124,17 +120,19 @@ def json_reply(status: int, body: bytes, extra: bytes = b"") -> Reply:
     return status, json_head(len(body), extra) + body
 
 
-def error_reply(status: int, message: str, extra: bytes = b"") -> Reply:
+def error_reply(status: int, message: str, extra: bytes = b"", *, to_command: bool = False) -> Reply:
     """Build the JSON error that every failure is answered with.
 
     Args:
         status: The status code.
         message: One sentence for the client.
         extra: Further header lines, each with its CRLF.
+        to_command: Whether the client has asked for a command of Redis: it looks for `error` and for nothing
+            else.
     """
     told = {"status": "ERROR", "message": message}
-    if status not in _OF_ROUTES:
-        told["error"] = "ERR " + message
+    if to_command:
+        told["error"] = f"ERR {message}"
     return json_reply(status, orjson.dumps(told), extra)
 
 

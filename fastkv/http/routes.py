@@ -300,7 +300,7 @@ class Routes:
         if keyed is not None:
             return partial(keyed, route[end:])
         method, _, path = route.partition(b" ")
-        if not self._paths.intersection((path, path[: end - len(method) - 1])):
+        if self.is_command(route):
             command = self._redis.find(route)
             if command is not None:
                 return command
@@ -315,6 +315,18 @@ class Routes:
         if method == b"OPTIONS":
             return lambda query, head, body: (204, allow + b"\r\n")
         raise HttpError(405, f"This route takes {names.decode()} only.", extra=allow)
+
+    def is_command(self, route: bytes) -> bool:
+        """Whether a route is one of Redis' commands.
+
+        Args:
+            route: method, space and path; b"" is none.
+        """
+        if route in self._redis.handlers:
+            return True
+        _, _, path = route.partition(b" ")
+        prefix = path[: path.find(b"/", 1) + 1]
+        return not self._paths.intersection((path, prefix)) and self._redis.takes(path)
 
     def _methods(self, path: bytes) -> list[bytes]:
         """The methods that a path takes, ``*`` being all paths; none if there is no such route."""

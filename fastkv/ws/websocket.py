@@ -9,7 +9,6 @@ Nothing is raised out of a callback; there is no task, future or queue on the wa
 
 from __future__ import annotations
 
-import asyncio
 import codecs
 import logging
 from typing import TYPE_CHECKING, Final, cast
@@ -19,16 +18,15 @@ from websockets.frames import CloseCode, Frame, Opcode
 from websockets.protocol import OPEN, Protocol, Side
 
 from fastkv.flow import Phase
-from fastkv.outlet import CLOSED
+from fastkv.stalling import Stalling
 from fastkv.stats import Column
 from fastkv.ws import frames
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
     from websockets.extensions import Extension
 
-    from fastkv.outlet import ClosedOutlet, Outlet
     from fastkv.service import Service
     from fastkv.takeover import HandedOver
 
@@ -58,38 +56,21 @@ class Refused(Exception):
         self.reply = reply
 
 
-class WebSocket(asyncio.Protocol):
-    """What takes a connection's transport over; `_answer` is left to subclasses.
-
-    Attributes:
-        heard: something has arrived since the last sweep.
-        since: when its phase began.
-    """
+class WebSocket(Stalling):
+    """What takes a connection's transport over; `_answer` is left to subclasses."""
 
     __slots__ = (
         "_arrived",
-        "_at_rest",
         "_closing",
-        "_counters",
         "_deaf",
-        "_eof",
         "_first",
-        "_flow",
         "_longest",
         "_message",
         "_missing",
-        "_outlet",
-        "_paused",
         "_pinged",
         "_protocol",
-        "_service",
-        "_stalled",
         "_text",
-        "_transport",
         "_unread",
-        "_write",
-        "heard",
-        "since",
     )
 
     def __init__(self, service: Service, extensions: Sequence[Extension] = ()) -> None:
@@ -99,25 +80,14 @@ class WebSocket(asyncio.Protocol):
             service: what it shares with the worker's other connections.
             extensions: what the handshake has agreed.
         """
-        # Process.
-        self._service = service
-        self._counters = service.counters
-        self._flow = service.flow
+        super().__init__(service)
         self._longest = service.message_limit
-        # Connection.
-        self._transport: asyncio.Transport | None = None
-        self._outlet: Outlet | ClosedOutlet = CLOSED
-        self._write: Callable[[bytes], None] = CLOSED.write
-        self._eof = False  # the client has said all
-        self._paused = False  # the outlet takes no more output
-        self._stalled = False  # there are messages that wait for output to go out
         self._closing = False  # no message is answered any more
         self._deaf = False  # and nothing is read
         self._pinged = False  # the client was asked whether it is still there
         self.heard = True
         self.since = self._flow.now
         # Messages.
-        self._at_rest = False  # on a frame boundary, no message under way, and nothing is in the way
         self._unread = b""  # received, not parsed
         self._missing = 0  # bytes of a frame that the protocol waits for
         self._arrived = 0  # bytes of the message under way, frames and all
@@ -173,13 +143,8 @@ class WebSocket(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """End: let go of everything, so that no cycle is left."""
-        self._service.forget(self)
-        self._at_rest = False
+        self._let_go()
         self._closing = self._deaf = True
-        self._transport = None
-        self._outlet.drop()
-        self._outlet = CLOSED
-        self._write = CLOSED.write
         self._unread = b""
         self._message = bytearray()
         # Its parser is a generator that knows it.
@@ -190,28 +155,6 @@ class WebSocket(asyncio.Protocol):
         """Answer one whole message; leave all else to ``_receive``."""
         self.heard = True
         self._receive(data)
-
-    def eof_received(self) -> bool:
-        """The client will send no more, but may still read what it asked for.
-
-        Returns:
-            True while replies are due.
-        """
-        self._eof = True
-        return self._stalled and self._transport is not None and self._transport.can_write_eof()
-
-    def pause_writing(self) -> None:
-        """The client does not read: leave its messages where they are."""
-        self._counters[Column.OUTPUT_PAUSES] += 1
-        self._paused = True
-        self._stall()
-        self._flow.hold(self, self.held_bytes)
-
-    def resume_writing(self) -> None:
-        """The client has read: go on."""
-        self._paused = False
-        self._flow.release(self)
-        self._go_on()
 
     # -- called by the worker ----------------------------------------------------------------------------
 
@@ -261,6 +204,11 @@ class WebSocket(asyncio.Protocol):
             self.abort()
 
     @property
+    def _is_deaf(self) -> bool:
+        """Whether nothing is read any more."""
+        return self._deaf
+
+    @property
     def idle(self) -> bool:
         """Whether no message has begun and no reply is due."""
         return not self._stalled and not self._in_message
@@ -279,11 +227,6 @@ class WebSocket(asyncio.Protocol):
         self._closing = self._deaf = True
         if self._transport is not None:
             self._transport.abort()
-
-    @property
-    def _owes_output(self) -> bool:
-        """Whether the client has yet to take what was written."""
-        return self._paused or self._outlet.pending
 
     @property
     def _in_message(self) -> bool:
@@ -500,30 +443,6 @@ class WebSocket(asyncio.Protocol):
         if self._stalled:
             self._stalled = False
             transport.resume_reading()
-
-    def _stall(self) -> None:
-        """Read and answer no more until output has gone out."""
-        transport = self._transport
-        self._at_rest = False
-        if self._stalled or self._deaf or transport is None or transport.is_closing():
-            return
-        self._stalled = True
-        transport.pause_reading()
-        # Everybody else has a turn before this connection goes on.
-        asyncio.get_running_loop().call_soon(self._go_on)
-
-    def _go_on(self) -> None:
-        """Go on with messages that had to wait, if the transport takes output again."""
-        transport = self._transport
-        if self._paused or not self._stalled or transport is None or transport.is_closing():
-            return
-        self._stalled = False
-        self._receive(b"")
-        if self._stalled or transport.is_closing():
-            return
-        transport.resume_reading()
-        if self._eof:
-            transport.close()
 
 
 _OPCODE: Final = 0x0F

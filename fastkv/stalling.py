@@ -1,0 +1,150 @@
+"""A connection that reads no more than its client reads: what HTTP and WebSockets have in common.
+
+In: what the transport says of its output, by way of an outlet. Out: a stop of reading, and ``_receive`` again
+once there is room. Nothing is raised out of a callback.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, cast
+
+from fastkv.outlet import CLOSED
+from fastkv.stats import Column
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from fastkv.outlet import ClosedOutlet, Outlet
+    from fastkv.service import Service
+    from fastkv.takeover import Drainable
+
+
+class Stalling(asyncio.Protocol):
+    """The part of a connection that pauses and resumes; what has it as a base is a `Client` of flow control.
+
+    Attributes:
+        heard: something has arrived since the last sweep.
+        since: when its phase began.
+    """
+
+    __slots__ = (
+        "_at_rest",
+        "_counters",
+        "_eof",
+        "_flow",
+        "_outlet",
+        "_paused",
+        "_service",
+        "_stalled",
+        "_transport",
+        "_write",
+        "heard",
+        "since",
+    )
+
+    def __init__(self, service: Service) -> None:
+        """Begin without a transport.
+
+        Args:
+            service: what all connections of the worker share.
+        """
+        # Process.
+        self._service = service
+        self._flow = service.flow
+        self._counters = service.counters
+        # Connection.
+        self._transport: asyncio.Transport | None = None
+        self._outlet: Outlet | ClosedOutlet = CLOSED
+        self._write: Callable[[bytes], None] = CLOSED.write
+        self._eof = False  # the client has said all
+        self._paused = False  # the outlet takes no more output
+        self._stalled = False  # there is something to answer that waits for output to go out
+        self._at_rest = False  # on a boundary between messages, and nothing is in the way
+        self.heard = False
+        self.since = 0.0
+
+    @property
+    def held_bytes(self) -> int:
+        """Bytes that it keeps."""
+        raise NotImplementedError
+
+    @property
+    def _is_deaf(self) -> bool:
+        """Whether nothing that arrives is read any more."""
+        raise NotImplementedError
+
+    @property
+    def _client(self) -> Drainable:
+        """The whole that this is a part of."""
+        return cast("Drainable", self)
+
+    def _receive(self, data: bytes) -> None:
+        """Answer all that is complete."""
+        raise NotImplementedError
+
+    # -- callbacks of the event loop ---------------------------------------------------------------------
+
+    def eof_received(self) -> bool:
+        """The client will send no more, but may still read what it asked for.
+
+        Returns:
+            True while replies are due.
+        """
+        self._eof = True
+        # TLS knows no half of a connection.
+        return self._stalled and self._transport is not None and self._transport.can_write_eof()
+
+    def pause_writing(self) -> None:
+        """The client does not read: leave what it asks for where it is."""
+        self._counters[Column.OUTPUT_PAUSES] += 1
+        self._paused = True
+        self._stall()
+        self._flow.hold(self._client, self.held_bytes)
+
+    def resume_writing(self) -> None:
+        """The client has read: go on."""
+        self._paused = False
+        self._flow.release(self._client)
+        self._go_on()
+
+    # -- for the class that has this one as a base -------------------------------------------------------
+
+    @property
+    def _owes_output(self) -> bool:
+        """Whether the client has yet to take what was written."""
+        return self._paused or self._outlet.pending
+
+    def _let_go(self) -> None:
+        """The connection has ended: let go of the transport, so that no cycle is left."""
+        self._service.forget(self._client)
+        self._at_rest = False
+        self._transport = None
+        self._outlet.drop()
+        self._outlet = CLOSED
+        self._write = CLOSED.write
+
+    def _stall(self) -> None:
+        """Read and answer no more until output has gone out."""
+        transport = self._transport
+        self._at_rest = False
+        if self._stalled or self._is_deaf or transport is None or transport.is_closing():
+            return
+        self._stalled = True
+        transport.pause_reading()
+        # Everybody else has a turn before this connection goes on.
+        asyncio.get_running_loop().call_soon(self._go_on)
+
+    def _go_on(self) -> None:
+        """Go on with what had to wait, if the transport takes output again."""
+        transport = self._transport
+        if self._paused or not self._stalled or transport is None or transport.is_closing():
+            return
+        self._stalled = False
+        self._at_rest = False
+        self._receive(b"")
+        if self._stalled or self._transport is None or transport.is_closing():
+            return
+        transport.resume_reading()  # after the last reply too: what the client still sends is thrown away
+        if self._eof:
+            transport.close()
