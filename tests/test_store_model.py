@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from store_helpers import KIB, MIB, SEED, HandClock, payload
 
 from fastkv.errors import ValueTooLong
-from fastkv.store import DELETE, LEAVE, Change, Entry, Retime, Store
+from fastkv.store import DELETE, LEAVE, Change, Entry, Retime, Store, Transaction
 
 pytestmark = pytest.mark.usefixtures("memory_order")
 
@@ -22,7 +22,8 @@ SHAPES: dict[str, tuple[int, int, int]] = {
     "not a power of two": (MIB + 37 * KIB, 8, 8 * KIB),
 }
 
-KEYS = st.integers(0, 30).map(lambda i: b"key%d" % i)
+KEY_NAMES = [b"key%d" % i for i in range(31)]
+KEYS = st.sampled_from(KEY_NAMES)
 SIZES = st.one_of(
     st.sampled_from(
         [0, 1, 7, 8, 500, 512, 513, 4076, 4077, 4096, 8192, 20_000, 65_536, 150_000, 262_144, 300_000]
@@ -49,6 +50,15 @@ OPERATIONS = st.one_of(
         st.just("crowd"), st.sampled_from([(400, 0), (60, 300), (40, 3000), (5, 40_000), (2, 150_000)])
     ),
     st.tuples(st.just("check")),
+    st.tuples(st.just("flush")),
+)
+# Several of the above at once; the last word says whether it comes to its end.
+TRANSACTIONS = st.tuples(
+    st.just("transact"),
+    st.lists(
+        OPERATIONS.filter(lambda operation: operation[0] in ("put", "update", "get", "delete")), max_size=8
+    ),
+    st.booleans(),
 )
 
 
@@ -63,6 +73,7 @@ class Model:
         versions: the newest version that a key ever had.
         evicted: how many entries were missed for no other reason than eviction.
         count: of writes, so that no two values are equal.
+        space: the store, or the transaction that is under way.
     """
 
     store: Store
@@ -71,6 +82,10 @@ class Model:
     versions: dict[bytes, int] = field(default_factory=dict)
     evicted: int = 0
     count: int = 0
+    space: Store | Transaction = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.space = self.store
 
     def put(self, key: bytes, size: int, flags: int, ttl_ms: int) -> None:
         self.count += 1
@@ -78,17 +93,17 @@ class Model:
         deadline_ms = self.now() + ttl_ms if ttl_ms else 0
         if size > self.store.max_value_bytes:
             with pytest.raises(ValueTooLong):
-                self.store.put(key, value, self.now, flags, deadline_ms)
+                self.space.put(key, value, self.now, flags, deadline_ms)
             return
-        version = self.store.put(key, value, self.now, flags, deadline_ms)
+        version = self.space.put(key, value, self.now, flags, deadline_ms)
         assert version > self.versions.get(key, 0)
         self.versions[key] = version
         self.entries[key] = value, flags, deadline_ms, version
 
     def get(self, key: bytes) -> None:
-        entry = self.store.get(key, self.now)
+        entry = self.space.get(key, self.now)
         self.saw(key, entry)
-        assert entry is None or self.store.words[entry[4]] == entry[5]
+        assert entry is None or not entry[4] or self.store.words[entry[4]] == entry[5]
 
     def update(self, key: bytes, action: str, size: int, ttl_ms: int) -> None:
         self.count += 1
@@ -111,12 +126,12 @@ class Model:
 
         version = None
         try:
-            before, version = self.store.update(key, decide, self.now)
+            before, version = self.space.update(key, decide, self.now)
             assert before is asked[-1]
         except ZeroDivisionError:
             assert action == "fail"
         except ValueTooLong:
-            assert len(decided[-1][0]) > self.store.max_value_bytes  # type: ignore[index]
+            assert self.space is not self.store or len(decided[-1][0]) > self.store.max_value_bytes  # type: ignore[index]
         self.saw(key, asked[-1])
         if version is None or decided[-1] is LEAVE:
             assert version is None or version == (asked[-1][2] if asked[-1] else 0)
@@ -144,12 +159,12 @@ class Model:
             self.missed(key)
 
     def delete(self, key: bytes) -> None:
-        if self.store.delete(key, self.now):
+        if self.space.delete(key, self.now):
             _, _, deadline_ms, _ = self.entries.pop(key)
             assert not deadline_ms or deadline_ms > self.now()
         else:
             self.missed(key)
-        assert self.store.get(key, self.now) is None
+        assert self.space.get(key, self.now) is None
 
     def missed(self, key: bytes) -> None:
         """Only who was never there, was deleted, has expired or was evicted may be missed."""
@@ -172,12 +187,42 @@ class Model:
     def check(self) -> None:
         assert self.store.check() == []
 
+    def flush(self) -> None:
+        living = sum(not ms or ms > self.now() for _, _, ms, _ in self.entries.values())
+        assert self.store.flush() >= living - self.store.stats()["evictions"]
+        assert self.store.entries() == 0
+        self.entries.clear()
+
+    def transact(self, operations: list[tuple[object, ...]], completes: bool) -> None:
+        saved = self.entries, self.versions, self.evicted
+
+        def begin() -> None:
+            self.entries, self.versions, self.evicted = saved[0].copy(), saved[1].copy(), saved[2]
+
+        def body(transaction: Transaction) -> None:
+            begin()
+            self.space = transaction
+            for operation, *arguments in operations:
+                getattr(self, str(operation))(*arguments)
+            if not completes:
+                raise ZeroDivisionError
+
+        try:
+            self.store.transact(None, body, self.now)
+        except (ZeroDivisionError, ValueTooLong):
+            begin()
+        finally:
+            self.space = self.store
+        there = [key for key in KEY_NAMES if key in self.entries]
+        for key, entry in zip(there, self.store.get_together(there, self.now), strict=True):
+            self.saw(key, entry)
+
 
 @pytest.mark.parametrize("name", SHAPES)
 @settings(
     max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large]
 )
-@given(st.lists(OPERATIONS, min_size=5, max_size=60))
+@given(st.lists(st.one_of(OPERATIONS, TRANSACTIONS), min_size=5, max_size=60))
 def test_the_store_is_a_dict_that_forgets_only_what_it_may(
     name: str, operations: list[tuple[object, ...]]
 ) -> None:

@@ -136,7 +136,7 @@ class Commit:
         try:
             return self._run(by_shard, versions)
         except BaseException:
-            self._redo.resolve_or_die()
+            self._redo.recover_or_die()
             for number in by_shard:
                 self._guard.repair(self._shards[number])
             raise
@@ -302,7 +302,7 @@ class Commit:
                 self._clear(shard)
                 shard.end_steps()
         except BaseException:
-            self._redo.resolve_or_die()
+            self._redo.recover_or_die()
             for shard in self._shards:
                 self._guard.repair(shard)
             raise

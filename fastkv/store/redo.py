@@ -93,7 +93,8 @@ class Redo:
             StoreBusy: if it was not free within its bound.
         """
         if self._lock.acquire():
-            self._recover_or_die()
+            self.recover_or_die()
+            self._lock.consistent()
         try:
             yield
         finally:
@@ -233,15 +234,11 @@ class Redo:
             if 0 <= at < len(states) and states[at] & 0xFF == PAGE and slot % BUCKET_WORDS:
                 yield slot, old, new
 
-    def resolve_or_die(self) -> None:
-        """``resolve`` after an error; if it fails the process ends, and the lock's next owner does it."""
-        try:
-            self.resolve()
-        except BaseException as error:  # noqa: BLE001 - to let go would be worse
-            self._die(error)
+    def recover_or_die(self) -> None:
+        """``resolve`` after a death or an error, and give back every segment that holds a list.
 
-    def _recover_or_die(self) -> None:
-        """Take over from a dead owner; if that fails the process ends, and the next owner tries again."""
+        If that fails the process ends, and the lock's next owner tries again.
+        """
         try:
             self.resolve()
             self._held = []
@@ -250,7 +247,6 @@ class Redo:
                     self._segments.give_back(segment)
         except BaseException as error:  # noqa: BLE001 - to let go would be worse
             self._die(error)
-        self._lock.consistent()
 
     def _die(self, error: BaseException) -> None:
         os.write(2, f"fastkv: a transaction could not be resolved: {error!r}\n".encode())
@@ -269,7 +265,8 @@ class Redo:
         while self._words[REDO_STATE] != IDLE:
             code = self._lock.attempt()
             if code == errno.EOWNERDEAD:
-                self._recover_or_die()
+                self.recover_or_die()
+                self._lock.consistent()
                 self._lock.release()
             elif code == 0:
                 self._lock.release()
