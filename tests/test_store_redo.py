@@ -486,7 +486,9 @@ def test_a_damaged_list_is_ignored_and_no_value_is_wrong(
         prepare(store)
         keeper.save_clock(THEN)
         pending(store, "transaction", state, 0.5)
+        assert len(list(store._redo._read())) == len(CHANGED)
         damage(store.words)
+        assert list(store._redo._read()) == [] or damage is damage_state
         store.close()
         store, _ = reopen(directory)
         for _ in range(2):
