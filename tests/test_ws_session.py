@@ -11,8 +11,10 @@ from hypothesis import strategies as st
 from test_ws_websocket import closed, connect, inflated, told
 from ws_frames import BINARY, CLOSE, DEFLATE, HANDSHAKE, TEXT, Frame, frame
 
+from fastkv.commands.context import Nobody
 from fastkv.pubsub.messages import Message
 from fastkv.stats import Column
+from fastkv.ws import text as ws_text
 from fastkv.ws.session import Session
 
 NO_COMMAND = "ERR a command is an array of strings, numbers and booleans, and not an empty one"
@@ -61,6 +63,17 @@ SAID = [
         '{"id":[123456789012345678901234567890,{"a":-0.0,"b":[]}],"cmd":["GET","k"]}',
         '{"id":[123456789012345678901234567890,{"a":-0.0,"b":[]}],"result":"v"}',
     ),
+    (' { "id" : "a-1" , "cmd" : [ "GET" , "k" ] } ', '{"id":"a-1","result":"v"}'),
+    ('{"id":-0,"cmd":["GET","k"]}', '{"id":-0,"result":"v"}'),
+    ('{"id":"\\u0061","cmd":["GET","k"]}', '{"id":"a","result":"v"}'),
+    ('{"id":01,"cmd":["GET","k"]}', error("ERR this is not valid JSON")),
+    ('{"id":1,"cmd":["GET","k"],"x":[2]}', '{"id":1,"result":"v"}'),
+    ('{"id":1,"cmd":["GET","none"],"cmd":["GET","k"]}', '{"id":1,"result":"v"}'),
+    ('{"id":1,"cmd":["GET","k"]]}', error("ERR this is not valid JSON")),
+    ('{"id":1,"cmd":[["GET","k"]]}', '{"id":1,' + error(NO_COMMAND)[1:]),
+    ('{"id":1,"cmd":["GET",null]}', '{"id":1,' + error(NO_COMMAND)[1:]),
+    ('{"id":1,"cmd":["SET","f",1.50]}', '{"id":1,"result":"OK"}'),
+    ('{"id":2,"cmd":["GET","f"]}', '{"id":2,"result":"1.50"}'),
     ('{"id":7,"cmd":"GET"}', '{"id":7,' + error(NO_CMD)[1:]),
     ('{"id":true}', '{"id":true,' + error(NO_CMD)[1:]),
     (
@@ -111,6 +124,77 @@ async def test_text_all_at_once_and_byte_by_byte() -> None:
         ]
         client.leave()
         worker.verify()
+
+
+@in_loop
+async def test_a_command_with_an_id_is_remembered_without() -> None:
+    worker = Worker()
+    client = connect(worker)
+    assert text(client, '["SET","k","v"]') == '{"result":"OK"}'
+    for number in range(10):
+        assert text(client, f'{{"id":{number},"cmd":["GET","k"]}}') == f'{{"id":{number},"result":"v"}}'
+    assert worker.counters[Column.MEMO_HITS] == 8
+    assert worker.counters[Column.HITS] == 2
+    assert text(client, '["GET","k"]') == '{"result":"v"}'  # the same memo
+    assert worker.counters[Column.MEMO_HITS] == 9
+    worker.store.put(b"k", b"w" * 500, lambda: 0)
+    for number in range(4):
+        assert text(client, f'{{"id":"{number}","cmd":["GET","k"]}}') == (
+            f'{{"id":"{number}","result":"{"w" * 500}"}}'
+        )
+    worker.store.delete(b"k", lambda: 0)
+    assert text(client, '{"id":1,"cmd":["GET","k"]}') == '{"id":1,"result":null}'
+    worker.store.put(b"k", b"x", lambda: 0)
+    assert text(client, '["MULTI"]') == '{"result":"OK"}'
+    assert text(client, '{"id":1,"cmd":["GET","k"]}') == '{"id":1,"result":"QUEUED"}'
+    assert text(client, '{"id":2,"cmd":["EXEC"]}') == '{"id":2,"result":["x"]}'
+    client.leave()
+    worker.verify()
+
+
+class Stranger(Nobody):
+    """Asks by the way of all messages."""
+
+    pushes = TEXT
+    read: tuple[bytes, bytes] | None = None
+
+
+@given(
+    ident=st.one_of(
+        st.integers(), st.text(max_size=10), st.booleans(), st.floats(allow_nan=False), st.none()
+    ),
+    words=st.one_of(
+        st.just(["GET", "k"]),
+        st.lists(
+            st.one_of(st.sampled_from(["GET", "ECHO", "k", "\u00e9"]), st.text(max_size=5), st.integers())
+        ),
+    ),
+    spaces=st.sampled_from([(",", ":"), (", ", ": "), (" ,\n", "\t:\r")]),
+    broken=st.integers(0, 60),
+)
+def test_to_take_a_message_apart_changes_nothing(
+    ident: object, words: list[object], spaces: tuple[str, str], broken: int
+) -> None:
+    """With an id: what the short way answers is what the way of all messages answers."""
+    payload = json.dumps({"id": ident, "cmd": words}, separators=spaces, ensure_ascii=False).encode()
+    if broken < len(payload) // 4:
+        payload = payload[:broken] + payload[broken + 1 :]  # mostly no JSON any more
+    try:
+        payload.decode()
+    except UnicodeDecodeError:
+        return
+    worker = Worker()
+    worker.store.put(b"k", b"v", lambda: 0)
+    expected = ws_text.reply_to(payload, worker.routes.commands, Stranger())
+
+    async def scenario() -> None:
+        client = connect(worker)
+        for _ in range(4):
+            assert text(client, payload.decode()).encode() == expected
+        client.leave()
+
+    asyncio.run(scenario())
+    worker.verify()
 
 
 @in_loop

@@ -165,6 +165,11 @@ class Session(WebSocket):
     def _execute(self, first: int, payload: bytes) -> bytes:
         """Execute what a message says; raises as ``_answer``."""
         if first == TEXT:
+            parts = text.split(payload)
+            if parts is not None:
+                frame = self._execute_with_id(*parts)
+                if frame is not None:
+                    return frame
             frame = self._frame(TEXT, text.reply_to(payload, self._commands, self))
         else:
             try:
@@ -179,6 +184,30 @@ class Session(WebSocket):
             if self._memo.has_seen(payload):
                 self._remember(payload, key, value, frame)
         return frame
+
+    def _execute_with_id(self, ident: bytes, command: bytes) -> bytes | None:
+        """Answer a command with an id. It is remembered without, because an id is new each time.
+
+        Args:
+            ident: its id, as JSON.
+            command: what may be a command, as JSON.
+
+        Returns:
+            The frame; None if it is no command, and nothing was executed.
+        """
+        if self._transaction.queue is None:
+            frame = self._remembered(TEXT, command)
+            if frame is not None:
+                return frames.build(TEXT, text.with_id(ident, frames.payload_of(frame)))
+        told = text.reply_to_one(command, self._commands, self)
+        if told is None:
+            return None
+        if self.read is not None:
+            key, value = self.read
+            self.read = None
+            if self._memo.has_seen(command):
+                self._remember(command, key, value, frames.build(TEXT, told))
+        return self._frame(TEXT, text.with_id(ident, told))
 
     def _remembered(self, first: int, payload: bytes) -> bytes | None:
         """The frame that answers a message, if it was answered before and nothing has changed."""

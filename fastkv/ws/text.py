@@ -7,6 +7,7 @@ error. Nothing is raised but UnicodeDecodeError, for what is no text.
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 import orjson
@@ -27,6 +28,13 @@ _Asked: TypeAlias = "tuple[list[bytes] | CommandError, _Ident]"
 """(its words, or why there are none; its id, as orjson takes it, None where it has none)."""
 
 _ONLY_LISTS: Final = {list}
+# An id that needs no escapes, and an array that begins with a string; any white space that JSON allows.
+_match_with_id: Final = re.compile(
+    rb'[ \t\r\n]*\{[ \t\r\n]*"id"[ \t\r\n]*:[ \t\r\n]*(-?(?:0|[1-9][0-9]{0,17})|"[0-9A-Za-z_.:-]{0,64}")'
+    rb'[ \t\r\n]*,[ \t\r\n]*"cmd"[ \t\r\n]*:[ \t\r\n]*(\[[ \t\r\n]*".*\])[ \t\r\n]*\}[ \t\r\n]*',
+    re.DOTALL,
+).fullmatch
+_LONGEST_SPLIT: Final = 4 << 10
 _GETS: Final = frozenset((b"GET", b"get"))
 _NO_COMMAND: Final = 'ERR an object has to have "cmd", an array'
 _DEEP_ID: Final = "ERR the id is nested too deeply"
@@ -53,23 +61,7 @@ def reply_to(payload: bytes, commands: Commands, asker: Asker) -> bytes:
         return orjson.dumps(answer(error))
     if said.__class__ is list and said and said[0].__class__ is str:
         # By far the most: one command without an id.
-        try:
-            words = words_of(said)
-        except CommandError as error:
-            return orjson.dumps(answer(error))
-        except InexactError:
-            words = words_of(load_exactly(payload))
-        if is_subscribing(words):
-            asker.pushes = frames.TEXT
-        reply = commands.run(words, asker)
-        if reply.__class__ is bytes:
-            if words[0] in _GETS:
-                asker.read = words[1], reply
-            try:
-                return b'{"result":%b}' % orjson.dumps(reply.decode())
-            except UnicodeDecodeError:
-                pass
-        return orjson.dumps(answer(reply))
+        return _reply_to_one(said, payload, commands, asker)
     plain = _plain_batch(said)
     if plain is not None:
         return _reply_to_plain(plain, commands, asker)
@@ -92,6 +84,48 @@ def reply_to(payload: bytes, commands: Commands, asker: Asker) -> bytes:
     return orjson.dumps(told if is_batch else told[0])
 
 
+def split(payload: bytes) -> tuple[bytes, bytes] | None:
+    """Take a message with an id apart, where it looks as clients usually write it.
+
+    Args:
+        payload: the message.
+
+    Returns:
+        The id and what may be one command, both as JSON. Where the latter is JSON the whole message was, and
+        has nothing else in it. Or None.
+    """
+    match = _match_with_id(payload) if len(payload) <= _LONGEST_SPLIT else None
+    return (match[1], match[2]) if match else None
+
+
+def reply_to_one(command: bytes, commands: Commands, asker: Asker) -> bytes | None:
+    """``reply_to`` for the second part of what ``split`` returned.
+
+    Args:
+        command: that part.
+        commands: the commands.
+        asker: who asks.
+
+    Returns:
+        The reply without the id: JSON. None if this is no JSON; nothing was executed then.
+    """
+    try:
+        said = load(command)
+    except CommandError:
+        return None
+    return _reply_to_one(said, command, commands, asker)
+
+
+def with_id(ident: bytes, told: bytes) -> bytes:
+    """Put an id before a reply.
+
+    Args:
+        ident: JSON.
+        told: a reply without an id: a JSON object.
+    """
+    return b'{"id":%b,%b' % (ident, told[1:])
+
+
 def push(message: Message) -> bytes:
     """What a subscriber is sent.
 
@@ -107,6 +141,34 @@ def push(message: Message) -> bytes:
         # What it is stays to be read: the rest is in base64.
         told["result"][0] = kind[0].decode()
     return orjson.dumps({"push": told.pop("result"), **told})
+
+
+def _reply_to_one(said: list[Any], payload: bytes, commands: Commands, asker: Asker) -> bytes:
+    """Execute one command without an id.
+
+    Args:
+        said: its words.
+        payload: the same as JSON.
+        commands: the commands.
+        asker: who asks.
+    """
+    try:
+        words = words_of(said)
+    except CommandError as error:
+        return orjson.dumps(answer(error))
+    except InexactError:
+        words = words_of(load_exactly(payload))
+    if is_subscribing(words):
+        asker.pushes = frames.TEXT
+    reply = commands.run(words, asker)
+    if reply.__class__ is bytes:
+        if words[0] in _GETS:
+            asker.read = words[1], reply
+        try:
+            return b'{"result":%b}' % orjson.dumps(reply.decode())
+        except UnicodeDecodeError:
+            pass
+    return orjson.dumps(answer(reply))
 
 
 def _plain_batch(said: Any) -> list[list[bytes]] | None:
