@@ -63,6 +63,7 @@ autobahn: $(TOOLS) ## run the Autobahn|Testsuite, where there is a Python 2.7; P
 	@test -d $(AUTOBAHN) || { $(PYTHON2) -m pip --quiet install --target $(AUTOBAHN) autobahntestsuite \
 	    && touch $(AUTOBAHN)/zope/__init__.py; }
 	@$(VENV)/bin/python -m perf.autobahn --python $(PYTHON2) --suite $(AUTOBAHN) --save
+	@$(VENV)/bin/python -m perf.tables
 
 bench-micro: $(BENCH) ## measure the store alone, beside others; ARGS="operations --only fastkv" picks some
 	@$(VENV)/bin/python -m perf.micro $(ARGS)

@@ -228,6 +228,19 @@ def websocket_ratios(result: Result) -> str:
     return table(["", "ratio"], ([row["kind"], _spread(row, 2)] for row in result["ratios"]))
 
 
+def autobahn(result: Result) -> str:
+    """Cases of each group, by how they were."""
+    offers = _in_order(row["offer"] for row in result["rows"])
+
+    def cell(group: str, offer: str) -> str:
+        found = [row for row in result["rows"] if (row["group"], row["offer"]) == (group, offer)]
+        return ", ".join(f"{row['cases']} {row['behaviour']}" for row in found)
+
+    groups = sorted(_in_order(row["group"] for row in result["rows"]), key=int)
+    titles = ["group", *(f"{offer}, autobahntestsuite {result['suite']}" for offer in offers)]
+    return table(titles, ([group, *(cell(group, offer) for offer in offers)] for group in groups))
+
+
 TABLES: Final[dict[str, tuple[str, Callable[[Result], str]]]] = {
     "operations-1": ("operations", lambda result: operations(result, 1)),
     "operations-2": ("operations", lambda result: operations(result, 2)),
@@ -242,6 +255,7 @@ TABLES: Final[dict[str, tuple[str, Callable[[Result], str]]]] = {
     "pubsub": ("pubsub", pubsub),
     "websocket": ("websocket", websocket),
     "websocket-ratios": ("websocket", websocket_ratios),
+    "autobahn": ("autobahn", autobahn),
 }
 """Tables by name: the result that each is made from, and how."""
 
