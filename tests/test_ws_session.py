@@ -14,6 +14,7 @@ from ws_frames import BINARY, CLOSE, DEFLATE, HANDSHAKE, TEXT, Frame, frame
 from fastkv.commands.context import Nobody
 from fastkv.pubsub.messages import Message
 from fastkv.stats import Column
+from fastkv.ws import resp as ws_resp
 from fastkv.ws import text as ws_text
 from fastkv.ws.session import Session
 
@@ -515,3 +516,27 @@ async def test_a_subscriber_that_does_not_read_is_closed() -> None:
     assert session.push(Message(b"c", b"more"))
     assert told(client) == []
     assert found[0].opcode != CLOSE
+
+
+_words = st.one_of(st.binary(max_size=6), st.sampled_from([b"\r\n", b"$1", b"*1", b"", b"x" * 1100]))
+
+
+@given(
+    st.lists(st.lists(_words, max_size=4), max_size=4),
+    st.integers(0, 80),
+    st.one_of(st.none(), st.sampled_from([b"", b"\r\n", b"*1\r\n", b"$", b"0", b"+", b"-1"])),
+)
+def test_the_short_way_of_resp_reads_what_the_long_one_reads(
+    said: list[list[bytes]], at: int, damage: bytes | None
+) -> None:
+    payload = b"".join(resp(*words) for words in said)
+    if damage is not None:
+        payload = payload[:at] + damage + payload[at + len(damage) % 2 :]
+    short = ws_resp._split(payload)
+    asked, problem = ws_resp._commands_of(payload)
+    if damage is None:
+        assert (asked, problem) == ([words for words in said if words], "")
+        plain = not any(b"\r\n" in word or len(word) > 1000 for words in said for word in words)
+        assert (short is not None) is (plain and all(said))
+    if short is not None:
+        assert (asked, problem) == (short, "")

@@ -167,7 +167,7 @@ class Commands:
                 reply: Reply = failure(ReplyTooLong(_NO_ROOM), context.counters)
             else:
                 reply = self.run(words, client)
-            room -= size_of(reply)
+            room -= len(reply) if reply.__class__ is bytes else size_of(reply)
             replies.append(reply)
         return replies
 
