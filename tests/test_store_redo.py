@@ -21,6 +21,7 @@ from store_helpers import (
     clock,
     dies_at,
     end_of,
+    fill_until_evicted,
     open_store,
     payload,
     snapshot,
@@ -60,9 +61,9 @@ SHARDS = 4
 # What is there, and what a transaction makes of it: values and deadlines, None for nothing.
 BEFORE: State = {
     b"replaced": (b"old", 0),
-    b"grown": (b"old", NOW_MS + 1),
+    b"lengthened": (b"old", NOW_MS + 1),
     b"shrunk": (LARGE, 0),
-    b"deleted": (b"old", 0),
+    b"removed": (b"old", 0),
     b"deleted, large": (LARGE, 0),
     b"retimed": (b"value", NOW_MS + 1),
     b"retimed, large": (LARGE, 0),
@@ -72,9 +73,9 @@ BEFORE: State = {
 }
 AFTER: State = BEFORE | {
     b"replaced": (b"new", 0),
-    b"grown": (OTHER, 0),
+    b"lengthened": (OTHER, 0),
     b"shrunk": (b"new", NOW_MS + 2),
-    b"deleted": None,
+    b"removed": None,
     b"deleted, large": None,
     b"retimed": (b"value", 0),
     b"retimed, large": (LARGE, NOW_MS + 3),
@@ -519,6 +520,50 @@ def test_a_long_list_takes_several_segments() -> None:
             assert values in ({b"old"}, {b"new"})
             assert store.stats()["index_pages"] == pages
             assert store.check() == []
+
+
+@pytest.mark.parametrize(
+    ("full", "modules", "stride"),
+    [(False, "commit._place shard.make_vacancy index.split", 701), (False, "*", 7993), (True, "*", 2999)],
+)
+def test_death_while_slots_or_room_are_made_leaves_all_or_nothing(
+    full: bool, modules: str, stride: int
+) -> None:
+    """The new keys want pages to be split, or others to be evicted first."""
+    keys = [b"new %d" % i for i in range(12 if full else 400)]
+    value = payload("new", 2000 if full else 1)
+
+    def make() -> None:
+        store.transact(keys, lambda inner: [inner.put(key, value, clock) for key in keys], clock)
+
+    with open_store(shards=2) as store:
+        if full:
+            fill_until_evicted(store, "old", lambda i: payload(i, 900))
+        else:
+            for i in range(500):
+                store.put(b"old%d" % i, payload(i, 20), clock)
+        before = store.stats()
+        restore = snapshot(store)
+        at, seen, died = 1, [], True
+        while died:
+            died = dies_at(at, make, modules)
+            found = {value_of(store, key) for key in keys}
+            assert found in ({None}, {value}), f"opcode {at}"
+            seen.append(found)
+            for i in range(500):
+                old = value_of(store, b"old%d" % i)
+                assert old == payload(i, 900 if full else 20) or (full and old is None)
+            assert store.check() == []
+            make()
+            assert {value_of(store, key) for key in keys} == {value}
+            assert store.stats()["dropped"] == 0
+            restore()
+            at += stride
+        assert len(seen) > 20
+        assert (seen[0], seen[-1]) == ({None}, {value})
+        make()
+        assert (store.stats()["evictions"] > before["evictions"]) == full
+        assert store.stats()["index_pages"] > before["index_pages"] or full
 
 
 def test_a_clean_stop_leaves_nothing_pending(tmp_path: Path) -> None:
