@@ -18,6 +18,7 @@ _STAR: Final = b""
 # For ``bytes.translate``: "1" for the bytes that match, "0" for all others.
 _Table: TypeAlias = bytes
 _ANY: Final = b"1" * 256
+_NONE: Final = b"0" * 256
 
 
 class Glob:
@@ -115,8 +116,17 @@ def _class(pattern: bytes, at: int) -> tuple[_Table, int]:
         else:
             members.add(pattern[at])
             at += 1
-    table = bytes([49 if (byte in members) is not negated else 48 for byte in range(256)])
-    return table, at + 1
+    return _any_of(frozenset(members), negated), at + 1
+
+
+# A pattern may have thousands of classes, and patterns come by the thousand: most classes are among few.
+@lru_cache(1024)
+def _any_of(members: frozenset[int], negated: bool) -> _Table:
+    """The step that some bytes match, or all others."""
+    table = bytearray(_ANY if negated else _NONE)
+    for byte in members:
+        table[byte] = 48 if negated else 49
+    return bytes(table)
 
 
 @lru_cache(256)

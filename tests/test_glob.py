@@ -59,3 +59,9 @@ def test_a_pattern_that_would_try_all_ways_does_not() -> None:
 )
 def test_what_every_name_that_fits_begins_with(pattern: bytes, prefix: bytes) -> None:
     assert Glob(pattern).prefix == prefix
+
+
+def test_classes_share_their_tables() -> None:
+    classes = Glob(b"*" + b"[ab][^a-c][]" * 100)._steps[1:]
+    assert len({id(table) for table in classes}) == 3
+    assert [len(set(table)) for table in classes[:3]] == [2, 2, 1]
