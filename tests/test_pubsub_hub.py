@@ -521,6 +521,27 @@ async def test_a_message_that_is_too_long_is_an_error_to_its_publisher() -> None
 
 
 @in_loop
+@pytest.mark.parametrize(
+    ("settings", "most"), [({"max_channel_bytes": 900}, 900), ({"max_key_bytes": 2000}, 2015)]
+)
+async def test_a_channel_that_is_too_long_is_an_error_to_its_publisher(
+    settings: dict[str, int], most: int
+) -> None:
+    with house(**settings) as place:
+        one, two = await hubs(place)
+        listener = Listener()
+        two.subscribe(listener, b"*", pattern=True)
+        assert one.publish(bytes(most), b"fits") == 1
+        with pytest.raises(CannotPublish, match=f"{most + 1} bytes; at most {most} "):
+            one.publish(bytes(most + 1), b"does not")
+        with pytest.raises(CannotPublish):
+            one.receivers(bytes(most + 1), b"does not")
+        await settled()
+        assert listener.payloads == [b"fits"]
+        assert place.count(Column.MESSAGES_REFUSED) == 2
+
+
+@in_loop
 async def test_all_names_of_a_worker_are_told_in_frames_that_fit() -> None:
     with house(max_channel_bytes=1024) as place:
         one, two = await hubs(place)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from fastkv.errors import FastKVError
+from fastkv.pubsub.subscriptions import KEYSPACE
 from fastkv.pubsub.wire import MESSAGE_HEAD_BYTES
 from fastkv.stats import Column
 
@@ -23,13 +24,20 @@ class CannotSubscribe(FastKVError):
 
 
 class CannotPublish(FastKVError):
-    """A message is longer than the ring takes."""
+    """A message is longer than the ring takes, or its channel's name too long."""
 
 
 class Bounds:
     """The bounds of one worker."""
 
-    __slots__ = ("_counters", "_most_bytes", "_most_each", "_most_name_bytes", "_most_together")
+    __slots__ = (
+        "_counters",
+        "_most_bytes",
+        "_most_channel_bytes",
+        "_most_each",
+        "_most_name_bytes",
+        "_most_together",
+    )
 
     def __init__(self, settings: Settings, most_bytes: int, counters: memoryview[int]) -> None:
         """Take the bounds.
@@ -40,6 +48,8 @@ class Bounds:
             counters: this worker's row of the board.
         """
         self._most_name_bytes = settings.max_channel_bytes
+        # What a key's event is told on may be longer.
+        self._most_channel_bytes = max(self._most_name_bytes, len(KEYSPACE) + settings.max_key_bytes)
         self._most_each = settings.max_subscriptions
         self._most_together = settings.max_worker_subscriptions
         self._most_bytes = most_bytes
@@ -78,8 +88,14 @@ class Bounds:
             payload: what.
 
         Raises:
-            CannotPublish: if it is longer than the ring takes.
+            CannotPublish: if it is longer than the ring takes, or the channel's name is too long.
         """
+        # Every pattern is matched with it: one of 1 kb with a name of 4 mb would take 12 s.
+        if len(channel) > self._most_channel_bytes:
+            self._counters[Column.MESSAGES_REFUSED] += 1
+            raise CannotPublish(
+                f"the channel has {len(channel)} bytes; at most {self._most_channel_bytes} are allowed"
+            )
         most = self._most_bytes - MESSAGE_HEAD_BYTES
         if len(channel) + len(payload) > most:
             self._counters[Column.MESSAGES_REFUSED] += 1
