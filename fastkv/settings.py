@@ -111,7 +111,8 @@ class Settings:
     )
     max_message_bytes: int = _option(
         Size(_KB, 4 * _GB),
-        "Longest message of a WebSocket, decompressed; past it the connection is closed with 1009.",
+        "Longest message of a WebSocket, decompressed; past it the connection is closed with 1009. The "
+        "commands that wait for EXEC may be as long together.",
         auto="as max_body_bytes",
     )
     memo_bytes: int = _option(

@@ -89,6 +89,27 @@ def test_a_transaction_of_a_connection_is_bounded_as_well(asked: Asked) -> None:
     assert error(asked.run(f"WATCH {too_many}")).startswith("ERR 21 commands are too many")
 
 
+@pytest.mark.parametrize("begin", ["MULTI", "WATCH k"])
+def test_what_waits_for_exec_is_bounded_in_bytes(asked: Asked, begin: str) -> None:
+    long = "x" * 300_000
+    asked.run(begin)
+    session = asked.client.session
+    assert session is not None
+    words = "SET k" if begin == "MULTI" else "WATCH"
+    for i in range(3):
+        assert not isinstance(asked.run(f"{words} {i}{long}"), CommandError)
+    held_bytes = session.held_bytes
+    assert 900_000 < held_bytes < 901_000
+    assert "at most 1048576 are allowed" in error(asked.run(f"{words} 3{long}"))
+    assert session.held_bytes == held_bytes
+    assert asked.counted()["BATCH_TOO_LONG"] == 1
+    if begin == "MULTI":
+        assert error(asked.run("EXEC")).startswith("EXECABORT")
+    else:
+        assert asked.run("UNWATCH") == OK
+    assert session.held_bytes == 0
+
+
 def test_replies_together_are_bounded_and_one_alone_is_not(asked: Asked) -> None:
     asked.run("SET a " + "x" * 9_000)
     get = [b"GET", b"a"]

@@ -381,6 +381,23 @@ async def test_a_memo_answers_nothing_in_a_transaction() -> None:
 
 
 @in_loop
+async def test_what_waits_for_exec_counts_as_memory_held() -> None:
+    worker = Worker()
+    client = connect(worker)
+    client.send(frame(TEXT, b'["MULTI"]') + frame(TEXT, b'["SET","k","%b"]' % (b"x" * 10_000)))
+    assert 10_000 < worker.service.flow.held_bytes < 11_000
+    for part in frame(TEXT, b'["SET","l","%b"]' % (b"x" * 10_000)), frame(TEXT, b'["GET","k"]'):
+        client.send(part[:50])
+        client.send(part[50:])
+        assert 20_000 < worker.service.flow.held_bytes < 22_000
+    client.take()
+    text(client, '["EXEC"]')
+    worker.service.flow.turn([*worker.service.connections])
+    assert worker.service.flow.held_bytes == 0
+    worker.verify()
+
+
+@in_loop
 async def test_a_compressed_reply_is_not_remembered_for_others() -> None:
     worker = Worker()
     packed, plain = connect(worker, DEFLATE), connect(worker)

@@ -119,6 +119,7 @@ class Context:
         max_batch: so many commands may come together.
         max_reply: the longest reply with several values, in bytes.
         max_keys: so many entries may be looked at by one command.
+        max_transaction: what a connection may keep for its transaction, in bytes.
         hub: who passes messages on; None where there is nobody.
         publish: sends a message on a channel; says how many get it.
         stats: what the server tells of itself.
@@ -134,6 +135,7 @@ class Context:
         "max_key",
         "max_keys",
         "max_reply",
+        "max_transaction",
         "max_value",
         "notify",
         "publish",
@@ -155,6 +157,7 @@ class Context:
         max_batch: int,
         max_reply: int,
         max_keys: int,
+        max_transaction: int,
         hub: Hub | None,
         publish: Publish | None = None,
         stats: Callable[[], dict[str, int]],
@@ -171,6 +174,7 @@ class Context:
         self.max_batch = max_batch
         self.max_reply = max_reply
         self.max_keys = max_keys
+        self.max_transaction = max_transaction
         self.hub = hub
         self.publish = publish or (hub.publish if hub else _to_nobody)
         self.stats = stats
@@ -229,6 +233,7 @@ class Context:
             max_batch=self.max_batch,
             max_reply=self.max_reply,
             max_keys=self.max_keys,
+            max_transaction=self.max_transaction,
             hub=self.hub,
             publish=publish,
             stats=self.stats,

@@ -54,6 +54,7 @@ class Commands:
         max_batch: int,
         max_reply: int,
         max_keys: int,
+        max_transaction: int = 1 << 20,
         notify: Notify | None = None,
         hub: Hub | None = None,
         ahead_ms: Callable[[], int] | None = None,
@@ -70,6 +71,7 @@ class Commands:
             max_batch: so many commands may come together.
             max_reply: bytes of the longest reply with several values.
             max_keys: so many entries may be looked at by one command.
+            max_transaction: what a connection may keep for its transaction, in bytes.
             notify: is told of each change, once it is done: the event's name as Redis has it, and the key;
                 None where nobody listens. It may not use the commands.
             hub: who passes messages on; None where there is nobody.
@@ -88,6 +90,7 @@ class Commands:
             max_batch=max_batch,
             max_reply=max_reply,
             max_keys=max_keys,
+            max_transaction=max_transaction,
             hub=hub,
             stats=stats or space.stats,
         )

@@ -27,6 +27,9 @@ ABORTED: Final = "EXECABORT Transaction discarded because of previous errors."
 
 State: TypeAlias = tuple[int, int]
 
+# What a word takes besides its bytes: bytes object, place in a list or a dict.
+_WORD_OVERHEAD: Final = 64
+
 
 def together(
     context: Context,
@@ -116,18 +119,39 @@ def enqueue(context: Context, session: Session, asked: Command, words: list[byte
         What says so.
 
     Raises:
-        BatchTooLong: if too many wait already; the transaction will not be executed then.
+        BatchTooLong: if too many wait already, or they are too long; the transaction will not be executed
+            then.
     """
     queue = session.queue
     assert queue is not None
     try:
         check_batch(context, len(queue) + 1)
+        _hold(context, session, words)
     except BatchTooLong:
         session.failed = True
         queue.clear()
         raise
     queue.append((asked, words))
     return QUEUED
+
+
+def _hold(context: Context, session: Session, words: list[bytes]) -> None:
+    """Count words that a session keeps.
+
+    Args:
+        context: knows the bound.
+        session: the session.
+        words: which.
+
+    Raises:
+        BatchTooLong: if there is no room for them.
+    """
+    held_bytes = session.held_bytes + sum(map(len, words)) + _WORD_OVERHEAD * len(words)
+    if held_bytes > context.max_transaction:
+        raise BatchTooLong(
+            f"the transaction would take {held_bytes} bytes; at most {context.max_transaction} are allowed"
+        )
+    session.held_bytes = held_bytes
 
 
 def _attempt(context: Context, asked: Command, words: list[bytes]) -> Reply:
@@ -225,6 +249,7 @@ def watch(context: Context, words: list[bytes]) -> Reply:
     check_batch(context, len(session.watched) + len(words) - 1)
     for key in words[1:]:
         if key not in session.watched:
+            _hold(context, session, [key])
             session.watched[key] = state_of(context.space, context, key)
     return OK
 
@@ -232,5 +257,5 @@ def watch(context: Context, words: list[bytes]) -> Reply:
 @command("UNWATCH", 1)
 def unwatch(context: Context, words: list[bytes]) -> Reply:
     """Watch no key any more."""
-    _session(context, "UNWATCH").watched = {}
+    _session(context, "UNWATCH").unwatch()
     return OK

@@ -18,7 +18,7 @@ from fastkv.takeover import Takeover
 from fastkv.ws import frames, resp, text
 from fastkv.ws.frames import BINARY, TEXT, apply_mask
 from fastkv.ws.handshake import agree
-from fastkv.ws.websocket import Refused, WebSocket
+from fastkv.ws.websocket import HOLD_FROM_BYTES, Refused, WebSocket
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -120,6 +120,16 @@ class Session(WebSocket):
         """Who gets the messages that it subscribes to: itself."""
         return self
 
+    @property
+    def held_bytes(self) -> int:
+        """Bytes that it keeps: also what waits for EXEC, and what is watched."""
+        return super().held_bytes + self._transaction.held_bytes
+
+    def resume_writing(self) -> None:
+        """The client has read: go on."""
+        super().resume_writing()
+        self._hold_transaction()
+
     def push(self, message: Message) -> bool:
         """Send a message of a channel.
 
@@ -147,6 +157,7 @@ class Session(WebSocket):
             frame = self._execute(first, payload)
             if self._transaction.queue is not None:
                 self._at_rest = False
+            self._hold_transaction()
         except (UnicodeDecodeError, Refused) as error:
             self._flush([self._refusal(error)])
         except Exception as error:  # noqa: BLE001 - one connection's mistake must not reach the others
@@ -234,6 +245,16 @@ class Session(WebSocket):
         super()._flush(out)
         if self._transaction.queue is not None:
             self._at_rest = False  # a GET is queued there, whatever is remembered
+        self._hold_transaction()
+
+    def _take_stock(self, *, begun: bool) -> None:
+        super()._take_stock(begun=begun)
+        self._hold_transaction()
+
+    def _hold_transaction(self) -> None:
+        """Count what waits for EXEC among what the worker's connections hold; the sweep forgets it again."""
+        if self._transaction.held_bytes >= HOLD_FROM_BYTES and self._transport is not None:
+            self._flow.hold(self, self.held_bytes)
 
 
 def _push_text(message: Message) -> bytes:

@@ -32,8 +32,8 @@ if TYPE_CHECKING:
 
 # What is longer is worth compressing for a client that wants it so.
 _DEFLATE_FROM_BYTES: Final = 1 << 10
-# Less than this is not worth the count: it is bounded by the number of connections.
-_HOLD_FROM_BYTES: Final = 4 << 10
+HOLD_FROM_BYTES: Final = 4 << 10
+"""Less than this is not worth the count: it is bounded by the number of connections."""
 
 # The library's own lines, one for each connection, would say nothing that is of use to anyone.
 _quiet = logging.getLogger("fastkv.websockets")
@@ -386,7 +386,7 @@ class WebSocket(Stalling):
         """Start the clock of what has begun to arrive, and count what it takes beside unread replies."""
         if begun and not self._closing:
             self.since = self._flow.now
-        if self._paused or self._arrived >= _HOLD_FROM_BYTES:
+        if self._paused or self._arrived >= HOLD_FROM_BYTES:
             self._flow.hold(self, self.held_bytes)
         else:
             self._flow.release(self)
