@@ -302,6 +302,22 @@ async def test_a_message_that_arrives_counts_as_memory_held() -> None:
     client.send(data[80_000:])
     assert worker.service.flow.held_bytes == 0
     assert told(client) == [Frame(BINARY, bytes(110_000))]
+
+
+@in_loop
+async def test_what_is_not_kept_of_a_message_does_not_count_as_memory_held() -> None:
+    worker = make_worker()
+    client = connect(worker)
+    client.send(frame(BINARY, bytes(5000), fin=False))
+    assert worker.service.flow.held_bytes == 5000
+    for part in frame(PING, bytes(125)), frame(CONT, b"", fin=False):
+        client.send(part * 500)
+        await asyncio.sleep(0)
+        client.take()
+        assert worker.service.flow.held_bytes == 5000
+    client.send(frame(CONT, bytes(100)))
+    assert worker.service.flow.held_bytes == 0
+    assert told(client)[-1] == Frame(BINARY, bytes(5100))
     worker.verify()
 
 

@@ -67,6 +67,7 @@ class WebSocket(Stalling):
         "_longest",
         "_message",
         "_missing",
+        "_partial",
         "_pinged",
         "_protocol",
         "_text",
@@ -90,6 +91,7 @@ class WebSocket(Stalling):
         # Messages.
         self._unread = b""  # received, not parsed
         self._missing = 0  # bytes of a frame that the protocol waits for
+        self._partial = 0  # bytes of that frame which have arrived
         self._arrived = 0  # bytes of the message under way, frames and all
         self._first = 0  # what a fragmented message would begin with if it came whole
         self._message = bytearray()  # what there is of it
@@ -183,8 +185,13 @@ class WebSocket(Stalling):
     @property
     def held_bytes(self) -> int:
         """Bytes that it keeps: replies that are not read, and what has arrived meanwhile."""
-        # A message that comes compressed may be longer than what has arrived.
-        return self._outlet.held_bytes + len(self._unread) + max(self._arrived, len(self._message))
+        # Not what has arrived: fragments may be empty or compressed, and pings come between them.
+        return self._outlet.held_bytes + len(self._unread) + self._arriving_bytes
+
+    @property
+    def _arriving_bytes(self) -> int:
+        """Bytes that are kept of the message under way."""
+        return self._partial + len(self._message)
 
     def expire(self, phase: Phase) -> None:
         """Its time is up: a silent client is asked whether it is still there, others are closed.
@@ -288,6 +295,7 @@ class WebSocket(Stalling):
                 at += len(chunk)
                 self._missing -= len(chunk)
                 self._arrived += len(chunk)
+                self._partial = self._partial + len(chunk) if self._missing else 0
                 self._feed(chunk, out)
                 if not self._missing and self._protocol.current_size is None:
                     ended = True
@@ -386,7 +394,7 @@ class WebSocket(Stalling):
         """Start the clock of what has begun to arrive, and count what it takes beside unread replies."""
         if begun and not self._closing:
             self.since = self._flow.now
-        if self._paused or self._arrived >= HOLD_FROM_BYTES:
+        if self._paused or self._arriving_bytes >= HOLD_FROM_BYTES:
             self._flow.hold(self, self.held_bytes)
         else:
             self._flow.release(self)
@@ -430,7 +438,7 @@ class WebSocket(Stalling):
         self._at_rest = False
         self._unread = b""
         self._message = bytearray()
-        self._missing = self._arrived = 0
+        self._missing = self._partial = self._arrived = 0
         transport = self._transport
         if transport is None or transport.is_closing():
             return
