@@ -7,6 +7,7 @@ whatever a handler raises becomes a reply.
 
 from __future__ import annotations
 
+from time import monotonic
 from typing import TYPE_CHECKING, Final
 
 from fastkv.http.request import CLOSE, KEEP_ALIVE
@@ -132,7 +133,8 @@ class Answering(Stalling):
             out: where replies go.
 
         Returns:
-            How long the replies are together, and the lines that have to wait until they have gone out.
+            How long the replies are together, and the lines that have to wait: until they have gone out, or
+            until others had a turn.
         """
         routes = self._routes
         memoable = head.memoable and not self._service.draining
@@ -145,7 +147,7 @@ class Answering(Stalling):
                     routes.source = None
                 out += replies
                 return sum(map(len, replies)), []
-        due = 0
+        due, end = 0, monotonic() + self._service.turn_seconds
         for number, line in enumerate(lines, 1):
             remembered = self._recall(line + rest) if known else None
             if remembered is not None and self._words[remembered[0]] == remembered[1]:
@@ -164,7 +166,7 @@ class Answering(Stalling):
             due += len(reply)
             if self._closing:
                 break
-            if due > self._service.output_limit:
+            if due > self._service.output_limit or monotonic() > end:
                 return due, lines[number:]
         return due, []
 

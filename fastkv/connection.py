@@ -11,6 +11,7 @@ way of a request.
 
 from __future__ import annotations
 
+from time import monotonic
 from typing import TYPE_CHECKING, Final, cast
 
 from fastkv.answering import MEMO_HITS, Answering
@@ -197,6 +198,7 @@ class Connection(Answering):
         stream.receive(data, parsed)
         out: list[bytes] = []
         due, room = 0, self._service.pipeline_limit
+        end = monotonic() + self._service.turn_seconds
         while not (self._closing or self._stalled):
             found = stream.next(room)
             if found is None:
@@ -221,8 +223,8 @@ class Connection(Answering):
                 out.append((self._answer if rest else self._admit)(lines[0], head, body))
                 due += len(out[-1])
             room -= len(lines)
-            if stream.more and (due > self._service.output_limit or room <= 0):
-                self._counters[Column.PIPELINE_PAUSES] += room <= 0
+            if stream.more and (due > self._service.output_limit or room <= 0 or monotonic() > end):
+                self._counters[Column.PIPELINE_PAUSES] += due <= self._service.output_limit
                 self._stall()
         self._routes.source = None
         if self._holding or not stream.at_rest:

@@ -30,6 +30,7 @@ _log = logging.getLogger("fastkv")
 # Of the open files, what is not for clients: listeners, logs, and those who are told that there is no place.
 _SPARE_FILES: Final = 128
 _MOST_REFUSED: Final = 64
+_TURN_SECONDS: Final = 0.05
 
 _INTERNAL_ERROR: Final = error_reply(500, "The server made a mistake; it is logged there.")
 _COLUMN_OF: Final = {
@@ -56,6 +57,7 @@ class Service:
         connections: those that are open.
         refused: those among them that had no place, until they have read that.
         drained: set when the last of them ends after ``drain``.
+        turn_seconds: after so long of one client's pipeline others have a turn.
     """
 
     __slots__ = (
@@ -80,6 +82,7 @@ class Service:
         "refused",
         "routes",
         "store",
+        "turn_seconds",
     )
 
     def __init__(
@@ -120,6 +123,7 @@ class Service:
         self.flow = Flow(settings, counters)
         self.output_limit = settings.max_output_bytes
         self.pipeline_limit = settings.max_pipeline
+        self.turn_seconds = _TURN_SECONDS
         self.connections: set[Drainable] = set()
         self.refused: set[Drainable] = set()
         self._board = board

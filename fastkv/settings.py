@@ -142,6 +142,11 @@ class Settings:
     max_batch: int = _option(
         Whole(1, 1 << 20), "Commands of one pipeline, transaction or batch.", default=10_000
     )
+    batch_seconds: float = _option(
+        Seconds(0.01, 3600),
+        "Time that commands which come together may take; then no further one of them is executed.",
+        default=1.0,
+    )
     max_reply_bytes: int = _option(
         Size(_MB, 4 * _GB),
         "Longest reply with several values, and those of one batch together; a single value may be longer.",

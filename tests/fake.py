@@ -206,6 +206,7 @@ class Worker:
         self.routes = Routes(self.store, chosen, board, self.counters, lambda: self.now_ms)
         open_wires(self.routes, chosen)
         self.service = Service(self.store, chosen, self.routes, board, self.counters, Preludes(0))
+        self.service.turn_seconds = 3600.0  # so that a slow machine changes nothing
 
     def client(self, connect: Callable[[Service], Connection] = Connection) -> Client:
         """A new connection, of the class that `connect` makes."""

@@ -110,6 +110,22 @@ def test_what_waits_for_exec_is_bounded_in_bytes(asked: Asked, begin: str) -> No
     assert session.held_bytes == 0
 
 
+def test_commands_together_take_no_longer_than_they_may(asked: Asked) -> None:
+    context = asked.commands._context
+    context.batch_seconds = -1.0
+    incr = [b"INCR", b"n"]
+    replies = asked.commands.run_in_turn([incr, incr], NOBODY)
+    assert isinstance(replies, list)
+    assert [error(reply)[:46] for reply in replies] == ["ERR not executed: the commands before this one"] * 2
+    refused = asked.commands.run_together([incr], NOBODY)
+    assert isinstance(refused, CommandError)
+    assert refused.text == "ERR the transaction takes longer than -1 s"
+    assert asked.counted() == {"BATCH_TOO_LONG": 3}
+    context.batch_seconds = 60.0
+    assert asked.commands.run_in_turn([incr, incr], NOBODY) == [1, 2]
+    assert asked.commands.run_together([incr], NOBODY) == [3]
+
+
 def test_replies_together_are_bounded_and_one_alone_is_not(asked: Asked) -> None:
     asked.run("SET a " + "x" * 9_000)
     get = [b"GET", b"a"]

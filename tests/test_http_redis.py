@@ -1,16 +1,18 @@
 """Redis' commands over REST: what each request is answered with."""
 
+import asyncio
 import json
 from collections.abc import Iterator
 from typing import Any
 from urllib.parse import quote
 
 import pytest
-from fake import Client, Worker, running_loop
+from fake import Client, Worker, in_loop, running_loop
 from hypothesis import given
 from hypothesis import strategies as st
 
 from fastkv.http.request import HttpError
+from fastkv.stats import Column
 
 TOKEN = b"Authorization: Bearer secret\r\n"
 
@@ -182,6 +184,20 @@ def test_by_get_only_a_token_may_change_something(client: Client) -> None:
     assert ask(client, "GET", "/set/k/w?EX=9&_token=any") == (200, {"result": "OK"})
     assert ask(client, "GET", "/get/k") == (200, {"result": "w"})
     assert ask_fully(client, "HEAD", "/set/k/v")[::2] == (405, b"")
+
+
+@pytest.mark.parametrize("line", ["GET /exists/a", "POST /incr/a"])
+@in_loop
+async def test_requests_that_take_long_leave_others_a_turn(line: str) -> None:
+    worker = Worker()
+    client = worker.client()
+    worker.service.turn_seconds = -1.0
+    client.send(f"{line} HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n".encode() * 3)
+    for _ in range(3):
+        assert client.take().count(b" 200 OK") == 1
+        await asyncio.sleep(0)
+    assert client.take() == b""
+    assert worker.counters[Column.PIPELINE_PAUSES] == 2
 
 
 def test_head_has_no_body(client: Client) -> None:

@@ -291,6 +291,18 @@ async def test_others_have_a_turn() -> None:
 
 
 @in_loop
+async def test_messages_that_take_long_leave_others_a_turn() -> None:
+    worker = make_worker()
+    client = connect(worker)
+    worker.service.turn_seconds = -1.0
+    client.send(frame(TEXT, b"a") * 3)
+    for count in (1, 2, 3):
+        assert len(ws_frames.read(bytes(client.transport.sent).partition(b"\r\n\r\n")[2])) == count
+        await asyncio.sleep(0)
+    assert worker.counters[Column.PIPELINE_PAUSES] == 2
+
+
+@in_loop
 async def test_a_message_that_arrives_counts_as_memory_held() -> None:
     worker = make_worker()
     client = connect(worker)

@@ -117,6 +117,7 @@ class Context:
         client: who asks.
         max_key, max_value: the longest that may be written, in bytes.
         max_batch: so many commands may come together.
+        batch_seconds: how long they may take.
         max_reply: the longest reply with several values, in bytes.
         max_keys: so many entries may be looked at by one command.
         max_transaction: what a connection may keep for its transaction, in bytes.
@@ -127,6 +128,7 @@ class Context:
 
     __slots__ = (
         "ahead_ms",
+        "batch_seconds",
         "client",
         "clock",
         "counters",
@@ -155,6 +157,7 @@ class Context:
         max_key: int,
         max_value: int,
         max_batch: int,
+        batch_seconds: float,
         max_reply: int,
         max_keys: int,
         max_transaction: int,
@@ -172,6 +175,7 @@ class Context:
         self.max_key = max_key
         self.max_value = max_value
         self.max_batch = max_batch
+        self.batch_seconds = batch_seconds
         self.max_reply = max_reply
         self.max_keys = max_keys
         self.max_transaction = max_transaction
@@ -231,6 +235,7 @@ class Context:
             max_key=self.max_key,
             max_value=self.max_value,
             max_batch=self.max_batch,
+            batch_seconds=self.batch_seconds,
             max_reply=self.max_reply,
             max_keys=self.max_keys,
             max_transaction=self.max_transaction,

@@ -5,6 +5,7 @@ In: words and who asks. Out: a reply, an error as a value among them. Nothing is
 
 from __future__ import annotations
 
+from time import monotonic
 from typing import TYPE_CHECKING, Final
 
 from fastkv.clock import unix_ahead_ms
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from fastkv.pubsub.hub import Hub
     from fastkv.store import Store
 
+_NO_TIME: Final = "not executed: the commands before this one took as long as they may together"
 _NO_ROOM: Final = "not executed: the replies before this one are as long as they may be together"
 
 
@@ -55,6 +57,7 @@ class Commands:
         max_reply: int,
         max_keys: int,
         max_transaction: int = 1 << 20,
+        batch_seconds: float = 1.0,
         notify: Notify | None = None,
         hub: Hub | None = None,
         ahead_ms: Callable[[], int] | None = None,
@@ -72,6 +75,7 @@ class Commands:
             max_reply: bytes of the longest reply with several values.
             max_keys: so many entries may be looked at by one command.
             max_transaction: what a connection may keep for its transaction, in bytes.
+            batch_seconds: how long commands that come together may take.
             notify: is told of each change, once it is done: the event's name as Redis has it, and the key;
                 None where nobody listens. It may not use the commands.
             hub: who passes messages on; None where there is nobody.
@@ -88,6 +92,7 @@ class Commands:
             max_key=max_key,
             max_value=min(max_value, space.max_value_bytes),
             max_batch=max_batch,
+            batch_seconds=batch_seconds,
             max_reply=max_reply,
             max_keys=max_keys,
             max_transaction=max_transaction,
@@ -155,8 +160,9 @@ class Commands:
             client: who asks.
 
         Returns:
-            Their replies in order; once they are longer together than they may be, an error for each of those
-            that are left, which are not executed. Or one CommandError if the commands are too many.
+            Their replies in order; once they are longer together than they may be, or took longer, an error
+            for each of those that are left, which are not executed. Or one CommandError if the commands are
+            too many.
         """
         context = self._context
         try:
@@ -165,9 +171,12 @@ class Commands:
             return failure(error, context.counters)
         replies: list[Reply] = []
         room = context.max_reply
+        end = monotonic() + context.batch_seconds
         for words in commands:
             if room < 0:
                 reply: Reply = failure(ReplyTooLong(_NO_ROOM), context.counters)
+            elif monotonic() > end:
+                reply = failure(BatchTooLong(_NO_TIME), context.counters)
             else:
                 reply = self.run(words, client)
             room -= len(reply) if reply.__class__ is bytes else size_of(reply)

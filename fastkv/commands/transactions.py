@@ -7,6 +7,7 @@ again, and what they did before is forgotten.
 from __future__ import annotations
 
 from contextlib import suppress
+from time import monotonic
 from typing import TYPE_CHECKING, Final, TypeAlias
 
 from fastkv.commands.failures import OWN_FAULT, failure
@@ -49,6 +50,7 @@ def together(
 
     Raises:
         ReplyTooLong: if the replies are longer together than a reply may be; nothing was done.
+        BatchTooLong: if they take longer than they may; nothing was done.
         StoreFull, StoreBusy: as of the store; nothing was done.
     """
     watched = watched or {}
@@ -70,7 +72,10 @@ def together(
         inner = context.within(space, counts, lambda event, key: told.append((event, key)), publish)
         replies: list[Reply] = []
         size = 0
+        end = monotonic() + context.batch_seconds
         for asked, words in commands:
+            if monotonic() > end:
+                raise BatchTooLong(f"the transaction takes longer than {context.batch_seconds:g} s")
             replies.append(_attempt(inner, asked, words))
             size += size_of(replies[-1])
             if len(replies) > 1:  # one alone is as long as it is

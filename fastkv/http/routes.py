@@ -142,6 +142,7 @@ class Routes:
             max_batch=settings.max_batch,
             max_reply=max(settings.max_reply_bytes, self.max_value),
             max_keys=settings.max_keys,
+            batch_seconds=settings.batch_seconds,
             max_transaction=settings.max_message_bytes or 0,
             notify=self.events.notify,
             hub=hub,

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import codecs
 import logging
+from time import monotonic
 from typing import TYPE_CHECKING, Final, cast
 
 from websockets.exceptions import PayloadTooBig, ProtocolError
@@ -270,6 +271,7 @@ class WebSocket(Stalling):
         ended = False
         out: list[bytes] = []
         due, room = 0, self._service.pipeline_limit
+        end = monotonic() + self._service.turn_seconds
         while not (self._deaf or self._stalled):
             found = None
             if not self._missing:
@@ -302,8 +304,8 @@ class WebSocket(Stalling):
                     self._arrived = 0
             due += sum(map(len, out[known:]))
             room -= 1
-            if at < len(data) and (due > self._service.output_limit or room <= 0):
-                self._counters[Column.PIPELINE_PAUSES] += room <= 0
+            if at < len(data) and (due > self._service.output_limit or room <= 0 or monotonic() > end):
+                self._counters[Column.PIPELINE_PAUSES] += due <= self._service.output_limit
                 self._stall()
         self._unread = data[at:]
         self._flush(out)
