@@ -1,6 +1,8 @@
 """Patterns: what fits which, found out from redis-server 7.0, and that none takes long."""
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from fastkv.glob import Glob
 
@@ -51,6 +53,20 @@ def test_a_pattern_that_would_try_all_ways_does_not() -> None:
     assert not Glob(b"*a" * 100 + b"*b").matches(name)
     assert Glob(b"*a" * 100).matches(name)
     assert not Glob(b"*[^b]?" * 50 + b"b*").matches(name)
+
+
+def _tried_in_all_ways(pattern: bytes, text: bytes) -> bool:
+    if not pattern:
+        return not text
+    if pattern[:1] == b"*":
+        return any(_tried_in_all_ways(pattern[1:], text[at:]) for at in range(len(text) + 1))
+    return pattern[:1] in (b"?", text[:1]) and text != b"" and _tried_in_all_ways(pattern[1:], text[1:])
+
+
+@given(st.text("ab?**", min_size=1, max_size=8), st.text("ab", min_size=1, max_size=8))
+def test_what_fits_is_what_fits_in_any_way(pattern: str, text: str) -> None:
+    raw, name = pattern.encode(), text.encode()
+    assert Glob(raw).matches(name) == _tried_in_all_ways(raw, name)
 
 
 @pytest.mark.parametrize(
