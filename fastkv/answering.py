@@ -147,7 +147,7 @@ class Answering(Stalling):
                     routes.source = None
                 out += replies
                 return sum(map(len, replies)), []
-        due, end = 0, monotonic() + self._service.turn_seconds
+        due, late, end = 0, False, monotonic() + self._service.turn_seconds
         for number, line in enumerate(lines, 1):
             remembered = self._recall(line + rest) if known else None
             if remembered is not None and self._words[remembered[0]] == remembered[1]:
@@ -158,6 +158,7 @@ class Answering(Stalling):
                 reply = self._keep_alive[200] + tail
             else:
                 reply = self._answer(line, head, b"")
+                late = monotonic() > end
                 if routes.source is not None:
                     if known:
                         self._offer(line + rest, reply, routes.source)
@@ -166,7 +167,7 @@ class Answering(Stalling):
             due += len(reply)
             if self._closing:
                 break
-            if due > self._service.output_limit or monotonic() > end:
+            if due > self._service.output_limit or late:
                 return due, lines[number:]
         return due, []
 

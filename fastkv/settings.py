@@ -145,7 +145,7 @@ class Settings:
     batch_seconds: float = _option(
         Seconds(0.01, 3600),
         "Time that commands which come together may take; then no further one of them is executed.",
-        default=1.0,
+        default=2.0,
     )
     max_reply_bytes: int = _option(
         Size(_MB, 4 * _GB),

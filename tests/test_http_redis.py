@@ -186,6 +186,15 @@ def test_by_get_only_a_token_may_change_something(client: Client) -> None:
     assert ask_fully(client, "HEAD", "/set/k/v")[::2] == (405, b"")
 
 
+def test_on_other_addresses_a_token_in_a_query_may_be_a_strangers() -> None:
+    worker = Worker(host=("127.0.0.1", "0.0.0.0"))
+    with running_loop():
+        client = worker.client()
+        assert ask(client, "GET", "/set/k/v?_token=any")[0] == 405
+        assert ask(client, "GET", "/set/k/v", fields=TOKEN) == (200, {"result": "OK"})
+    worker.verify()
+
+
 @pytest.mark.parametrize("line", ["GET /exists/a", "POST /incr/a"])
 @in_loop
 async def test_requests_that_take_long_leave_others_a_turn(line: str) -> None:
@@ -228,6 +237,8 @@ def test_with_a_token_nobody_else_may_speak(guarded: Client) -> None:
     assert ask(guarded, "POST", "/", b'["SET","k","v"]', TOKEN) == (200, {"result": "OK"})
     assert ask(guarded, "GET", "/get/k?_token=secret") == (200, {"result": "v"})
     assert ask(guarded, "GET", "/set/k/w/?_token=wrong")[0] == 401
+    assert ask(guarded, "GET", "/set/k/w?EX=9&_token=secret") == (200, {"result": "OK"})
+    assert ask(guarded, "GET", "/get/k", fields=TOKEN) == (200, {"result": "w"})
 
 
 @given(words=st.lists(st.binary(min_size=1, max_size=12), min_size=1, max_size=3))

@@ -46,7 +46,7 @@ def test_the_defaults() -> None:
         "max_fields": 100,
         "max_pipeline": 1024,
         "max_batch": 10_000,
-        "batch_seconds": 1.0,
+        "batch_seconds": 2.0,
         "max_reply_bytes": 64 * MB,
         "max_keys": 1_000_000,
         "pubsub_memory_bytes": 16 * MB,

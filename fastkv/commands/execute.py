@@ -57,7 +57,7 @@ class Commands:
         max_reply: int,
         max_keys: int,
         max_transaction: int = 1 << 20,
-        batch_seconds: float = 1.0,
+        batch_seconds: float = 2.0,
         notify: Notify | None = None,
         hub: Hub | None = None,
         ahead_ms: Callable[[], int] | None = None,

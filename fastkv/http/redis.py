@@ -45,15 +45,17 @@ class RedisRest:
         handlers: by method, space and path.
     """
 
-    __slots__ = ("_commands", "handlers")
+    __slots__ = ("_believes_queries", "_commands", "handlers")
 
-    def __init__(self, commands: Commands) -> None:
+    def __init__(self, commands: Commands, *, believes_queries: bool) -> None:
         """Bind to a worker's commands.
 
         Args:
             commands: the commands.
+            believes_queries: whether a token in a query counts as one where none was asked for.
         """
         self._commands = commands
+        self._believes_queries = believes_queries
         self.handlers: dict[bytes, Handler] = {
             b"POST /": self.one,
             b"POST /pipeline": partial(self._several, commands.run_in_turn),
@@ -100,7 +102,7 @@ class RedisRest:
                 words += [name] if value is None else [name, value]
         command = self._commands.find(words[0])
         safe = method in (b"GET", b"HEAD")
-        if safe and command is not None and command.writes and not _presents_token(parameters, head):
+        if safe and command is not None and command.writes and not self._presents_token(parameters, head):
             # What a page may embed, a crawler follow or a browser fetch ahead must not change anything.
             reply = _NOT_BY_GET
         else:
@@ -109,6 +111,17 @@ class RedisRest:
 
     def _run(self, words: list[bytes], head: Head) -> Reply:
         return _reply(answer(self._commands.run(words, NOBODY), in_base64=_wants_base64(head)))
+
+    def _presents_token(self, parameters: list[tuple[bytes, bytes | None]], head: Head) -> bool:
+        """Whether a request presents a token; whether it is the right one was asked before.
+
+        Where any will do, one in the query may be made up by a stranger's page, in the address of an image;
+        to set Authorization it would have to ask first.
+        """
+        scheme, _, token = (head.get(b"authorization") or b"").partition(b" ")
+        return (scheme.lower() == b"bearer" and bool(token)) or (
+            self._believes_queries and any(name == TOKEN_PARAMETER and value for name, value in parameters)
+        )
 
     def _several(
         self,
@@ -149,11 +162,3 @@ def _reply(told: dict[str, Any]) -> Reply:
 
 def _wants_base64(head: Head) -> bool:
     return (head.get(b"upstash-encoding") or b"").lower() == b"base64"
-
-
-def _presents_token(parameters: list[tuple[bytes, bytes | None]], head: Head) -> bool:
-    """Whether a request presents any token; whether it is the right one was asked before."""
-    scheme, _, token = (head.get(b"authorization") or b"").partition(b" ")
-    return (scheme.lower() == b"bearer" and bool(token)) or any(
-        name == TOKEN_PARAMETER and value for name, value in parameters
-    )

@@ -35,6 +35,7 @@ from fastkv.http.responses import (
 from fastkv.http.rest import Resources
 from fastkv.http.snapshots import Snapshots
 from fastkv.http.urlform import key_of, plain_keys
+from fastkv.names import may_be_loopback
 from fastkv.pubsub.events import NOBODY, Events
 from fastkv.stats import Column
 
@@ -166,7 +167,10 @@ class Routes:
             self.handlers[b"HEAD " + path] = _headless(handler)
         self.handlers |= Snapshots(self).handlers
         self.keyed = Resources(self).handlers
-        self._redis = RedisRest(self.commands)
+        # Browsers say whose page asks where they trust the way: without TLS that is loopback only (Fetch
+        # Metadata, 2). There, requests of strangers are refused before.
+        believes_queries = settings.token is not None or all(map(may_be_loopback, settings.host))
+        self._redis = RedisRest(self.commands, believes_queries=believes_queries)
         self._paths: frozenset[bytes] = frozenset()
         self.add(self._redis.handlers, {})
 
