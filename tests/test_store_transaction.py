@@ -25,12 +25,14 @@ from store_helpers import (
 
 from fastkv.errors import KeyTooLong, StoreBusy, StoreError, StoreFull, ValueTooLong
 from fastkv.store import DELETE, LEAVE, Change, Entry, Retime, Store, Transaction
+from fastkv.store.commit import Commit
 from fastkv.store.eviction import Eviction
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from fastkv.commands.context import Space
+    from fastkv.store.commit import _Placed
 
 pytestmark = pytest.mark.usefixtures("memory_order")
 
@@ -351,6 +353,36 @@ def test_the_largest_one_finds_room() -> None:
         values = {b"%d" % i: b"" for i in range(10_000)}
         mset(store, values)
         assert sum(value_of(store, key) is None for key in values) == 0
+
+
+@pytest.mark.parametrize("size", [520, 600, 1500, 4000, 9000])
+def test_room_is_made_for_what_is_written_and_not_for_a_segment_a_value(size: int) -> None:
+    with open_store(shards=2) as store:
+        fill_until_evicted(store, "old", lambda i: payload(i, 100))
+        before = store.stats()["entries"]
+        values = {b"%d" % i: payload(i, size) for i in range(100_000 // size)}
+        mset(store, values)
+        assert {key: value_of(store, key) for key in values} == values
+        assert store.stats()["entries"] > before // 2
+
+
+@pytest.mark.parametrize("size", [0, 400, 520, 3000, 9000])
+def test_no_more_is_tried_than_there_is_room_for(size: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    failed = 0
+
+    def append(self: Commit, placed: Sequence[_Placed]) -> list[int]:
+        nonlocal failed
+        news = original(self, placed)
+        failed += len(news) < len(placed)
+        return news
+
+    original = Commit._append
+    monkeypatch.setattr(Commit, "_append", append)
+    with open_store(shards=2) as store:
+        fill_until_evicted(store, "old", lambda i: payload(i, 100))
+        for i in range(min(60, 200_000 // (size + 300))):
+            mset(store, {b"%d.%d" % (i, j): payload(j, size + 3 * j) for j in range(i)})
+    assert failed == 0
 
 
 def test_no_room_at_all_is_said_and_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:

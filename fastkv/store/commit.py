@@ -24,7 +24,6 @@ from fastkv.store.layout import (
     Arena,
     count_at,
 )
-from fastkv.store.records import DEADLINE, record_words
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -36,6 +35,9 @@ if TYPE_CHECKING:
     from fastkv.store.segments import Segments
     from fastkv.store.shard import Shard
 
+# What ``Shard.append_entry`` wants free for a large value, be it the last one, and what that really takes are
+# at most so many apart.
+_SPARE_SEGMENTS = 4
 # So many pages are split, or entries of a full bucket evicted, for the new keys of one shard.
 _MOST_VACANCIES = 4096
 
@@ -191,7 +193,7 @@ class Commit:
     def _wanted(self, placed: Sequence[_Placed]) -> int:
         """How many segments the records and the list may take."""
         wanted = self._redo.segments_for(len(placed)) if len(placed) > 1 else 0
-        segment_words = self._arena.geometry.segment_words
+        spare = 0
         heads: dict[tuple[int, bool], int] = {}
         for shard, write, _, old in placed:
             if not write.there:
@@ -203,17 +205,14 @@ class Commit:
                 heads[log] = shard.open_head(main=main)
             if retimed:
                 length = shard.length(old & self._index.location_mask) + 1
+                opened, heads[log] = shard.room_after(heads[log], length)
             else:
-                length = record_words(len(write.key), DEADLINE, len(write.value or b""))
-                if length > shard.inline_words:
-                    wanted += shard.segments_for(len(write.key), len(write.value or b""))
-                    heads[log] = segment_words
-                    continue
-            heads[log] += length
-            if heads[log] > segment_words:
-                wanted += 1
-                heads[log] = length
-        return wanted
+                key_len, value_len = len(write.key), len(write.value or b"")
+                opened, heads[log] = shard.room_for(heads[log], key_len, value_len)
+                if shard.segments_for(key_len, value_len) > 1:
+                    spare = _SPARE_SEGMENTS
+            wanted += opened
+        return wanted + spare
 
     def _recalls(self, write: Write) -> bool:
         return self._words[POOL_GHOST_WORDS] != 0 and self._ghosts.recalls(write.key_hash)

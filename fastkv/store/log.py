@@ -21,6 +21,7 @@ from fastkv.store.layout import (
     SHARD_WORDS,
     TAG_MASK,
     TAG_SHIFT,
+    WORD,
     Arena,
 )
 from fastkv.store.records import (
@@ -98,6 +99,45 @@ class Log:
         if record_words(key_len, DEADLINE, value_len) <= self.inline_words:
             return 1
         return value_len // ((self._segment_words << 3) - HEAD_BYTES - CHECKSUM_BYTES) + 3
+
+    def room_for(self, head: int, key_len: int, value_len: int) -> tuple[int, int]:
+        """What an entry takes, counted as ``append_pieces`` and ``append`` go about it.
+
+        Args:
+            head: words written in the open segment; those of a whole one if none is open.
+            key_len: bytes.
+            value_len: bytes.
+
+        Returns:
+            How many segments are opened for it, and the head afterwards.
+        """
+        opened = pieces = 0
+        length = record_words(key_len, DEADLINE, value_len)
+        if value_len and length > self.inline_words:
+            left = value_len
+            while left:
+                if self._segment_words - head < self.inline_words:
+                    opened, head = opened + 1, 0
+                most = (self._segment_words - head << 3) - HEAD_BYTES - CHECKSUM_BYTES
+                piece = min(left, most)
+                head += record_words(0, FRAGMENT, piece)
+                left -= piece
+                pieces += 1
+            length = record_words(key_len, DEADLINE, (1 + pieces) * WORD)
+        last, head = self.room_after(head, length)
+        return opened + last, head
+
+    def room_after(self, head: int, length: int) -> tuple[int, int]:
+        """What one record takes.
+
+        Args:
+            head: as for ``room_for``.
+            length: its words.
+
+        Returns:
+            As for ``room_for``.
+        """
+        return (0, head + length) if head + length <= self._segment_words else (1, length)
 
     def append(
         self, record: bytes, length: int, deadline_ms: int = 0, floor: int = RESERVE, *, main: bool = False
