@@ -131,6 +131,20 @@ def test_what_expires_while_it_is_watched_has_changed(asked: Asked) -> None:
     assert asked.run("EXISTS b") == 0
 
 
+def test_what_was_there_when_exec_looked_at_what_is_watched_is_there_to_its_end(asked: Asked) -> None:
+    asked.run("SET a 1 PX 10")
+    asked.run("WATCH a")
+    for text in ("MULTI", "GET a", "GET a", "DEL a"):
+        asked.run(text)
+
+    def ticking() -> int:
+        asked.clock.now_ms += 9
+        return asked.clock.now_ms
+
+    asked.commands._context.clock = ticking
+    assert asked.run("EXEC") == [b"1", b"1", 1]
+
+
 def test_what_is_told_after_exec_was_done_in_one_moment(asked: Asked) -> None:
     """Nobody is told of the first change while the second one is not there yet."""
     seen: list[object] = []

@@ -283,6 +283,26 @@ def test_what_has_expired_is_not_there() -> None:
         assert store.entries() == 1
 
 
+def test_nothing_expires_halfway() -> None:
+    now = HandClock()
+    with open_store(shards=2) as store:
+        store.put(b"a", b"1", now, deadline_ms=NOW_MS + 1)
+        store.put(b"b", b"2", now, deadline_ms=NOW_MS + 1)
+
+        def body(transaction: Transaction) -> None:
+            assert transaction.get(b"a", now)
+            now.now_ms += 1
+            assert transaction.get(b"a", now)
+            assert content(transaction, now) == {b"a": b"1", b"b": b"2"}
+            assert transaction.delete(b"b", now)
+            assert transaction.random_key(now) == b"a"
+            transaction.put(b"a", b"3", now, 0, NOW_MS + 1)
+            assert transaction.get(b"a", now)
+
+        store.transact(None, body, now)
+        assert content(store, now) == {}
+
+
 def test_accesses_inside_count() -> None:
     with open_store() as store:
         store.put(b"key", b"", clock)

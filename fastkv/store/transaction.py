@@ -197,13 +197,14 @@ class Transaction:
     """What the body of a transaction sees: the store with what it has changed so far.
 
     The methods are those of the store. An entry that the transaction itself has written has slot and word 0:
-    it must not be recognised by them.
+    it must not be recognised by them. All is seen by one time, that of the first look at a deadline: what was
+    there does not expire halfway.
 
     Attributes:
         versions: the newest version of each shard that the transaction writes to.
     """
 
-    __slots__ = ("_bytes", "_numbers", "_store", "_writes", "versions")
+    __slots__ = ("_bytes", "_now", "_numbers", "_store", "_writes", "versions")
 
     def __init__(self, store: Transactions, numbers: frozenset[int]) -> None:
         """Begin.
@@ -216,6 +217,7 @@ class Transaction:
         self._numbers = numbers
         self._writes: dict[bytes, Write] = {}
         self._bytes = 0
+        self._now: Instant | None = None
         self.versions: dict[int, int] = {}
 
     def writes(self) -> list[Write]:
@@ -233,8 +235,7 @@ class Transaction:
 
     def get_together(self, keys: Sequence[bytes], clock: Callable[[], int]) -> list[Entry | None]:
         """Look several keys up; as ``Store.get_together``."""
-        now = Instant(clock)
-        return [self.get(key, now) for key in keys]
+        return [self.get(key, clock) for key in keys]
 
     def put(
         self,
@@ -282,22 +283,29 @@ class Transaction:
             raise RuntimeError(f"the transaction does not hold the shard of {key!r}")
         return key_hash
 
+    def _instant(self, clock: Callable[[], int]) -> Instant:
+        """The time by which entries expire."""
+        if self._now is None:
+            self._now = Instant(clock)
+        return self._now
+
     def _see(
         self, key_hash: int, key: bytes, clock: Callable[[], int], *, with_value: bool = True
     ) -> Entry | None:
         """The entry of a key as it is by now, None if there is none or its deadline has passed."""
         write = self._writes.get(key)
         if write is None:
-            return living(self._store.read(key_hash, key, with_value=with_value), clock)
+            return living(self._store.read(key_hash, key, with_value=with_value), self._instant(clock))
         if not write.there:
             return None
         value = write.value
         if value is None:
-            entry = self._store.read(key_hash, key, with_value=with_value)
-            value = entry[0] if entry else b""
+            before = self._store.read(key_hash, key, with_value=with_value)
+            value = before[0] if before else b""
         elif not with_value:
             value = b""
-        return living((value, write.flags, write.version, write.deadline_ms, 0, 0), clock)
+        entry = value, write.flags, write.version, write.deadline_ms, 0, 0
+        return living(entry, self._instant(clock))
 
     def _put(self, key_hash: int, key: bytes, value: bytes, flags: int, deadline_ms: int) -> int:
         if len(value) > self._store.max_value_bytes:
@@ -370,7 +378,7 @@ class Transaction:
         if made and randrange(max(self.entries(), 1)) < len(made):
             return choice(made)
         for _ in range(_PICKS):
-            key = self._store.picker.key(clock)
+            key = self._store.picker.key(self._instant(clock))
             if key is None:
                 break
             if key not in self._writes or self._see(self._hash(key), key, clock, with_value=False):
@@ -410,7 +418,7 @@ class Transaction:
     ) -> tuple[list[Scanned], int]:
         """``scan`` or ``scan_keys``, by what walks through the store."""
         self._need_all()
-        now = Instant(clock)
+        now = self._instant(clock)
         scanned, cursor = scanner.scan(cursor, now, limit_bytes, limit_entries)
         made = [] if cursor else self._made(now)
         found = [entry for entry in scanned if entry[0] not in self._writes]
@@ -426,7 +434,7 @@ class Transaction:
             key
             for key, write in self._writes.items()
             if self._see(write.key_hash, key, clock, with_value=False)
-            and living(self._store.read(write.key_hash, key, with_value=False), clock) is None
+            and living(self._store.read(write.key_hash, key, with_value=False), self._instant(clock)) is None
         ]
 
     def _need_all(self) -> None:
