@@ -8,6 +8,7 @@ from fastkv.commands.arguments import LONGEST_STRING, integer, syntax_error
 from fastkv.commands.replies import CommandError
 from fastkv.commands.table import command
 from fastkv.stats import Column
+from fastkv.store import LEAVE
 
 if TYPE_CHECKING:
     from fastkv.commands.context import Context
@@ -45,6 +46,8 @@ def setbit(context: Context, words: list[bytes]) -> Reply:
         context.check(key, max(len(value), byte + 1))
         new = bytearray(value.ljust(byte + 1, b"\0"))
         old = new[byte] >> shift & 1
+        if old == bit and byte < len(value):
+            return LEAVE  # who watches the key is not to learn of it
         new[byte] = new[byte] & ~(1 << shift) | bit << shift
         return bytes(new), 0, entry[3] if entry else 0
 
@@ -77,11 +80,11 @@ def bitcount(context: Context, words: list[bytes]) -> Reply:
     if len(words) not in (4, 5):
         raise syntax_error()
     first, last = integer(words[2]), integer(words[3])
+    if first < 0 and last < 0 and first > last:
+        return 0  # before the unit is looked at, as in Redis
     unit = words[4].upper() if len(words) == 5 else b"BYTE"
     if unit not in (b"BYTE", b"BIT"):
         raise syntax_error()
-    if first < 0 and last < 0 and first > last:
-        return 0
     width = 8 if unit == b"BYTE" else 1
     size = len(value) * 8 // width
     first = max(0, first + size if first < 0 else first)
