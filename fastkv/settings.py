@@ -140,7 +140,9 @@ class Settings:
         Whole(1, 1 << 20), "Requests of one connection answered before others have a turn.", default=1024
     )
     max_batch: int = _option(
-        Whole(1, 1 << 20), "Commands of one pipeline, transaction or batch.", default=10_000
+        Whole(1, 1 << 20),
+        "Commands of one pipeline, transaction or batch, and keys of one of them.",
+        default=10_000,
     )
     batch_seconds: float = _option(
         Seconds(0.01, 3600),

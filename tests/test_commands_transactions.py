@@ -53,6 +53,21 @@ def test_the_bounds_of_one_command_are_an_error_among_the_replies(asked: Asked) 
     assert asked.counted() == {"HITS": 1, "PUTS": 1, "VALUE_TOO_LONG": 1}
 
 
+@pytest.mark.parametrize("text", ["MGET", "DEL", "EXISTS", "MSET", "MSETNX"])
+def test_keys_are_no_more_than_commands_may_be(asked: Asked, text: str) -> None:
+    most = asked.commands._context.max_batch
+    step = 2 if text.startswith("MSET") else 1
+    words = [text.encode(), *[b"%d" % i for i in range(most * step)]]
+    assert not isinstance(asked.commands.run(words, NOBODY), CommandError)
+    more = words + [b"more"] * step
+    refusal = f"ERR {most + 1} keys are too many; at most {most} may come together"
+    assert error(asked.commands.run(more, NOBODY)) == refusal
+    assert error(asked.commands.run_together([words, [b"GET", b"more"]], NOBODY)) == refusal
+    assert error(asked.commands.run_together([words, [b"GET", b"more"], [b"DBSIZE"]], NOBODY)) == refusal
+    assert asked.run("EXISTS more") == 0
+    assert asked.counted()["BATCH_TOO_LONG"] == 3
+
+
 class Space:
     """A store whose transactions are run twice, or find no room in the end."""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final, Protocol, TypeVar
 
 from fastkv.commands.replies import CommandError
-from fastkv.errors import KeyTooLong, ReplyTooLong, ValueTooLong
+from fastkv.errors import BatchTooLong, KeyTooLong, ReplyTooLong, ValueTooLong
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -116,7 +116,7 @@ class Context:
         notify: is told of each change, once it is done: the event's name as Redis has it, and the key.
         client: who asks.
         max_key, max_value: the longest that may be written, in bytes.
-        max_batch: so many commands may come together.
+        max_batch: so many commands may come together, and so many keys.
         batch_seconds: how long they may take.
         max_reply: the longest reply with several values, in bytes.
         max_keys: so many entries may be looked at by one command.
@@ -203,6 +203,18 @@ class Context:
             raise ValueTooLong(
                 f"the value would have {value_len} bytes; at most {self.max_value} are allowed"
             )
+
+    def check_keys(self, count: int) -> None:
+        """Find out whether one command or transaction may name so many keys: it locks out others meanwhile.
+
+        Args:
+            count: how many.
+
+        Raises:
+            BatchTooLong: if they are more than ``max_batch``.
+        """
+        if count > self.max_batch:
+            raise BatchTooLong(f"{count} keys are too many; at most {self.max_batch} may come together")
 
     def check_reply(self, size: int) -> None:
         """Find out whether a reply may be so long.

@@ -25,6 +25,7 @@ _NONE: Final = Status(b"none")
 def _delete(context: Context, words: list[bytes]) -> Reply:
     """Remove entries, at one moment; how many there were."""
     keys = words[1:]
+    context.check_keys(len(keys))
     if len(keys) == 1:
         gone = keys if context.space.delete(keys[0], context.clock) else []
     else:
@@ -51,6 +52,7 @@ def unlink(context: Context, words: list[bytes]) -> Reply:
 
 def _there(context: Context, words: list[bytes]) -> Reply:
     """How many of some keys are there, at one moment; one that is named twice counts twice."""
+    context.check_keys(len(words) - 1)
     if len(words) == 2:
         entries = [context.space.get(words[1], context.clock)]
     else:

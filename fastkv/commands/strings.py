@@ -211,6 +211,7 @@ def getex(context: Context, words: list[bytes]) -> Reply:
 @command("MGET", -2, (1, -1, 1))
 def mget(context: Context, words: list[bytes]) -> Reply:
     """The values of several keys, at one moment."""
+    context.check_keys(len(words) - 1)
     entries = context.space.get_together(words[1:], context.clock)
     misses = entries.count(None)
     context.counters[_MISSES] += misses
@@ -223,6 +224,7 @@ def _pairs(context: Context, words: list[bytes]) -> list[tuple[bytes, bytes]]:
     """The keys and values of MSET, in order."""
     if not len(words) % 2:
         raise wrong_number(words[0].decode())
+    context.check_keys(len(words) // 2)
     pairs = list(zip(words[1::2], words[2::2], strict=True))
     for key, value in pairs:
         context.check(key, len(value))

@@ -49,6 +49,7 @@ def together(
         another state, and nothing was done.
 
     Raises:
+        BatchTooLong: if they name too many keys; nothing was done.
         ReplyTooLong: if the replies are longer together than a reply may be; nothing was done.
         BatchTooLong: if they take longer than they may; nothing was done.
         StoreFull, StoreBusy: as of the store; nothing was done.
@@ -82,10 +83,10 @@ def together(
                 context.check_reply(size)
         return replies
 
-    keys = None
-    if not any(asked.all_keys for asked, _ in commands):
-        keys = sorted({*watched, *[key for asked, words in commands for key in asked.keys(words)]})
-    replies = context.space.transact(keys, body, context.clock)
+    keys = {*watched, *[key for asked, words in commands for key in asked.keys(words)]}
+    context.check_keys(len(keys))
+    every = any(asked.all_keys for asked, _ in commands)
+    replies = context.space.transact(None if every else sorted(keys), body, context.clock)
     for column, count in enumerate(counts):
         if count:
             context.counters[column] += count
