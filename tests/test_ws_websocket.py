@@ -51,8 +51,8 @@ CASES: dict[str, tuple[bytes, list[Frame]]] = {
         [Frame(BINARY, bytes(size)) for size in (125, 126, 127)],
     ),
     "a length of more bytes than it needs": (
-        frame(TEXT, b"a", width=2) + frame(TEXT, b"b", width=8),
-        [Frame(TEXT, b"a"), Frame(TEXT, b"b")],
+        frame(TEXT, b"a") + frame(TEXT, b"b", width=2) + frame(TEXT, b"c"),
+        [Frame(TEXT, b"a"), closed(1002)],
     ),
     "fragments": (
         frame(TEXT, b"a", fin=False) + frame(CONT, b"", fin=False) + frame(CONT, b"b") + frame(TEXT, b"c"),
@@ -82,6 +82,16 @@ CASES: dict[str, tuple[bytes, list[Frame]]] = {
     "a close whose reason is no text": (close(1000, b"\xff"), [closed(1007)]),
     "a long ping": (frame(PING, bytes(126)), [closed(1002)]),
     "a fragmented ping": (frame(PING, fin=False), [closed(1002)]),
+    "a length of 16 bits that fits 7": (b"\x81\xfe\x00\x7d" + bytes(4 + 125), [closed(1002)]),
+    "a length of 16 bits that needs them": (
+        b"\x81\xfe\x00\x7e" + bytes(4) + b"a" * 126,
+        [Frame(TEXT, b"a" * 126)],
+    ),
+    "a length of 64 bits that fits 16": (
+        b"\x82\xff" + (65535).to_bytes(8, "big") + bytes(4 + 65535),
+        [closed(1002)],
+    ),
+    "a ping whose length takes 16 bits": (b"\x89\xfe\x00\x01" + bytes(5), [closed(1002)]),
     "no mask": (frame(TEXT, b"a", mask=None), [closed(1002)]),
     "a continuation of nothing": (frame(TEXT, b"a") + frame(CONT, b"b"), [Frame(TEXT, b"a"), closed(1002)]),
     "a message among fragments": (frame(TEXT, b"a", fin=False) + frame(TEXT, b"b"), [closed(1002)]),

@@ -106,6 +106,19 @@ def measure(data: bytes, at: int) -> int | None:
     return head + length
 
 
+def is_padded(data: bytes, at: int) -> bool:
+    """Whether the length of a frame takes more bytes than it needs (RFC 6455, 5.2).
+
+    Args:
+        data: what was received, the frame's header whole.
+        at: where the frame begins.
+    """
+    kind = data[at + 1] & 0x7F
+    if kind == 126:
+        return data[at + 2 : at + 4] <= b"\x00\x7d"
+    return kind == 127 and data[at + 2 : at + 8] == bytes(6)
+
+
 def build(first: int, payload: bytes) -> bytes:
     """Build a frame of the server: unmasked, whole.
 

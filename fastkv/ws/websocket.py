@@ -281,6 +281,9 @@ class WebSocket(Stalling):
                     size = frames.measure(data, at)
                     if size is None:
                         break
+                    if frames.is_padded(data, at):
+                        out.append(self._refuse(CloseCode.PROTOCOL_ERROR, _PADDED))
+                        break
                     self._missing = size
                     if data[at] & _OPCODE == Opcode.CLOSE:
                         # It may come between fragments (RFC 6455, 5.4), which the library does not expect.
@@ -458,5 +461,6 @@ class WebSocket(Stalling):
 _OPCODE: Final = 0x0F
 _MESSAGES: Final = int(Column.MESSAGES)
 _DATA: Final = frozenset((Opcode.TEXT, Opcode.BINARY, Opcode.CONT))
+_PADDED: Final = "The length of a frame takes more bytes than it needs."
 _NO_TEXT: Final = "The message is not UTF-8."
 _make_decoder: Final = codecs.getincrementaldecoder("utf-8")
