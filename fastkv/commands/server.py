@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from fastkv import __version__
 from fastkv.commands.arguments import printable
 from fastkv.commands.keys import check_database
-from fastkv.commands.replies import OK, CommandError, Status
+from fastkv.commands.replies import OK, CommandError, Status, size_of
 from fastkv.commands.table import COMMANDS, command, find, wrong_number
 
 if TYPE_CHECKING:
@@ -75,7 +75,9 @@ def command_(context: Context, words: list[bytes]) -> Reply:
     subcommand = _SUBCOMMANDS.get(words[1].upper())
     if subcommand is None:
         raise CommandError(f"ERR unknown subcommand '{printable(words[1])}'. Try COMMAND HELP.")
-    return subcommand(words)
+    reply = subcommand(words)
+    context.check_reply(size_of(reply))
+    return reply
 
 
 def _told(known: Command | None) -> Reply:
