@@ -1,9 +1,10 @@
 """The store: a sharded key-value arena in shared memory.
 
 It knows no wire and no clock: keys and values are bytes, time is an argument. Layers, each importing only
-those below it: ``store`` → ``transaction`` → ``update``/``together``/``picking``/``commit`` → ``room`` →
-``reading``/``scan``/``eviction``/``check``/``attach`` → ``repair`` → ``shard``/``verify``/``redo`` → ``log``
-→ ``index``/``segments`` → ``records``/``persist`` → ``layout``/``lock``.
+those below it: ``store`` → ``transactions`` → ``transaction`` →
+``update``/``together``/``picking``/``commit`` → ``room`` →
+``reading``/``scan``/``eviction``/``check``/``attach`` → ``repair`` → ``shard``/``verify``/``redo`` →
+``log`` → ``index``/``segments`` → ``records``/``persist`` → ``layout``/``lock``.
 """
 
 from fastkv.store.reading import Entry

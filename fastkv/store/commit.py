@@ -137,6 +137,8 @@ class Commit:
             by_shard.setdefault((write.key_hash & self._low_mask) >> TAG_BITS, []).append(write)
         try:
             return self._run(by_shard, versions)
+        except StoreFull:  # before anything was written
+            raise
         except BaseException:
             self._redo.recover_or_die()
             for number in by_shard:

@@ -48,7 +48,7 @@ from fastkv.store.segments import Segments
 from fastkv.store.shard import Shard
 from fastkv.store.sweep import Sweep
 from fastkv.store.together import Together
-from fastkv.store.transaction import Transactions
+from fastkv.store.transactions import Transactions
 from fastkv.store.update import Updater, always
 from fastkv.store.verify import Verifier
 from fastkv.store.verifying import VerifyingReader

@@ -1,38 +1,25 @@
-"""Several changes at one moment, all or none.
+"""What the body of a transaction sees: the store with what it has changed so far.
 
-In: the keys, and a body that reads and changes them. Their shards are locked, so nobody comes in between;
-what the body changes is kept beside the store, seen by its later steps and by nobody else, and published at
-its end (``commit``). Whoever finds no room lets go of everything, makes room and begins again, because
-meanwhile the entries may be others.
+In: reads and changes, as the store takes them. Out: entries as they are by now, and at the end what becomes
+of each key that was changed (`Write`). Nothing of it is in the store yet, and nobody else sees it.
 """
 
 from __future__ import annotations
 
-from contextlib import contextmanager
 from random import choice, randrange
 from typing import TYPE_CHECKING, Final, TypeVar
 
-from xxhash import xxh3_64_intdigest
-
 from fastkv.errors import KeyTooLong, StoreError, ValueTooLong
-from fastkv.store.commit import Commit, Write
-from fastkv.store.layout import COUNT_MAX, SH_VERSION, TAG_BITS, Arena, count_at
-from fastkv.store.picking import Picker
-from fastkv.store.scan import KeyScanner, Scanner
+from fastkv.store.commit import Write
 from fastkv.store.together import Instant, living
 from fastkv.store.update import DELETE, Retime
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Sequence
 
-    from fastkv.store.index import Index
-    from fastkv.store.reading import Entry, Reader
-    from fastkv.store.redo import Redo
-    from fastkv.store.repair import Guard
-    from fastkv.store.room import Room
-    from fastkv.store.scan import Scanned
-    from fastkv.store.segments import Segments
-    from fastkv.store.shard import Shard
+    from fastkv.store.reading import Entry
+    from fastkv.store.scan import Scanned, Scanner
+    from fastkv.store.transactions import Transactions
     from fastkv.store.update import Decide
 
     T = TypeVar("T")
@@ -41,156 +28,6 @@ if TYPE_CHECKING:
 _WRITE_OVERHEAD: Final = 64
 # Among so many picks one is there, unless the transaction has changed nearly all.
 _PICKS: Final = 16
-
-
-class Transactions:
-    """Runs transactions on a store.
-
-    Attributes:
-        max_key_bytes: the longest key.
-        max_value_bytes: the longest value, and the most that one transaction may write.
-        shard_count: how many shards there are.
-        scanner: walks through all entries, whose shards are locked.
-        key_scanner: the same without their values.
-        picker: picks one of them.
-    """
-
-    __slots__ = (
-        "_arena",
-        "_commit",
-        "_guard",
-        "_index",
-        "_low_mask",
-        "_reader",
-        "_redo",
-        "_room",
-        "_seed",
-        "_shards",
-        "key_scanner",
-        "max_key_bytes",
-        "max_value_bytes",
-        "picker",
-        "scanner",
-        "shard_count",
-    )
-
-    def __init__(
-        self,
-        arena: Arena,
-        shards: list[Shard],
-        segments: Segments,
-        index: Index,
-        reader: Reader,
-        seed: int,
-        guard: Guard,
-        redo: Redo,
-        commit: Commit,
-        room: Room,
-    ) -> None:
-        """Bind to a store.
-
-        Args:
-            arena: the arena.
-            shards: its shards.
-            segments: its pool.
-            index: its index.
-            reader: reads entries.
-            seed: seed of the keys' hashes.
-            guard: holds the locks of shards.
-            redo: has the transaction lock.
-            commit: publishes.
-            room: makes room.
-        """
-        self._arena = arena
-        self._shards = shards
-        self._index = index
-        self._reader = reader
-        self._seed = seed
-        self._guard = guard
-        self._redo = redo
-        self._commit = commit
-        self._room = room
-        self._low_mask = (arena.geometry.shards << TAG_BITS) - 1
-        self.shard_count = len(shards)
-        self.max_key_bytes = arena.geometry.longest_key
-        self.max_value_bytes = arena.geometry.longest_value
-        self.scanner = Scanner(arena, shards, segments, index, seed, Unguarded())
-        self.key_scanner = KeyScanner(arena, shards, segments, index, seed, Unguarded())
-        self.picker = Picker(arena, index, self.scanner)
-
-    def run(
-        self, keys: Sequence[bytes] | None, body: Callable[[Transaction], T], clock: Callable[[], int]
-    ) -> T:
-        """Do several things with some keys at one moment, all or none.
-
-        Args:
-            keys: all that the body may name; None: any, and walks over all entries.
-            body: is given the transaction. It runs under locks, so it must be quick, and may use the store by
-                way of the transaction only. It is run again, on what is there then, if room had to be made:
-                so it must not mind being repeated, and what it did last counts. If it raises, nothing has
-                changed and the exception passes.
-            clock: milliseconds now; called only if room has to be made.
-
-        Returns:
-            What the body returned.
-
-        Raises:
-            KeyTooLong, ValueTooLong: if the body writes what the store does not take, or too much at once.
-            StoreFull: if no room could be made.
-            StoreBusy: if a lock was not free within the bound.
-            StoreError: if that were more locks than one process may hold.
-        """
-        numbers = range(len(self._shards)) if keys is None else {self.number(self.hash(key)) for key in keys}
-
-        def attempt() -> tuple[T, int]:
-            with self._redo.locked(), self._guard.holding_all(numbers, self._shards):
-                transaction = Transaction(self, frozenset(numbers))
-                result = body(transaction)
-                return result, self._commit.run(transaction.writes(), transaction.versions)
-
-        result, segments = attempt()
-        return self._room.until(segments, attempt, clock) if segments else result
-
-    def flush(self) -> int:
-        """Drop all entries at one moment.
-
-        Returns:
-            How many they were, those included that had expired.
-
-        Raises:
-            StoreBusy: if a lock was not free within the bound.
-            StoreError: if that were more locks than one process may hold.
-        """
-        with self._redo.locked(), self._guard.holding_all(range(len(self._shards)), self._shards):
-            return self._commit.flush()
-
-    # -- what a transaction needs of the store ---------------------------------------------------------------
-
-    def hash(self, key: bytes) -> int:
-        """A key's hash."""
-        return xxh3_64_intdigest(key, self._seed)
-
-    def number(self, key_hash: int) -> int:
-        """The number of a key's shard."""
-        return (key_hash & self._low_mask) >> TAG_BITS
-
-    def last_version(self, number: int) -> int:
-        """The version of the newest write to a shard."""
-        return self._arena.words[self._shards[number].header + SH_VERSION]
-
-    def read(self, key_hash: int, key: bytes, *, with_value: bool = True) -> Entry | None:
-        """An entry of the store, whatever its deadline."""
-        return self._reader.read(key_hash, key, with_value=with_value)
-
-    def stands(self, key_hash: int, key: bytes) -> bool:
-        """Tell whether a key has an entry in the store, whatever its deadline."""
-        return self._index.locate(key_hash, key)[0] != 0
-
-    def count_access(self, slot: int) -> None:
-        """Count an access to an entry of the store."""
-        place = count_at(slot)
-        if self._arena.counts[place] < COUNT_MAX:
-            self._arena.counts[place] += 1
 
 
 class Transaction:
@@ -441,15 +278,6 @@ class Transaction:
         """Make sure that every shard is locked."""
         if len(self._numbers) < self._store.shard_count:
             raise RuntimeError("the transaction does not hold all shards")
-
-
-class Unguarded:
-    """Stands for the ``Guard`` where all locks are held already."""
-
-    @contextmanager
-    def holding(self, shard: Shard) -> Iterator[None]:  # noqa: ARG002 - as the guard's
-        """Do without the lock."""
-        yield
 
 
 def _size(write: Write) -> int:
