@@ -76,12 +76,15 @@ def read_replies(sent: bytes, methods: Iterable[bytes]) -> list[Reply]:
 
 
 def _check_error(reply: Reply, method: bytes) -> None:
-    """An error is one sentence in JSON, and says what it has to say besides."""
+    """An error is one sentence in JSON, and says what it has to say besides; that of a command is Redis'."""
     assert reply.fields["content-type"] == "application/json"
     if method != b"HEAD":
         error = json.loads(reply.body)
-        assert error.keys() == {"status", "message"}
-        assert error["status"] == "ERROR"
-        assert error["message"].endswith(".")
+        of_command = error.pop("error", None)
+        assert error.keys() == ({"status", "message"} if error or of_command is None else set())
+        if error:
+            assert error["status"] == "ERROR"
+            assert error["message"].endswith(".")
+            assert of_command in (None, f"ERR {error['message']}")
     assert ("allow" in reply.fields) >= (reply.status == 405)
     assert ("retry-after" in reply.fields) >= (reply.status == 503)
