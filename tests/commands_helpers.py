@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from store_helpers import NOW_MS, HandClock
 
-from fastkv.commands.context import Nobody
+from fastkv.commands.context import Limits, Nobody
 from fastkv.commands.execute import Commands
 from fastkv.commands.replies import CommandError, Reply
 from fastkv.commands.session import Session
@@ -16,6 +16,16 @@ if TYPE_CHECKING:
     from fastkv.store import Store
 
 UNIX_NOW_MS = 1_700_000_000_000
+
+LIMITS = Limits(
+    max_key=100,
+    max_value=10_000,
+    max_batch=20,
+    batch_seconds=60.0,
+    max_reply=20_000,
+    max_keys=5000,
+    max_transaction=1 << 20,
+)
 
 
 class Asked:
@@ -30,11 +40,7 @@ class Asked:
             store,
             self.clock,
             self.counters,
-            max_key=100,
-            max_value=10_000,
-            max_batch=20,
-            max_reply=20_000,
-            max_keys=5000,
+            limits=LIMITS,
             notify=lambda event, key: self.told.append((event, key)),
             ahead_ms=lambda: UNIX_NOW_MS - NOW_MS,
         )

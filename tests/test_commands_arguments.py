@@ -4,7 +4,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fastkv.commands.arguments import LARGEST, SMALLEST, integer, maybe_integer, printable
+from fastkv.commands.arguments import (
+    LARGEST,
+    LONGEST_PATTERN,
+    SMALLEST,
+    glob_of,
+    integer,
+    maybe_integer,
+    printable,
+)
 from fastkv.commands.replies import CommandError
 
 
@@ -64,3 +72,9 @@ def test_a_very_long_word_is_no_integer() -> None:
 )
 def test_a_word_is_repeated_on_one_line(word: bytes, most: int, text: str) -> None:
     assert printable(word, most) == text
+
+
+def test_a_pattern_is_not_longer_than_it_may_be() -> None:
+    assert glob_of(b"a" * LONGEST_PATTERN).matches(b"a" * LONGEST_PATTERN)
+    with pytest.raises(CommandError, match="65536"):
+        glob_of(b"a" * (LONGEST_PATTERN + 1))

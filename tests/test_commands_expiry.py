@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from commands_helpers import UNIX_NOW_MS, Asked, error
+from commands_helpers import LIMITS, UNIX_NOW_MS, Asked, error
 
 from fastkv.clock import boot_ms
 from fastkv.commands.context import NOBODY
@@ -100,11 +100,7 @@ def test_unix_time_is_that_of_the_machine(asked: Asked) -> None:
         asked.store,
         boot_ms,
         [0] * ROW_WORDS,
-        max_key=100,
-        max_value=100,
-        max_batch=1,
-        max_reply=100,
-        max_keys=1,
+        limits=LIMITS,
     )
     for moment in range(4_102_444_800_000, 4_102_444_800_100):
         commands.run([b"SET", b"a", b"", b"PXAT", b"%d" % moment], NOBODY)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from commands_cases import CASES, DIFFERENCES, Case, Step
+from commands_helpers import LIMITS
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from redis_server import SERVER, RedisClient, running_redis
@@ -95,11 +97,7 @@ def both(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Both]:
             store,
             boot_ms,
             counters,
-            max_key=10_000,
-            max_value=1 << 20,
-            max_batch=100,
-            max_reply=1 << 20,
-            max_keys=1000,
+            limits=replace(LIMITS, max_key=10_000, max_value=1 << 20, max_batch=100, max_reply=1 << 20),
             notify=lambda event, key: told.append((event, key)),
         )
         yield Both(commands, told, clients)

@@ -55,7 +55,7 @@ def test_the_bounds_of_one_command_are_an_error_among_the_replies(asked: Asked) 
 
 @pytest.mark.parametrize("text", ["MGET", "DEL", "EXISTS", "MSET", "MSETNX"])
 def test_keys_are_no_more_than_commands_may_be(asked: Asked, text: str) -> None:
-    most = asked.commands._context.max_batch
+    most = asked.commands._context.limits.max_batch
     step = 2 if text.startswith("MSET") else 1
     words = [text.encode(), *[b"%d" % i for i in range(most * step)]]
     assert not isinstance(asked.commands.run(words, NOBODY), CommandError)

@@ -6,6 +6,7 @@ from contextlib import closing, contextmanager
 from typing import TYPE_CHECKING
 
 import pytest
+from commands_helpers import LIMITS
 from fake import in_loop
 from pubsub_helpers import House, Listener, house, settled
 from redis_server import SERVER, RedisClient, running_redis
@@ -56,11 +57,7 @@ class Here:
             store,
             self.clock,
             place.board.rows[0],
-            max_key=100,
-            max_value=10_000,
-            max_batch=20,
-            max_keys=1000,
-            max_reply=20_000,
+            limits=LIMITS,
             notify=self.events.notify,
             hub=self.hub,
             ahead_ms=lambda: 1_000_000_000,
@@ -281,11 +278,7 @@ def test_without_a_hub_nobody_is_reached() -> None:
             store,
             HandClock(),
             place_row(),
-            max_key=9,
-            max_value=9,
-            max_batch=9,
-            max_keys=1000,
-            max_reply=9,
+            limits=LIMITS,
             ahead_ms=lambda: 0,
         )
         assert commands.run([b"PUBLISH", b"a", b"b"], NOBODY) == 0

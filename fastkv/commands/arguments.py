@@ -1,4 +1,4 @@
-"""What the words of a command say: numbers and lengths of time, as strictly as Redis reads them.
+"""What the words of a command say: numbers, lengths of time and patterns, as strictly as Redis reads them.
 
 In: words. Out: what they say; CommandError with Redis' sentence where they say nothing valid.
 """
@@ -9,10 +9,14 @@ import re
 from typing import Final
 
 from fastkv.commands.replies import CommandError
+from fastkv.glob import Glob
 
 LARGEST: Final = (1 << 63) - 1
 """The largest integer that a command takes, or that a value may be counted up to."""
 SMALLEST: Final = -(1 << 63)
+
+LONGEST_PATTERN: Final = 1 << 16
+"""Bytes of the longest pattern: a pattern that is compiled takes some hundred times as many."""
 
 LONGEST_STRING: Final = 512 << 20
 """What Redis allows a value at most (proto-max-bulk-len); the store takes less, and says so otherwise."""
@@ -81,3 +85,17 @@ def expire_error(name: bytes) -> CommandError:
         name: of the command, as the client wrote it.
     """
     return CommandError(f"ERR invalid expire time in '{name.decode().lower()}' command")
+
+
+def glob_of(word: bytes) -> Glob:
+    """Compile a pattern.
+
+    Args:
+        word: up to ``LONGEST_PATTERN`` bytes.
+
+    Raises:
+        CommandError: if it is longer.
+    """
+    if len(word) > LONGEST_PATTERN:
+        raise CommandError(f"ERR the pattern has more than {LONGEST_PATTERN} bytes")
+    return Glob(word)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from copy import copy
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Protocol, TypeVar
 
 from fastkv.commands.replies import CommandError
@@ -105,6 +107,28 @@ def _to_nobody(channel: bytes, payload: bytes) -> int:
     return 0
 
 
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """The bounds of commands; ``fastkv.settings`` owns their defaults.
+
+    Attributes:
+        max_key, max_value: the longest that may be written, in bytes.
+        max_batch: so many commands may come together, and so many keys.
+        batch_seconds: how long they may take.
+        max_reply: the longest reply with several values, in bytes.
+        max_keys: so many entries may be looked at by one command.
+        max_transaction: what a connection may keep for its transaction, in bytes.
+    """
+
+    max_key: int
+    max_value: int
+    max_batch: int
+    batch_seconds: float
+    max_reply: int
+    max_keys: int
+    max_transaction: int
+
+
 class Context:
     """What a command is given besides its words.
 
@@ -115,12 +139,7 @@ class Context:
         counters: where hits, misses, puts and deletes are counted.
         notify: is told of each change, once it is done: the event's name as Redis has it, and the key.
         client: who asks.
-        max_key, max_value: the longest that may be written, in bytes.
-        max_batch: so many commands may come together, and so many keys.
-        batch_seconds: how long they may take.
-        max_reply: the longest reply with several values, in bytes.
-        max_keys: so many entries may be looked at by one command.
-        max_transaction: what a connection may keep for its transaction, in bytes.
+        limits: the bounds.
         hub: who passes messages on; None where there is nobody.
         publish: sends a message on a channel; says how many get it.
         stats: what the server tells of itself.
@@ -128,17 +147,11 @@ class Context:
 
     __slots__ = (
         "ahead_ms",
-        "batch_seconds",
         "client",
         "clock",
         "counters",
         "hub",
-        "max_batch",
-        "max_key",
-        "max_keys",
-        "max_reply",
-        "max_transaction",
-        "max_value",
+        "limits",
         "notify",
         "publish",
         "space",
@@ -154,15 +167,8 @@ class Context:
         notify: Notify,
         *,
         client: Client,
-        max_key: int,
-        max_value: int,
-        max_batch: int,
-        batch_seconds: float,
-        max_reply: int,
-        max_keys: int,
-        max_transaction: int,
+        limits: Limits,
         hub: Hub | None,
-        publish: Publish | None = None,
         stats: Callable[[], dict[str, int]],
     ) -> None:
         """See the attributes."""
@@ -172,15 +178,9 @@ class Context:
         self.counters = counters
         self.notify = notify
         self.client = client
-        self.max_key = max_key
-        self.max_value = max_value
-        self.max_batch = max_batch
-        self.batch_seconds = batch_seconds
-        self.max_reply = max_reply
-        self.max_keys = max_keys
-        self.max_transaction = max_transaction
+        self.limits = limits
         self.hub = hub
-        self.publish = publish or (hub.publish if hub else _to_nobody)
+        self.publish: Publish = hub.publish if hub else _to_nobody
         self.stats = stats
 
     def check(self, key: bytes, value_len: int = 0) -> None:
@@ -197,12 +197,25 @@ class Context:
         """
         if not key:
             raise CommandError("ERR the key is empty; a key has at least one byte here")
-        if len(key) > self.max_key:
-            raise KeyTooLong(f"the key has {len(key)} bytes; at most {self.max_key} are allowed")
-        if value_len > self.max_value:
+        if len(key) > self.limits.max_key:
+            raise KeyTooLong(f"the key has {len(key)} bytes; at most {self.limits.max_key} are allowed")
+        if value_len > self.limits.max_value:
             raise ValueTooLong(
-                f"the value would have {value_len} bytes; at most {self.max_value} are allowed"
+                f"the value would have {value_len} bytes; at most {self.limits.max_value} are allowed"
             )
+
+    def check_batch(self, count: int) -> None:
+        """Find out whether so many commands may come together.
+
+        Args:
+            count: how many.
+
+        Raises:
+            BatchTooLong: if they are more than ``max_batch``.
+        """
+        most = self.limits.max_batch
+        if count > most:
+            raise BatchTooLong(f"{count} commands are too many; at most {most} may come together")
 
     def check_keys(self, count: int) -> None:
         """Find out whether one command or transaction may name so many keys: it locks out others meanwhile.
@@ -213,8 +226,10 @@ class Context:
         Raises:
             BatchTooLong: if they are more than ``max_batch``.
         """
-        if count > self.max_batch:
-            raise BatchTooLong(f"{count} keys are too many; at most {self.max_batch} may come together")
+        if count > self.limits.max_batch:
+            raise BatchTooLong(
+                f"{count} keys are too many; at most {self.limits.max_batch} may come together"
+            )
 
     def check_reply(self, size: int) -> None:
         """Find out whether a reply may be so long.
@@ -225,8 +240,10 @@ class Context:
         Raises:
             ReplyTooLong: if not.
         """
-        if size > self.max_reply:
-            raise ReplyTooLong(f"the reply would take {size} bytes; at most {self.max_reply} are allowed")
+        if size > self.limits.max_reply:
+            raise ReplyTooLong(
+                f"the reply would take {size} bytes; at most {self.limits.max_reply} are allowed"
+            )
 
     def within(self, space: Space, counters: Counters, notify: Notify, publish: Publish) -> Context:
         """The context of a command in a transaction.
@@ -237,21 +254,6 @@ class Context:
             notify: keeps what is told once it is committed.
             publish: keeps what is sent once it is committed; says how many would get it now.
         """
-        return Context(
-            space,
-            self.clock,
-            self.ahead_ms,
-            counters,
-            notify,
-            client=self.client,
-            max_key=self.max_key,
-            max_value=self.max_value,
-            max_batch=self.max_batch,
-            batch_seconds=self.batch_seconds,
-            max_reply=self.max_reply,
-            max_keys=self.max_keys,
-            max_transaction=self.max_transaction,
-            hub=self.hub,
-            publish=publish,
-            stats=self.stats,
-        )
+        inner = copy(self)
+        inner.space, inner.counters, inner.notify, inner.publish = space, counters, notify, publish
+        return inner

@@ -9,32 +9,24 @@ from time import monotonic
 from typing import TYPE_CHECKING, Final
 
 from fastkv.clock import unix_ahead_ms
-from fastkv.commands import (  # the families, which fill the table
-    bits,  # noqa: F401
-    expiry,  # noqa: F401
-    keys,  # noqa: F401
-    keyspace,  # noqa: F401
-    pubsub,  # noqa: F401
-    server,  # noqa: F401
-    strings,  # noqa: F401
-    transactions,
-)
-from fastkv.commands import counters as _counters  # noqa: F401 - another one of them
+from fastkv.commands import bits, counters, expiry, keys, keyspace, pubsub, server, strings, transactions
 from fastkv.commands.context import NOBODY, Context
 from fastkv.commands.failures import failure
 from fastkv.commands.replies import CommandError, size_of
 from fastkv.commands.table import SPELLINGS, checked, find
-from fastkv.commands.transactions import check_batch
 from fastkv.errors import BatchTooLong, ReplyTooLong
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from fastkv.commands.context import Client, Counters, Notify
+    from fastkv.commands.context import Client, Counters, Limits, Notify
     from fastkv.commands.replies import Reply
     from fastkv.commands.table import Command
     from fastkv.pubsub.hub import Hub
     from fastkv.store import Store
+
+FAMILIES: Final = (bits, counters, expiry, keys, keyspace, pubsub, server, strings, transactions)
+"""The modules that have put their commands into the table."""
 
 _NO_TIME: Final = "not executed: the commands before this one took as long as they may together"
 _NO_ROOM: Final = "not executed: the replies before this one are as long as they may be together"
@@ -51,13 +43,7 @@ class Commands:
         clock: Callable[[], int],
         counters: Counters,
         *,
-        max_key: int,
-        max_value: int,
-        max_batch: int,
-        max_reply: int,
-        max_keys: int,
-        max_transaction: int = 1 << 20,
-        batch_seconds: float = 2.0,
+        limits: Limits,
         notify: Notify | None = None,
         hub: Hub | None = None,
         ahead_ms: Callable[[], int] | None = None,
@@ -69,13 +55,7 @@ class Commands:
             space: the store.
             clock: milliseconds now, on the clock of the entries' deadlines.
             counters: this worker's row of the board.
-            max_key: bytes of the longest key.
-            max_value: bytes of the longest value.
-            max_batch: so many commands may come together.
-            max_reply: bytes of the longest reply with several values.
-            max_keys: so many entries may be looked at by one command.
-            max_transaction: what a connection may keep for its transaction, in bytes.
-            batch_seconds: how long commands that come together may take.
+            limits: the bounds.
             notify: is told of each change, once it is done: the event's name as Redis has it, and the key;
                 None where nobody listens. It may not use the commands.
             hub: who passes messages on; None where there is nobody.
@@ -89,13 +69,7 @@ class Commands:
             counters,
             notify or (lambda _event, _key: None),
             client=NOBODY,
-            max_key=max_key,
-            max_value=min(max_value, space.max_value_bytes),
-            max_batch=max_batch,
-            batch_seconds=batch_seconds,
-            max_reply=max_reply,
-            max_keys=max_keys,
-            max_transaction=max_transaction,
+            limits=limits,
             hub=hub,
             stats=stats or space.stats,
         )
@@ -139,7 +113,7 @@ class Commands:
         context = self._context
         context.client = client
         try:
-            check_batch(context, len(commands))
+            context.check_batch(len(commands))
             asked = [(checked(words), words) for words in commands]
         except BatchTooLong as error:
             return failure(error, context.counters)
@@ -166,12 +140,12 @@ class Commands:
         """
         context = self._context
         try:
-            check_batch(context, len(commands))
+            context.check_batch(len(commands))
         except BatchTooLong as error:
             return failure(error, context.counters)
         replies: list[Reply] = []
-        room = context.max_reply
-        end = monotonic() + context.batch_seconds
+        room = context.limits.max_reply
+        end = monotonic() + context.limits.batch_seconds
         for words in commands:
             if room < 0:
                 reply: Reply = failure(ReplyTooLong(_NO_ROOM), context.counters)
@@ -187,11 +161,6 @@ class Commands:
     def find(name: bytes) -> Command | None:
         """Find a command by its name, however that is spelt."""
         return find(name)
-
-    @staticmethod
-    def is_known(name: bytes) -> bool:
-        """Whether there is a command of that name."""
-        return find(name) is not None
 
     @staticmethod
     def _checked(words: list[bytes], client: Client) -> Command:

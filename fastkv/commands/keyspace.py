@@ -5,8 +5,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Final
 
-from fastkv.commands.arguments import integer, syntax_error
-from fastkv.commands.glob import Glob
+from fastkv.commands.arguments import glob_of, integer, syntax_error
 from fastkv.commands.replies import OK, CommandError
 from fastkv.commands.table import command
 from fastkv.errors import StoreBusy, StoreError, WalkTooLong, WrongCursor
@@ -14,6 +13,7 @@ from fastkv.errors import StoreBusy, StoreError, WalkTooLong, WrongCursor
 if TYPE_CHECKING:
     from fastkv.commands.context import Context
     from fastkv.commands.replies import Reply
+    from fastkv.glob import Glob
 
 # Entries are looked at in pieces of so many, and so many bytes.
 _MOST_AT_ONCE: Final = 4096
@@ -31,11 +31,11 @@ def _some_keys(context: Context, cursor: int, most: int) -> tuple[list[bytes], i
 @command("KEYS", 2, all_keys=True)
 def keys(context: Context, words: list[bytes]) -> Reply:
     """All keys that match a pattern."""
-    glob = Glob(words[1])
+    glob = glob_of(words[1])
     there = context.space.entries()
-    if there > context.max_keys:
+    if there > context.limits.max_keys:
         raise WalkTooLong(
-            f"there are {there} entries; KEYS looks through at most {context.max_keys}; use SCAN"
+            f"there are {there} entries; KEYS looks through at most {context.limits.max_keys}; use SCAN"
         )
     # A key may be met twice if what is walked through grows meanwhile.
     found: dict[bytes, None] = {}
@@ -73,7 +73,7 @@ def _scan_options(words: list[bytes]) -> tuple[Glob | None, int, bool]:
         if argument is None or option not in (b"MATCH", b"COUNT", b"TYPE"):
             raise syntax_error()
         if option == b"MATCH":
-            glob = Glob(argument)
+            glob = glob_of(argument)
         elif option == b"TYPE":
             wanted = argument.lower() == b"string"
         else:

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from fastkv.commands.arguments import printable
-from fastkv.commands.glob import Glob
+from fastkv.commands.arguments import glob_of, printable
 from fastkv.commands.replies import CommandError, Several
 from fastkv.commands.table import command, wrong_number
 from fastkv.pubsub.bounds import CannotPublish, CannotSubscribe
@@ -67,7 +66,7 @@ def pubsub(context: Context, words: list[bytes]) -> Reply:
             )
         names = hub.channels()
         if len(words) == 3:
-            names = list(filter(Glob(words[2]).matches, names))
+            names = list(filter(glob_of(words[2]).matches, names))
         context.check_reply(sum(map(len, names)))
         return [*names]
     if subcommand == b"NUMSUB":

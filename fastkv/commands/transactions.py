@@ -73,10 +73,10 @@ def together(
         inner = context.within(space, counts, lambda event, key: told.append((event, key)), publish)
         replies: list[Reply] = []
         size = 0
-        end = monotonic() + context.batch_seconds
+        end = monotonic() + context.limits.batch_seconds
         for asked, words in commands:
             if monotonic() > end:
-                raise BatchTooLong(f"the transaction takes longer than {context.batch_seconds:g} s")
+                raise BatchTooLong(f"the transaction takes longer than {context.limits.batch_seconds:g} s")
             replies.append(_attempt(inner, asked, words))
             size += size_of(replies[-1])
             if len(replies) > 1:  # one alone is as long as it is
@@ -98,20 +98,6 @@ def together(
     return replies
 
 
-def check_batch(context: Context, count: int) -> None:
-    """Find out whether so many commands may come together.
-
-    Args:
-        context: knows the bound.
-        count: how many.
-
-    Raises:
-        BatchTooLong: if not.
-    """
-    if count > context.max_batch:
-        raise BatchTooLong(f"{count} commands are too many; at most {context.max_batch} may come together")
-
-
 def enqueue(context: Context, session: Session, asked: Command, words: list[bytes]) -> Reply:
     """Let a command wait for EXEC.
 
@@ -131,7 +117,7 @@ def enqueue(context: Context, session: Session, asked: Command, words: list[byte
     queue = session.queue
     assert queue is not None
     try:
-        check_batch(context, len(queue) + 1)
+        context.check_batch(len(queue) + 1)
         _hold(context, session, words)
     except BatchTooLong:
         session.failed = True
@@ -153,10 +139,9 @@ def _hold(context: Context, session: Session, words: list[bytes]) -> None:
         BatchTooLong: if there is no room for them.
     """
     held_bytes = session.held_bytes + sum(map(len, words)) + _WORD_OVERHEAD * len(words)
-    if held_bytes > context.max_transaction:
-        raise BatchTooLong(
-            f"the transaction would take {held_bytes} bytes; at most {context.max_transaction} are allowed"
-        )
+    most = context.limits.max_transaction
+    if held_bytes > most:
+        raise BatchTooLong(f"the transaction would take {held_bytes} bytes; at most {most} are allowed")
     session.held_bytes = held_bytes
 
 
@@ -252,7 +237,7 @@ def watch(context: Context, words: list[bytes]) -> Reply:
     session = _session(context, "WATCH")
     if session.queue is not None:
         raise CommandError("ERR WATCH inside MULTI is not allowed")
-    check_batch(context, len(session.watched) + len(words) - 1)
+    context.check_batch(len(session.watched) + len(words) - 1)
     for key in words[1:]:
         if key not in session.watched:
             _hold(context, session, [key])

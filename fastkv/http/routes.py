@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 import orjson
 
 from fastkv import __version__
+from fastkv.commands.context import Limits
 from fastkv.commands.execute import Commands
 from fastkv.errors import KeyTooLong, StoreBusy, ValueTooLong
 from fastkv.http.redis import PATH_METHODS, RedisRest
@@ -138,13 +139,15 @@ class Routes:
             store,
             clock,
             counters,
-            max_key=self.max_key,
-            max_value=self.max_value,
-            max_batch=settings.max_batch,
-            max_reply=max(settings.max_reply_bytes, self.max_value),
-            max_keys=settings.max_keys,
-            batch_seconds=settings.batch_seconds,
-            max_transaction=settings.max_message_bytes or 0,
+            limits=Limits(
+                max_key=self.max_key,
+                max_value=self.max_value,
+                max_batch=settings.max_batch,
+                batch_seconds=settings.batch_seconds,
+                max_reply=max(settings.max_reply_bytes, self.max_value),
+                max_keys=settings.max_keys,
+                max_transaction=settings.max_message_bytes or 0,
+            ),
             notify=self.events.notify,
             hub=hub,
             stats=partial(board.summary, store),
