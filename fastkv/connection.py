@@ -277,16 +277,7 @@ class Connection(Answering):
             self._hand_over(transport, self.successor)
             return
         self._stream.drop()
-        if self._eof or not transport.can_write_eof():
-            transport.close()
-            return
-        # What the client still sends is read and thrown away for a while, so that it can read the reply:
-        # closing with unread input would reset the connection under it (RFC 9112, 9.6).
-        self.since = self._flow.now
-        transport.write_eof()
-        if self._stalled:
-            self._stalled = False
-            transport.resume_reading()
+        self._linger(transport)
 
     def _hand_over(
         self, transport: asyncio.Transport, make_successor: Callable[[Service], Successor]

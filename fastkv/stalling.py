@@ -124,6 +124,24 @@ class Stalling(asyncio.Protocol):
         self._outlet = CLOSED
         self._write = CLOSED.write
 
+    def _linger(self, transport: asyncio.Transport) -> None:
+        """Close after the last output, in a way that lets the client read it.
+
+        Closing with unread input would reset the connection under it (RFC 9112, 9.6): so what the client
+        still sends is read and thrown away for a while, unless it has said all.
+
+        Args:
+            transport: its transport, open.
+        """
+        if self._eof or not transport.can_write_eof():
+            transport.close()
+            return
+        self.since = self._flow.now
+        transport.write_eof()
+        if self._stalled:
+            self._stalled = False
+            transport.resume_reading()
+
     def _stall(self) -> None:
         """Read and answer no more until output has gone out."""
         transport = self._transport

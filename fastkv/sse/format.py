@@ -32,10 +32,7 @@ def as_text(part: bytes) -> bytes:
     Returns:
         UTF-8 on one line: what has line ends as a JSON string, what is no UTF-8 with U+FFFD for what is not.
     """
-    try:
-        text = part.decode()
-    except UnicodeDecodeError:
-        text = part.decode(errors="replace")
+    text = part.decode(errors="replace")
     return orjson.dumps(text) if "\n" in text or "\r" in text else text.encode()
 
 

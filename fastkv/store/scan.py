@@ -28,7 +28,6 @@ from xxhash import xxh3_64_intdigest
 from fastkv.errors import WrongCursor
 from fastkv.store.layout import (
     BUCKET_WORDS,
-    MAX_SEGMENT,
     SEG_COVERS,
     TAG_BITS,
     TAG_MASK,
@@ -38,16 +37,14 @@ from fastkv.store.layout import (
 )
 from fastkv.store.records import (
     CALLER_FLAGS,
-    CHECKSUM_BYTES,
     DEADLINE,
     FRAGMENT,
     HEAD_BYTES,
     LARGE,
     parse_pieces,
-    parse_record,
-    record_is_whole,
     unpack_deadline,
     unpack_head,
+    whole_record,
 )
 
 if TYPE_CHECKING:
@@ -97,6 +94,8 @@ class Scanner:
         "_location_bits",
         "_locks",
         "_mem",
+        "_seed",
+        "_segment_bytes",
         "_segments",
         "_sequences_at",
         "_shards",
@@ -137,6 +136,8 @@ class Scanner:
         self._guard = guard
         self._directory = index.directory
         self._sequences_at = geometry.sequences_at
+        self._seed = seed
+        self._segment_bytes = geometry.segment_bytes
         self._location_bits = geometry.location_bits
         self._version_mask = (1 << geometry.version_bits) - 1
         # In another store the same place means other keys. A digest, because cursors are told to clients, and
@@ -294,13 +295,11 @@ class Scanner:
         return key, value, flags & CALLER_FLAGS, version, deadline_ms
 
     def _whole_record(self, at: int) -> tuple[bytes, bytes, int, int, int]:
-        """``parse_record`` of a record whose checksum fits; else it raises ValueError, too."""
-        key_len, flags, value_len, _ = unpack_head(self._mem, at)
-        size = HEAD_BYTES + (8 if flags & DEADLINE else 0) + key_len + value_len + CHECKSUM_BYTES
-        raw = self._mem[at : at + size] if value_len <= MAX_SEGMENT else b""
-        if not record_is_whole(raw):
+        """``whole_record``, which raises ValueError where there is none."""
+        record = whole_record(self._mem, at, (at // self._segment_bytes + 1) * self._segment_bytes)
+        if record is None:
             raise ValueError(f"the record at byte {at} is damaged")
-        return parse_record(raw, 0)
+        return record
 
 
 class KeyScanner(Scanner):
@@ -310,22 +309,7 @@ class KeyScanner(Scanner):
     damaged, but the key is one that has the tag of its slot.
     """
 
-    __slots__ = ("_seed",)
-
-    def __init__(
-        self,
-        arena: Arena,
-        shards: list[Shard],
-        segments: Segments,
-        index: Index,
-        seed: int,
-        guard: Holder,
-        *,
-        locks: bool = False,
-    ) -> None:
-        """Bind to a store; see ``Scanner``."""
-        super().__init__(arena, shards, segments, index, seed, guard, locks=locks)
-        self._seed = seed
+    __slots__ = ()
 
     def _copy(self, word: int, room: int, now_ms: int) -> Scanned | None:
         """``Scanner._copy``, the value empty."""

@@ -448,14 +448,10 @@ class WebSocket(Stalling):
         if transport is None or transport.is_closing():
             return
         self.since = self._flow.now
-        if self._protocol.close_rcvd is not None or self._eof or not transport.can_write_eof():
+        if self._protocol.close_rcvd is not None:
             transport.close()
-            return
-        # As `Connection._close`: closing with unread input would reset the connection under the close frame.
-        transport.write_eof()
-        if self._stalled:
-            self._stalled = False
-            transport.resume_reading()
+        else:
+            self._linger(transport)
 
 
 _OPCODE: Final = 0x0F
