@@ -25,6 +25,7 @@ NOBODY: Final = memoryview(bytes(8)).cast("Q")
 _CLASSES: Final = {
     b"set": "$",
     b"setrange": "$",
+    b"setbit": "$",
     b"append": "$",
     b"incrby": "$",
     b"incrbyfloat": "$",
