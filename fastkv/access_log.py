@@ -142,7 +142,7 @@ class LoggedConnection(Connection):
 
     __slots__ = ("_access_log", "_peer")
 
-    answers_together = False
+    answers_shortly = False
 
     def __init__(self, service: Service, access_log: AccessLog) -> None:
         """Make the protocol of a connection to be.

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 from fastkv.http.request import CLOSE, KEEP_ALIVE
 from fastkv.http.responses import DRAINING, with_fields, without_body
 from fastkv.stalling import Stalling
-from fastkv.stats import Column
+from fastkv.stats import MEMO_HIT
 from fastkv.store.layout import COUNT_MAX
 from fastkv.takeover import Takeover
 
@@ -22,10 +22,9 @@ if TYPE_CHECKING:
 
     from fastkv.http.request import Head, HttpError
     from fastkv.http.responses import Handler, Reply
+    from fastkv.memo import Remembered
     from fastkv.service import Service
     from fastkv.takeover import Successor
-
-MEMO_HITS: Final = int(Column.MEMO_HITS)
 
 _SWITCHING: Final = 101  # Switching Protocols
 
@@ -35,10 +34,10 @@ class Answering(Stalling):
 
     Attributes:
         successor: what makes the protocol that goes on with the transport after the last reply, if any does.
-        answers_together: whether pipelined requests may be answered by one call into the store.
+        answers_shortly: whether requests may be answered without ``_answer``, from the memo included.
     """
 
-    answers_together = True
+    answers_shortly = True
 
     __slots__ = (
         "_closing",
@@ -46,8 +45,11 @@ class Answering(Stalling):
         "_handlers",
         "_keep_alive",
         "_offer",
+        "_plain",
         "_recall",
         "_routes",
+        "_tail",
+        "_tally",
         "_words",
         "successor",
     )
@@ -65,7 +67,10 @@ class Answering(Stalling):
         self._offer = service.memo.offer
         self._routes = service.routes
         self._handlers = service.routes.handlers
+        self._tally = service.routes.tally.counts
+        self._plain = service.routes.get_plain
         self._keep_alive = service.preludes.kinds[KEEP_ALIVE]
+        self._tail = b""  # what followed the line of the last lone request, if the reply did not depend on it
         self.successor: Callable[[Service], Successor] | None = None
         self._closing = False  # the last reply is given: nothing that arrives is read as a request any more
 
@@ -90,16 +95,43 @@ class Answering(Stalling):
         except Takeover as takeover:
             return self._give_way(takeover)
         except Exception as error:  # noqa: BLE001 - whatever it is, the client gets a reply
-            (status, tail), last = self._service.failure(error, route)
-            self._closing = self._closing or last
-            if line.startswith(b"HEAD "):
-                status, tail = without_body((status, tail))
+            status, tail = self._failed(error, line)
         if head.persistence == KEEP_ALIVE and not self._service.draining and not self._closing:
             return self._keep_alive[status] + tail
         persistence = CLOSE if self._service.draining or self._closing else head.persistence
         if persistence == CLOSE:
             self._closing = True
         return self._service.preludes.kinds[persistence][status] + tail
+
+    def _answer_plain(self, line: bytes) -> bytes | None:
+        """Answer a GET by its line alone, if that is all that the reply depends on.
+
+        Args:
+            line: what precedes a section on which no reply depends; a request line, or anything else.
+
+        Returns:
+            The reply; None if ``_answer`` has to be asked.
+        """
+        try:
+            return self._plain(line, self._keep_alive)
+        except Exception as error:  # noqa: BLE001 - whatever it is, the client gets a reply
+            return self._apologize(error, line)
+
+    def _apologize(self, error: Exception, line: bytes) -> bytes:
+        """The reply to a lone GET that could not be answered; it may be the last.
+
+        Args:
+            error: what was raised.
+            line: the request's.
+        """
+        status, tail = self._failed(error, line)
+        return self._keep_alive[status] + tail
+
+    def _failed(self, error: Exception, line: bytes) -> Reply:
+        """The reply to a request that could not be answered, without its prelude; it may be the last."""
+        reply, last = self._service.failure(error, line.partition(b"?")[0])
+        self._closing = self._closing or last
+        return without_body(reply) if line.startswith(b"HEAD ") else reply
 
     def _admit(self, line: bytes, head: Head, body: bytes) -> bytes:
         """Answer one request of the full parser, if its sender may speak.
@@ -118,58 +150,69 @@ class Answering(Stalling):
         reply = self._answer(line, head, body, handler)
         return with_fields(reply, fields) if fields else reply
 
-    def _answer_batch(
-        self, lines: list[bytes], head: Head, rest: bytes, out: list[bytes]
-    ) -> tuple[int, list[bytes]]:
+    def _answer_batch(self, lines: list[bytes], head: Head, out: list[bytes]) -> tuple[int, list[bytes]]:
         """Answer pipelined requests that share a header section.
 
-        The memo knows requests one by one. Whether it is worth asking, the first of a batch tells: for
-        requests that rarely repeat, asking for each would cost 7%.
+        Those that the memo knows are answered from there; if it knows none, all are answered by one call
+        into the store.
 
         Args:
             lines: their lines.
             head: what they share.
-            rest: what follows each line.
             out: where replies go.
 
         Returns:
             How long the replies are together, and the lines that have to wait: until they have gone out, or
             until others had a turn.
         """
-        routes = self._routes
-        memoable = head.memoable and not self._service.draining
-        known = memoable and self._recall(lines[0] + rest) is not None
-        if memoable and not known and self.answers_together:
-            replies = routes.get_batch(lines, self._keep_alive)
-            if replies is not None:
-                if routes.source is not None:
-                    self._offer(lines[0] + rest, replies[0], routes.source)
-                    routes.source = None
-                out += replies
-                return sum(map(len, replies)), []
+        known: list[Remembered | None] | None = None
+        short = bool(head.tail) and self.answers_shortly and not self._service.draining
+        if short:
+            known = list(map(self._recall, lines))
+            if known.count(None) == len(lines):
+                replies = self._routes.get_batch(lines, self._keep_alive)
+                if replies is not None:
+                    self._remember(lines[0], replies[0])
+                    out += replies
+                    return sum(map(len, replies)), []
         due, late, end = 0, False, monotonic() + self._service.turn_seconds
-        for number, line in enumerate(lines, 1):
-            remembered = self._recall(line + rest) if known else None
+        for number, line in enumerate(lines):
+            remembered = known[number] if known is not None else None
             if remembered is not None and self._words[remembered[0]] == remembered[1]:
-                _, _, count_at, tail = remembered
-                self._counters[MEMO_HITS] += 1
-                if self._counts[count_at] < COUNT_MAX:
-                    self._counts[count_at] += 1
-                reply = self._keep_alive[200] + tail
+                reply = self._repeat(remembered)
             else:
-                reply = self._answer(line, head, b"")
+                reply = (short and self._answer_plain(line)) or self._answer(line, head, b"")
                 late = monotonic() > end
-                if routes.source is not None:
-                    if known:
-                        self._offer(line + rest, reply, routes.source)
-                    routes.source = None
+                if short:
+                    self._remember(line, reply)
+                self._routes.source = None
             out.append(reply)
             due += len(reply)
             if self._closing:
                 break
             if due > self._service.output_limit or late:
-                return due, lines[number:]
+                return due, lines[number + 1 :]
         return due, []
+
+    def _repeat(self, remembered: Remembered) -> bytes:
+        """The reply that the memo has, while its word holds; ``data_received`` has this written out."""
+        _, _, count_at, tail = remembered
+        self._tally[MEMO_HIT] += 1
+        if self._counts[count_at] < COUNT_MAX:
+            self._counts[count_at] += 1
+        return self._keep_alive[200] + tail
+
+    def _remember(self, line: bytes, reply: bytes) -> None:
+        """Offer the newest reply to the memo, if it was made from an entry and nothing else.
+
+        Args:
+            line: of the request.
+            reply: all of it.
+        """
+        source = self._routes.source
+        if source is not None:
+            self._offer(line, reply, source)
+            self._routes.source = None
 
     def _give_way(self, takeover: Takeover) -> bytes:
         """The last reply, after which another protocol has the transport; a worker that drains takes no more.

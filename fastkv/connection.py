@@ -1,8 +1,9 @@
 """One client's connection: bytes in, replies out, in order.
 
-The way of a GET: ``data_received`` → ``FastParser.parse`` → ``Routes.get`` → ``Store.get`` →
-``value_reply`` → ``transport.write``; and where the same bytes were answered before, memo → one read of the
-arena → write.
+The way of a GET: ``data_received`` → ``Routes.get_plain`` → ``Store.get`` → ``transport.write``, or memo →
+one read of the arena → write where the same line was answered before. That is for who repeats a header
+section, as clients do; all others go by ``FastParser.parse`` → ``_answer`` → ``Routes.get`` → ``Store.get`` →
+``value_reply``, which is the readable twin.
 
 This is the only module that sees both the transport and the store's side: `fastkv.outlet` has the former's,
 `fastkv.answering` the latter's. Nothing is raised out of a callback; there is no task, future or queue on the
@@ -14,13 +15,13 @@ from __future__ import annotations
 from time import monotonic
 from typing import TYPE_CHECKING, Final, cast
 
-from fastkv.answering import MEMO_HITS, Answering
+from fastkv.answering import Answering
 from fastkv.flow import Phase
 from fastkv.http.request import HttpError
 from fastkv.http.responses import CONTINUE, TOO_SLOW, Reply
 from fastkv.http.stream import EXPECTING, RequestStream
 from fastkv.outlet import CLOSED, open_outlet
-from fastkv.stats import Column
+from fastkv.stats import MEMO_HIT, Column
 from fastkv.store.layout import COUNT_MAX
 from fastkv.takeover import HandedOver
 
@@ -82,27 +83,38 @@ class Connection(Answering):
         self.heard = True
         parsed = None
         if self._at_rest:
-            remembered = self._recall(data)
-            if remembered is not None:
-                slot, word, count_at, tail = remembered
-                if self._words[slot] == word:
-                    self._counters[MEMO_HITS] += 1
-                    if self._counts[count_at] < COUNT_MAX:
-                        self._counts[count_at] += 1
-                    self._write(self._keep_alive[200] + tail)
+            # Clients repeat their header section. What is left without it is the line of a request that
+            # was answered before, or of a GET by key, or has to be parsed after all.
+            line = data.removesuffix(self._tail)
+            if line is not data:
+                remembered = self._recall(line)
+                if remembered is not None:
+                    slot, word, count_at, tail = remembered
+                    if self._words[slot] == word:
+                        self._tally[MEMO_HIT] += 1
+                        if self._counts[count_at] < COUNT_MAX:
+                            self._counts[count_at] += 1
+                        self._write(self._keep_alive[200] + tail)
+                        return
+                try:
+                    reply = self._plain(line, self._keep_alive)
+                except Exception as error:  # noqa: BLE001 - whatever it is, the client gets a reply
+                    reply = self._apologize(error, line)
+                if reply is not None:
+                    self._write(reply)
+                    source = self._routes.source
+                    if source is not None:
+                        self._routes.source = None
+                        self._offer(line, reply, source)
+                    elif self._closing:
+                        self._close()
                     return
             parsed = self._parse(data)
             if parsed.__class__ is tuple:
                 lines, head, body, used = parsed
                 if used == len(data) and len(lines) == 1 and body is not None:
-                    reply = self._answer(lines[0], head, body)
-                    self._write(reply)
-                    if self._routes.source is not None:
-                        if head.memoable:
-                            self._offer(data, reply, self._routes.source)
-                        self._routes.source = None
-                    if self._closing:
-                        self._close()
+                    self._tail = head.tail if self.answers_shortly else b""
+                    self._finish(lines[0], self._answer(lines[0], head, body))
                     return
         self._receive(data, parsed)
 
@@ -214,7 +226,7 @@ class Connection(Answering):
             lines, head, body, rest = found
             self._routes.source = None  # whatever was answered before, it is not the batch's
             if len(lines) > 1:
-                size, unanswered = self._answer_batch(lines, head, rest, out)
+                size, unanswered = self._answer_batch(lines, head, out)
                 due += size
                 if unanswered:
                     stream.give_back(rest.join((*unanswered, b"")))
@@ -252,6 +264,22 @@ class Connection(Answering):
         """
         self._write(self._last(reply))
         self._close()
+
+    def _finish(self, line: bytes, reply: bytes) -> None:
+        """Write the reply to a request that came alone, and close if it was the last.
+
+        Args:
+            line: the request's.
+            reply: the reply.
+        """
+        self._write(reply)
+        source = self._routes.source
+        if source is not None:
+            self._routes.source = None
+            if self._tail:
+                self._offer(line, reply, source)
+        if self._closing:
+            self._close()
 
     def _flush(self, out: list[bytes]) -> None:
         """Write what is due, in one call, and close if it was the last.

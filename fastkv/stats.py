@@ -68,6 +68,11 @@ class Column(IntEnum):
     EVENTS_LOST = auto()
 
 
+# In the order of ``Tally.counts``.
+_TALLIED: Final = (Column.HITS, Column.MISSES, Column.MEMO_HITS, Column.PUTS)
+HIT, MISS, MEMO_HIT, PUT = range(len(_TALLIED))
+
+
 class State(IntEnum):
     """What a worker is doing."""
 
@@ -82,6 +87,33 @@ COUNTERS: Final = tuple(column for column in Column if column >= Column.HITS)
 
 _STATE: Final = int(Column.STATE)
 _CONNECTIONS: Final = int(Column.CONNECTIONS)
+
+
+class Tally:
+    """What a worker counts with nearly every request: kept in a list until it is folded into its row.
+
+    To count in a list takes 55 ns, in shared memory 160.
+
+    Attributes:
+        counts: by ``HIT``, ``MISS``, ``MEMO_HIT`` and ``PUT``; the list stays the same object.
+    """
+
+    __slots__ = ("_row", "counts")
+
+    def __init__(self, row: memoryview[int]) -> None:
+        """Count nothing yet.
+
+        Args:
+            row: the worker's row of the board.
+        """
+        self._row = row
+        self.counts = [0] * len(_TALLIED)
+
+    def fold(self) -> None:
+        """Add to the row what was counted since the last time."""
+        for place, column in enumerate(_TALLIED):
+            self._row[column] += self.counts[place]
+            self.counts[place] = 0
 
 
 class Board:

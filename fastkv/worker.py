@@ -130,6 +130,7 @@ class Worker:
         # Connections in the midst of a TLS handshake are not yet known as such; they are served as well.
         await asyncio.gather(*self._ends, return_exceptions=True)
         self._hub.stop()
+        self._service.routes.tally.fold()
         if self._access_log is not None:
             self._access_log.close()
 
@@ -142,6 +143,7 @@ class Worker:
     def _tick(self, loop: asyncio.AbstractEventLoop) -> None:
         """A sign of life, the date, and the housekeeping that must not be done while a request waits."""
         self._row[Column.HEARTBEAT] = time.monotonic_ns() // 1_000_000
+        self._service.routes.tally.fold()
         for memo in (self._service.memo, self._service.message_memo):
             self._row[Column.MEMO_EVICTIONS] += memo.evictions
             memo.evictions = 0

@@ -184,7 +184,6 @@ class Worker:
     Attributes:
         now_ms: The time.
         store: The store.
-        counters: Its row of the board.
         routes: The handlers.
         service: What its connections share.
     """
@@ -201,12 +200,19 @@ class Worker:
         self.now_ms = 1_000_000
         self.store = store or Store(1 << 20)
         board = Board(1)
-        self.counters = board.rows[0]
-        self.counters[Column.STATE] = State.READY
-        self.routes = Routes(self.store, chosen, board, self.counters, lambda: self.now_ms)
+        self._row = row = board.rows[0]
+        row[Column.STATE] = State.READY
+        self.routes = Routes(self.store, chosen, board, row, lambda: self.now_ms)
+        self.routes.offer_mask = 0  # so that it is known when the memo knows
         open_wires(self.routes, chosen)
-        self.service = Service(self.store, chosen, self.routes, board, self.counters, Preludes(0))
+        self.service = Service(self.store, chosen, self.routes, board, row, Preludes(0))
         self.service.turn_seconds = 3600.0  # so that a slow machine changes nothing
+
+    @property
+    def counters(self) -> "memoryview[int]":
+        """Its row of the board, all that was counted included."""
+        self.routes.tally.fold()
+        return self._row
 
     def client(self, connect: Callable[[Service], Connection] = Connection) -> Client:
         """A new connection, of the class that `connect` makes."""

@@ -4,13 +4,17 @@ import asyncio
 import itertools
 import os
 import re
+from typing import Any
+from urllib.parse import quote
 
+import orjson
 import pytest
 from cases import CASES
 from fake import (
     CLOSE,
     DELETED,
     HEALTHY,
+    MAX_KEY_BYTES,
     MAX_OUTPUT_BYTES,
     MAX_VALUE_BYTES,
     NOT_FOUND,
@@ -29,7 +33,9 @@ from fake import (
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fastkv.stats import Column
+from fastkv.errors import StoreBusy
+from fastkv.http.routes import OFFER_MASK
+from fastkv.stats import MEMO_HIT, Column
 from fastkv.store import Store
 
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
@@ -180,6 +186,92 @@ def test_what_is_remembered_is_what_is_stored(times: int) -> None:
         worker.verify()
 
     scenario()
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    st.one_of(
+        st.text(min_size=1, max_size=12),
+        st.text('ab+%&=#?"\\ \x00\r\n/', min_size=1, max_size=6),
+        st.text("k", min_size=MAX_KEY_BYTES - 1, max_size=MAX_KEY_BYTES + 2),
+    ),
+    st.one_of(st.none(), st.text(max_size=8), st.text('"\\é\n', max_size=8), st.just("v" * 1500)),
+    st.booleans(),
+)
+def test_the_short_way_of_a_get_says_what_the_long_one_says(
+    key: str, value: str | None, quoted: bool
+) -> None:
+    """Whatever stands where a key may stand; a connection takes the short way from its second request on."""
+
+    @in_loop
+    async def scenario() -> None:
+        worker = Worker(memo_bytes=0)
+        long, short = worker.client(), worker.client()
+        raw = key.encode()
+        if value is not None and len(raw) <= MAX_KEY_BYTES:
+            long.send(put(orjson.dumps({"key": key, "value": value})))
+            long.take()
+        asked = quote(key).encode() if quoted else raw
+        request = b"GET /get?key=%b HTTP/1.1\r\nHost: a\r\n\r\n" % asked
+        short.ask(b"GET /version HTTP/1.1\r\nHost: a\r\n\r\n")
+        said = [client.ask(request) for client in (long, short, short)]
+        assert said[1] == said[0]
+        assert said[2] == (b"" if short.transport.ended else said[0])
+        assert short.transport.ended == long.transport.ended
+        worker.verify()
+
+    scenario()
+
+
+@pytest.mark.parametrize(
+    ("error", "line", "column", "closes"),
+    [
+        (StoreBusy("busy"), "503 Service Unavailable", Column.LOCK_TIMEOUTS, False),
+        (RuntimeError("unforeseen"), "500 Internal Server Error", Column.INTERNAL_ERRORS, True),
+    ],
+)
+def test_what_fails_on_the_short_way_is_a_reply(
+    error: Exception, line: str, column: Column, closes: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    @in_loop
+    async def scenario() -> None:
+        asked: list[bytes] = []
+
+        def fail(key: bytes, clock: Any) -> None:
+            asked.append(key)
+            raise error
+
+        worker = Worker()
+        client = worker.client()
+        assert client.ask(get("a")) == NOT_FOUND
+        monkeypatch.setattr(worker.routes, "_get", fail)
+        assert client.ask(get("b")).startswith(b"HTTP/1.1 " + line.encode())
+        assert asked == [b"b"]
+        assert worker.counters[column] == 1
+        assert client.transport.ended == closes
+        if not closes:
+            monkeypatch.undo()
+            assert client.ask(get("a")) == NOT_FOUND
+
+    scenario()
+
+
+@in_loop
+async def test_one_short_get_in_four_is_offered_to_the_memo() -> None:
+    worker = Worker()
+    worker.routes.offer_mask = OFFER_MASK
+    client = worker.client()
+    client.send(put_pair("a", "1"), put_pair("b", "2"), get("b"), get("b"))
+    taken = []
+    counts = worker.routes.tally.counts  # looked at where they are: to be folded would begin them anew
+    for _ in range(24):
+        before = counts[MEMO_HIT]
+        client.send(get("a"))
+        taken.append(counts[MEMO_HIT] > before)
+    first = taken.index(True)
+    assert 4 <= first <= 9  # offered twice, every fourth time
+    assert all(taken[first:])
+    worker.verify()
 
 
 @in_loop

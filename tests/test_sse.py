@@ -81,15 +81,15 @@ class HubWorker(Worker):
         super().__init__()
         chosen = Settings(workers=1, memory_bytes=4 << 20, **settings)
         board = Board(1)
-        self.counters = board.rows[0]
-        self.counters[Column.STATE] = State.READY
+        self._row = row = board.rows[0]
+        row[Column.STATE] = State.READY
         self.ring = Ring(1 << 20, 1, 1000)
         self.hub = Hub(self.ring, board, 0, chosen)
         self.hub.start(loop)
-        events = Events(self.hub, self.ring.listening, self.store.removals, "AKE", self.counters)
-        self.routes = Routes(self.store, chosen, board, self.counters, lambda: self.now_ms, self.hub, events)
+        events = Events(self.hub, self.ring.listening, self.store.removals, "AKE", row)
+        self.routes = Routes(self.store, chosen, board, row, lambda: self.now_ms, self.hub, events)
         open_wires(self.routes, chosen)
-        self.service = Service(self.store, chosen, self.routes, board, self.counters, Preludes(0))
+        self.service = Service(self.store, chosen, self.routes, board, row, Preludes(0))
 
 
 def ask(target: str, version: bytes = b"1.1", method: bytes = b"GET") -> bytes:

@@ -10,6 +10,7 @@ compares the next one with them: it looks at a field only when it sees a section
 
 from collections import deque
 from collections.abc import Callable
+from dataclasses import replace
 from enum import Enum
 from itertools import takewhile
 from typing import Final, Literal, TypeAlias
@@ -206,6 +207,8 @@ class FastParser:
             return None
         if not self._accepts(head):
             return None
+        if head.memoable:
+            head = replace(head, tail=_VERSION + fields + _END)
         self._keep(fields, head)
         return head
 

@@ -6,7 +6,7 @@ RFC 9112 forbid and for whatever two readers could frame differently; no repair 
 """
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from ipaddress import AddressValueError, IPv6Address
 from typing import Final, TypeAlias
 
@@ -81,6 +81,8 @@ class Head:
         upgrade: The value of Upgrade where Connection names it too, else None.
         memoable: True where the reply depends on nothing but the target: a persistent HTTP/1.1 request
             without a body, a condition, a range, an origin or an upgrade.
+        tail: All that follows the line of a lone request with this section: the version, the section and the
+            empty line. Only where it is memoable and a parser keeps it, else b"".
     """
 
     fields: Fields
@@ -92,6 +94,7 @@ class Head:
     expect_continue: bool
     upgrade: bytes | None
     memoable: bool
+    tail: bytes = field(default=b"", compare=False)
 
     def get(self, name: bytes) -> bytes | None:
         """Return the value of a field.

@@ -60,9 +60,9 @@ _CONNECTION: Final = (b"", b"Connection: close\r\n", b"Connection: keep-alive\r\
 
 # What follows Content-Length in a hit, and the parts between and behind its strings.
 _HIT_OPEN = b'{"status":"OK","key":"'
-_HIT_MIDDLE = b'","value":"'
-_HIT_CLOSE = b'"}'
-_HIT_BYTES = len(_HIT_OPEN + _HIT_MIDDLE)
+HIT_MIDDLE: Final = b'","value":"'
+HIT_CLOSE: Final = b'"}'
+_HIT_BYTES = len(_HIT_OPEN + HIT_MIDDLE + HIT_CLOSE)
 
 
 class Preludes:
@@ -148,7 +148,7 @@ def with_fields(reply: bytes, fields: bytes) -> bytes:
     return status_line + crlf + fields + rest
 
 
-def value_reply(key: bytes, value: bytes, plain_key: bool, plain_value: bool) -> bytes:
+def value_reply(key: bytes, value: bytes, plain_key: bool, plain_value: bool, prelude: bytes = b"") -> bytes:
     """Build the tail of the 200 that answers a GET hit.
 
     Args:
@@ -156,16 +156,17 @@ def value_reply(key: bytes, value: bytes, plain_key: bool, plain_value: bool) ->
         value: The value.
         plain_key: True where the key is known to be plain, see `is_plain`.
         plain_value: True where the value is known to be plain.
+        prelude: What to put before it; to join the two later takes 60 ns more.
 
     Returns:
         The tail. Strings that are not UTF-8 are in base64, and the body says so.
     """
-    close = _HIT_CLOSE
+    close = HIT_CLOSE
     if not (plain_key and plain_value):
         key, value, close = _escape(key, value)
-    size = len(key) + len(value) + len(close)
-    head = _HIT_HEADS[size] if size < _HIT_SIZES else _hit_head(size)
-    return b"".join((head, key, _HIT_MIDDLE, value, close))
+    size = len(key) + len(value) + len(close) - len(HIT_CLOSE)
+    head = HIT_HEADS[size] if size < HIT_SIZES else hit_head(size)
+    return b"".join((prelude, head, key, HIT_MIDDLE, value, close))
 
 
 def is_plain(text: str, raw: bytes) -> bool:
@@ -197,13 +198,14 @@ def _encode(raw: bytes, in_base64: bytes) -> tuple[bytes, bytes]:
         return b64encode(raw), in_base64
 
 
-def _hit_head(size: int) -> bytes:
-    """Build what precedes the key in a hit; `size` is the bytes of key, value and what follows them."""
+def hit_head(size: int) -> bytes:
+    """Build what precedes the key in a hit; `size` is that of key and value, and of what is said of them."""
     return json_head(size + _HIT_BYTES) + _HIT_OPEN
 
 
-_HIT_SIZES: Final = 1024
-_HIT_HEADS: Final = tuple(map(_hit_head, range(_HIT_SIZES)))
+HIT_SIZES: Final = 1024
+HIT_HEADS: Final = tuple(map(hit_head, range(HIT_SIZES)))
+"""What precedes the key in a hit, by the bytes of a key and a value that are plain."""
 
 KEY_NOT_FOUND: Final = error_reply(404, "Key not found.")
 PUT_OK: Final = json_reply(200, b'{"status":"OK","message":"Key inserted/updated successfully."}')

@@ -23,11 +23,16 @@ from fastkv.http.responses import (
     DELETE_OK,
     DRAINING,
     HEALTHY,
+    HIT_CLOSE,
+    HIT_HEADS,
+    HIT_MIDDLE,
+    HIT_SIZES,
     KEY_NOT_FOUND,
     PUT_OK,
     Handler,
     KeyHandler,
     Reply,
+    hit_head,
     is_plain,
     json_reply,
     value_reply,
@@ -35,10 +40,10 @@ from fastkv.http.responses import (
 )
 from fastkv.http.rest import Resources
 from fastkv.http.snapshots import Snapshots
-from fastkv.http.urlform import key_of, plain_keys
+from fastkv.http.urlform import GET_LINE, PLAIN_KEY, key_of, plain_keys
 from fastkv.names import may_be_loopback
 from fastkv.pubsub.events import NOBODY, Events
-from fastkv.stats import Column
+from fastkv.stats import HIT, MISS, PUT, Column, Tally
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -59,10 +64,9 @@ _LONGEST_TTL_SECONDS: Final = 10_000_000_000
 # A batch is answered in one piece; with more lines output is bounded reply by reply.
 _BATCH_LINES: Final = 64
 
-# As plain integers, because looking up an enum's member takes as long as counting.
-_HITS: Final = int(Column.HITS)
-_MISSES: Final = int(Column.MISSES)
-_PUTS: Final = int(Column.PUTS)
+OFFER_MASK: Final = 3
+"""One hit of ``get_plain`` in four is offered to the memo: what is asked for often is remembered all the
+same, and what is asked for once does not pay for it."""
 
 _VERSION: Final = json_reply(200, orjson.dumps({"name": "fastkv", "version": __version__}))
 
@@ -73,6 +77,7 @@ class Routes:
     Attributes:
         store: the store.
         counters: this worker's row of the board.
+        tally: what is counted most often, and added to the row now and then.
         clock: milliseconds now, for deadlines.
         commands: the command table over the same store.
         hub: passes messages on; None where there is nobody to.
@@ -83,13 +88,16 @@ class Routes:
         keyed: by method, space and the prefix of a path; they take what follows it as well.
         source: the entry that the newest reply was made from, if it was made from nothing else; whoever
             remembers the reply takes it from here and sets it to None.
+        offer_mask: ``get_plain`` sets the source where the count of hits has none of these bits.
         draining: whether ``/health`` says so.
     """
 
     __slots__ = (
         "_board",
+        "_get",
         "_paths",
         "_redis",
+        "_tally",
         "clock",
         "commands",
         "counters",
@@ -100,8 +108,10 @@ class Routes:
         "keyed",
         "max_key",
         "max_value",
+        "offer_mask",
         "source",
         "store",
+        "tally",
         "wanted",
     )
 
@@ -150,8 +160,12 @@ class Routes:
             ),
             notify=self.events.notify,
             hub=hub,
-            stats=partial(board.summary, store),
+            stats=self._summary,
         )
+        self.tally = Tally(counters)
+        self._tally = self.tally.counts
+        self._get = store.get
+        self.offer_mask = OFFER_MASK
         self.draining = False
         self.source: Entry | None = None
         self.handlers: dict[bytes, Handler] = {
@@ -195,11 +209,44 @@ class Routes:
             raise self.key_too_long(key)
         entry = self.store.get(key, self.clock)
         if entry is None:
-            self.counters[_MISSES] += 1
+            self._tally[MISS] += 1
             return KEY_NOT_FOUND
-        self.counters[_HITS] += 1
+        self._tally[HIT] += 1
         self.source = entry
         return 200, value_reply(key, entry[0], plain, entry[1] == PLAIN)
+
+    def get_plain(self, line: bytes, preludes: Mapping[int, bytes]) -> bytes | None:
+        """``get`` for a request line with a plain key, if it is one: no route is looked for.
+
+        Args:
+            line: a request line without the version, or anything else.
+            preludes: what a reply begins with, by status.
+
+        Returns:
+            The whole reply; None if the usual way has to answer.
+
+        Raises:
+            StoreBusy: as ``get``.
+        """
+        key = line.removeprefix(GET_LINE)
+        # What has another beginning keeps the space behind its method, and a space is not plain.
+        if not key.translate(PLAIN_KEY).isalnum() or len(key) > self.max_key:
+            return None
+        entry = self._get(key, self.clock)
+        tally = self._tally
+        if entry is None:
+            tally[MISS] += 1
+            return preludes[404] + KEY_NOT_FOUND[1]
+        tally[HIT] = hits = tally[HIT] + 1
+        if not hits & self.offer_mask:
+            self.source = entry
+        value = entry[0]
+        if entry[1] != PLAIN:
+            return value_reply(key, value, True, False, preludes[200])
+        # ``value_reply`` written out: the call would take a third of its time.
+        size = len(key) + len(value)
+        head = HIT_HEADS[size] if size < HIT_SIZES else hit_head(size)
+        return b"".join((preludes[200], head, key, HIT_MIDDLE, value, HIT_CLOSE))
 
     def get_batch(self, lines: list[bytes], preludes: Mapping[int, bytes]) -> list[bytes] | None:
         """``get`` for pipelined requests of plain keys: one call into the store for all of them.
@@ -222,12 +269,12 @@ class Routes:
             return None
         found, missing = preludes[200], preludes[404] + KEY_NOT_FOUND[1]
         replies = [
-            found + value_reply(key, entry[0], True, entry[1] == PLAIN) if entry else missing
+            value_reply(key, entry[0], True, entry[1] == PLAIN, found) if entry else missing
             for key, entry in zip(keys, entries, strict=True)
         ]
         misses = entries.count(None)
-        self.counters[_MISSES] += misses
-        self.counters[_HITS] += len(keys) - misses
+        self._tally[MISS] += misses
+        self._tally[HIT] += len(keys) - misses
         self.source = entries[0]
         return replies
 
@@ -251,7 +298,7 @@ class Routes:
         # Without a backslash in the JSON text every string in it is plain.
         plain = b"\\" not in body or is_plain(value_text, value)
         self.store.put(key, value, self.clock, PLAIN if plain else 0, deadline_ms)
-        self.counters[_PUTS] += 1
+        self._tally[PUT] += 1
         if self.wanted[0]:
             self.tell_put(key, deadline_ms)
         return PUT_OK
@@ -285,7 +332,11 @@ class Routes:
 
     def stats(self, query: bytes, head: Head, body: bytes) -> Reply:
         """``GET /stats``: one JSON object, summed over workers and shards."""
-        return json_reply(200, orjson.dumps(self._board.summary(self.store)))
+        return json_reply(200, orjson.dumps(self._summary()))
+
+    def _summary(self) -> dict[str, int]:
+        self.tally.fold()
+        return self._board.summary(self.store)
 
     def version(self, query: bytes, head: Head, body: bytes) -> Reply:
         """``GET /version``."""

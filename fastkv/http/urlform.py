@@ -5,6 +5,7 @@ escape in a value that is asked for; parameters nobody asks for are not looked a
 """
 
 import re
+from typing import Final
 from urllib.parse import unquote_to_bytes
 
 from fastkv.http.request import HttpError
@@ -13,9 +14,13 @@ _bad_escape = re.compile(rb"%(?![0-9A-Fa-f]{2})").search
 
 # Maps each byte that stands for itself in a query and in JSON to a letter and all else to a space, so that
 # `translate().isalnum()` says in 55 ns whether a key is plain and not empty.
-_PLAIN_KEY = bytes(
+PLAIN_KEY: Final = bytes(
     ord("a") if (0x20 < byte < 0x7F and byte not in b'"\\#%&+=') else 0x20 for byte in range(256)
 )
+"""See above."""
+
+GET_LINE: Final = b"GET /get?key="
+"""What the request line of a GET by key begins with; where a plain key follows, that is all of the line."""
 
 
 def key_of(query: bytes) -> tuple[bytes, bool]:
@@ -34,7 +39,7 @@ def key_of(query: bytes) -> tuple[bytes, bool]:
     raw = query.removeprefix(b"key=")
     # removeprefix() hands back its own argument where there is no prefix; `=` is not plain, so `key` alone
     # fails too.
-    if raw is not query and raw.translate(_PLAIN_KEY).isalnum():
+    if raw is not query and raw.translate(PLAIN_KEY).isalnum():
         return raw, True
     keys = form_values(query, b"key")
     if len(keys) > 1:
@@ -54,8 +59,8 @@ def plain_keys(lines: list[bytes]) -> list[bytes] | None:
         The keys in order, or None.
     """
     # What has another beginning keeps the space behind its method, and a space is not plain.
-    keys = [line.removeprefix(b"GET /get?key=") for line in lines]
-    if b"".join(keys).translate(_PLAIN_KEY).isalnum() and b"" not in keys:
+    keys = [line.removeprefix(GET_LINE) for line in lines]
+    if b"".join(keys).translate(PLAIN_KEY).isalnum() and b"" not in keys:
         return keys
     return None
 
