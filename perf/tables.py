@@ -1,67 +1,42 @@
-"""Tables of the documents, made from the results: figures are never typed.
+"""Tables and charts of the documents, made from the results: figures are never typed.
 
-    python -m perf.tables            bring docs/performance.md up to date
+    python -m perf.tables            bring README.md, docs/performance.md and docs/charts up to date
 
-A table stands between ``<!-- table: name -->`` and ``<!-- end -->``. What is between them is replaced.
+A table stands between ``<!-- table: name -->`` and ``<!-- end -->``, a chart between ``<!-- chart: name -->``
+and ``<!-- end -->``. What is between them is replaced. Where there is no result, a sentence stands there
+that says so, and there is no file of the chart.
 """
 
 from __future__ import annotations
 
+import os
 import re
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
+from perf import comparison
+from perf.charts import CHARTS, FOLDER
+from perf.markdown import Result, about, in_order, spread, table
 from perf.report import RESULTS, ROOT, load
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable
+    from pathlib import Path
 
-PAGE: Final = ROOT / "docs" / "performance.md"
-_PLACE: Final = re.compile(r"(<!-- table: ([\w-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
+PAGES: Final = (ROOT / "README.md", ROOT / "docs" / "performance.md")
+_PLACE: Final = re.compile(r"(<!-- (table|chart): ([\w-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 _MIB: Final = 1 << 20
-
-Result = dict[str, Any]
-
-
-def table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    """A table in Markdown.
-
-    Args:
-        head: titles of the columns.
-        rows: their cells.
-
-    Returns:
-        Its lines.
-    """
-    lines = [head, ["---"] * len(head), *rows]
-    return "".join("| " + " | ".join(map(str, line)) + " |\n" for line in lines)
+_NO_RESULT: Final = "Not measured yet: `make bench`.\n"
+_NO_ROWS: Final = "The last run of `make bench` has nothing of that.\n"
 
 
-def about(result: Result) -> str:
-    """Where the figures come from, in a line."""
-    versions = [f"{name} {version}" for name, version in result["versions"].items()]
-    versions += [f"{name} {version}" for name, version in result.get("servers", {}).items()]
-    where = f"{result['machine']}; {result['python']}; commit {result['commit']}"
-    return f"\n<sub>{where}; {', '.join(versions)}.</sub>\n"
-
-
-def _spread(figures: dict[str, float], digits: int = 0) -> str:
-    """A median with its quartiles."""
-    median, lower, upper = (f"{figures[name]:,.{digits}f}" for name in ("median", "lower", "upper"))
-    return f"{median} ({lower} to {upper})"
-
-
-def _in_order(values: Iterable[str]) -> list[str]:
-    return list(dict.fromkeys(values))
-
-
-# -- one function for each table ---------------------------------------------------------------------------
+# -- one function for each table; those of bench.json are in comparison.py ----------------------------------
 
 
 def operations(result: Result, processes: int) -> str:
     """Nanoseconds per operation: a row for each contestant, a column for each operation."""
     rows = [row for row in result["rows"] if row["processes"] == processes]
-    columns = _in_order(row["operation"] for row in rows)
-    cells = {(row["name"], row["operation"]): _spread(row["ns"]) for row in rows}
+    columns = in_order(row["operation"] for row in rows)
+    cells = {(row["name"], row["operation"]): spread(row["ns"]) for row in rows}
     entries = {row["name"]: row["entries"] for row in rows}
     return table(
         ["", "entries", *columns],
@@ -79,9 +54,9 @@ def room(result: Result) -> str:
         (
             [
                 row["mix"],
-                _spread(row["room_ns"]),
-                _spread(row["full_ns"]),
-                _spread(row["ratio"], 2),
+                spread(row["room_ns"]),
+                spread(row["full_ns"]),
+                spread(row["ratio"], 2),
                 f"{row['ratio_of_means']:.2f}",
                 f"{row['evicted_per_put']:.2f}",
                 f"{row['moved_per_put']:.2f}",
@@ -127,7 +102,7 @@ def opcodes(result: Result) -> str:
 def parts(result: Result) -> str:
     """Parts of an operation, each alone."""
     return table(
-        ["", "", "ns"], ([row["operation"], row["part"], _spread(row["ns"])] for row in result["rows"])
+        ["", "", "ns"], ([row["operation"], row["part"], spread(row["ns"])] for row in result["rows"])
     )
 
 
@@ -168,7 +143,7 @@ def hit_ratio_memo(result: Result) -> str:
 
 def memory(result: Result) -> str:
     """Entries before the first eviction, and how much of the budget their keys and values are."""
-    systems = _in_order(row["system"] for row in result["rows"] if "--" not in row["system"])
+    systems = in_order(row["system"] for row in result["rows"] if "--" not in row["system"])
     cells = {
         (
             row["shape"],
@@ -176,7 +151,7 @@ def memory(result: Result) -> str:
         ): f"{row['entries']:,} ({row['payload_bytes'] / result['memory_bytes']:.2f})"
         for row in result["rows"]
     }
-    shapes = _in_order(row["shape"] for row in result["rows"])
+    shapes = in_order(row["shape"] for row in result["rows"])
     return table(
         ["key/value bytes", *systems],
         ([shape, *(cells.get((shape, system), "") for system in systems)] for shape in shapes),
@@ -210,8 +185,8 @@ def pubsub(result: Result) -> str:
             [
                 row["name"],
                 f"{row['subscribers']:,}",
-                *(_spread(row[name], 1) for name in ("reply_ms", "first_ms", "last_ms")),
-                _spread(row["cpu_us"], 2),
+                *(spread(row[name], 1) for name in ("reply_ms", "first_ms", "last_ms")),
+                spread(row["cpu_us"], 2),
             ]
             for row in result["rows"]
         ),
@@ -220,23 +195,23 @@ def pubsub(result: Result) -> str:
 
 def websocket(result: Result) -> str:
     """µs of the server's CPU for each command."""
-    return table(["", "µs of CPU a command"], ([row["kind"], _spread(row, 2)] for row in result["rows"]))
+    return table(["", "µs of CPU a command"], ([row["kind"], spread(row, 2)] for row in result["rows"]))
 
 
 def websocket_ratios(result: Result) -> str:
     """One kind's cost as a share of another's, within a round."""
-    return table(["", "ratio"], ([row["kind"], _spread(row, 2)] for row in result["ratios"]))
+    return table(["", "ratio"], ([row["kind"], spread(row, 2)] for row in result["ratios"]))
 
 
 def autobahn(result: Result) -> str:
     """Cases of each group, by how they were."""
-    offers = _in_order(row["offer"] for row in result["rows"])
+    offers = in_order(row["offer"] for row in result["rows"])
 
     def cell(group: str, offer: str) -> str:
         found = [row for row in result["rows"] if (row["group"], row["offer"]) == (group, offer)]
         return ", ".join(f"{row['cases']} {row['behaviour']}" for row in found)
 
-    groups = sorted(_in_order(row["group"] for row in result["rows"]), key=int)
+    groups = sorted(in_order(row["group"] for row in result["rows"]), key=int)
     titles = ["group", *(f"{offer}, autobahntestsuite {result['suite']}" for offer in offers)]
     return table(titles, ([group, *(cell(group, offer) for offer in offers)] for group in groups))
 
@@ -256,31 +231,84 @@ TABLES: Final[dict[str, tuple[str, Callable[[Result], str]]]] = {
     "websocket": ("websocket", websocket),
     "websocket-ratios": ("websocket", websocket_ratios),
     "autobahn": ("autobahn", autobahn),
+    "cpu-short": ("bench", comparison.short),
+    "cpu-own": ("bench", comparison.own_ratios),
+    "cpu": ("bench", comparison.cpu),
+    "connections": ("bench", comparison.connections),
+    "latency": ("bench", comparison.latency),
+    "footprint": ("bench", comparison.footprint),
+    "absent": ("bench", comparison.absent),
 }
 """Tables by name: the result that each is made from, and how."""
 
 
-def render(page: str) -> str:
-    """Bring the tables of a page up to date.
+def _result(name: str) -> Result | None:
+    """A result; None where only ``make bench`` has it, and nobody has run that."""
+    path = RESULTS / f"{name}.json"
+    return None if name == "bench" and not path.exists() else load(path)
+
+
+def charts() -> dict[Path, str]:
+    """All charts that the results have figures for, by their files."""
+    drawn: dict[Path, str] = {}
+    for name, (source, _, draw) in CHARTS.items():
+        result = _result(source)
+        if result and (picture := draw(result)):
+            drawn[FOLDER / f"{name}.svg"] = picture
+    return drawn
+
+
+def render(page: str, folder: Path) -> str:
+    """Bring the tables and the charts of a page up to date.
 
     Args:
         page: its text.
+        folder: where it stands: links to the charts begin there.
 
     Returns:
-        The text with every table as the results have it.
+        The text with everything as the results have it.
 
     Raises:
-        KeyError: if there is no table of a name that stands there.
+        KeyError: if there is no table or chart of a name that stands there.
         OSError: if there is no result for it.
     """
 
     def fresh(place: re.Match[str]) -> str:
-        name, make = TABLES[place[2]]
-        result = load(RESULTS / f"{name}.json")
-        return place[1] + make(result) + about(result) + place[3]
+        opening, kind, name, closing = place.groups()
+        return opening + (_table(name) if kind == "table" else _chart(name, folder)) + closing
 
     return _PLACE.sub(fresh, page)
 
 
+def _table(name: str) -> str:
+    source, make = TABLES[name]
+    if (result := _result(source)) is None:
+        return _NO_RESULT
+    made = make(result)
+    return made + about(result) if made else _NO_ROWS
+
+
+def _chart(name: str, folder: Path) -> str:
+    source, words, draw = CHARTS[name]
+    if (result := _result(source)) is None:
+        return _NO_RESULT
+    if not draw(result):
+        return _NO_ROWS
+    return f"![{words}]({os.path.relpath(FOLDER / name, folder)}.svg)\n"
+
+
+def main() -> None:
+    """Write the pages and the charts, and remove charts that nothing is there for any more."""
+    drawn = charts()
+    if drawn:
+        FOLDER.mkdir(exist_ok=True)
+    for path in set(FOLDER.glob("*.svg")) - set(drawn):
+        path.unlink()
+    for path, picture in drawn.items():
+        path.write_text(picture)
+    for page in PAGES:
+        page.write_text(render(page.read_text(), page.parent))
+
+
 if __name__ == "__main__":
-    PAGE.write_text(render(PAGE.read_text()))
+    main()
