@@ -21,7 +21,7 @@ NODE := tests/node/node_modules/.package-lock.json
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help serve test check format lock fuzz damage autobahn bench-micro bench-memory bench-pubsub bench-websocket report image clean
+.PHONY: help serve test check format lock fuzz damage autobahn bench-micro bench-memory bench-pubsub bench-websocket profile report image clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "%-20s %s\n", $$1, $$2 }'
@@ -80,6 +80,9 @@ bench-pubsub: $(SERVER) ## tell 10,000 subscribers, beside Redis; ARGS="--subscr
 bench-websocket: $(SERVER) ## measure a command over a WebSocket, beside HTTP and another server; ARGS="--rounds 3"
 	@$(VENV)/bin/python -m perf.websocket --save $(ARGS)
 	@$(VENV)/bin/python -m perf.tables
+
+profile: $(TOOLS) ## record a flame graph of a worker under load; ARGS="--workload put --out put.svg"
+	@$(VENV)/bin/python -m perf.profile $(ARGS)
 
 report: $(SERVER) ## bring the tables and charts of the documents up to date with perf/results
 	@$(VENV)/bin/python -m perf.tables

@@ -10,7 +10,7 @@ import socket
 import subprocess
 import sys
 import time
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
@@ -63,12 +63,11 @@ def child(command: Sequence[str], stdout: int = subprocess.DEVNULL) -> Iterator[
     Yields:
         The process.
     """
-    process = subprocess.Popen(command, stdout=stdout, stderr=subprocess.DEVNULL, text=True, cwd=ROOT)
-    try:
-        yield process
-    finally:
-        process.terminate()
-        process.wait()
+    with subprocess.Popen(command, stdout=stdout, stderr=subprocess.DEVNULL, text=True, cwd=ROOT) as process:
+        try:
+            yield process
+        finally:
+            process.terminate()
 
 
 def connect(port: int) -> socket.socket:
@@ -91,9 +90,11 @@ class Cache(Protocol):
     """A running cache.
 
     Attributes:
+        port: where it serves.
         pid: of its first process.
     """
 
+    port: int
     pid: int
 
     def put(self, pairs: Sequence[Pair]) -> None:
@@ -111,10 +112,12 @@ class _Server:
     """What one socket says to a server, many requests at a time.
 
     Attributes:
+        port: where it serves.
         pid: of its first process.
     """
 
     def __init__(self, port: int, pid: int) -> None:
+        self.port = port
         self.pid = pid
         self._socket = connect(port)
         self._replies = self._socket.makefile("rb")
@@ -203,10 +206,8 @@ def memcached(memory_bytes: int) -> Iterator[Cache]:
     port = free_port()
     command = ["memcached", "-l", "127.0.0.1", "-p", str(port), "-m", str(memory_bytes // MIB)]
     user = pwd.getpwuid(os.getuid()).pw_name
-    with child([*command, "-u", user]) as process:
-        server = _Memcached(port, process.pid)
+    with child([*command, "-u", user]) as process, closing(_Memcached(port, process.pid)) as server:
         yield server
-        server.close()
 
 
 @contextmanager
@@ -222,10 +223,8 @@ def redis(memory_bytes: int) -> Iterator[Cache]:
         "maxmemory-policy": "allkeys-lru",
     }
     flags = [text for name, value in options.items() for text in (f"--{name}", str(value))]
-    with child(["redis-server", *flags]) as process:
-        server = _Redis(port, process.pid)
+    with child(["redis-server", *flags]) as process, closing(_Redis(port, process.pid)) as server:
         yield server
-        server.close()
 
 
 @contextmanager
@@ -237,9 +236,8 @@ def fastkv(memory_bytes: int, workers: int = 2) -> Iterator[Cache]:
         found = re.search(r"http://127\.0\.0\.1:(\d+)", line)
         if not found:
             raise RuntimeError(f"fastkv did not start: {line!r}")
-        server = _Fastkv(int(found[1]), process.pid)
-        yield server
-        server.close()
+        with closing(_Fastkv(int(found[1]), process.pid)) as server:
+            yield server
 
 
 class Rival(NamedTuple):
