@@ -18,15 +18,7 @@ CEILING: Final = "C epoll, constant reply"
 _BASES: Final = (CEILING, "uvloop, constant reply", "Go fasthttp", "Redis")
 TELLING: Final = ("hot", "zipf", "uniform", "put", "mix", "pipelined hot", "pipelined uniform")
 """The workloads that the README shows."""
-_SHORT: Final = (
-    OWN,
-    *_BASES,
-    "memcached",
-    "uvicorn, bare ASGI",
-    "FastAPI",
-    "Granian",
-    "Robyn",
-)
+_SHORT: Final = (OWN, *_BASES, "memcached", "uvicorn, bare ASGI", "FastAPI", "Granian", "Robyn")
 _COMPARED_CONNECTIONS: Final = 64
 _MIB: Final = 1 << 20
 
@@ -84,17 +76,14 @@ def _ratio(rows: dict[tuple[str, str], Row], server: str, workload: str, base: s
 
 
 def short(result: Result) -> str:
-    """µs of CPU per request: a row for each telling workload, a column for each of the best known servers."""
+    """µs of CPU per request: a row for each of the best known servers, a column for each telling workload."""
     rows = compared(result)
     servers = [name for name in _SHORT if any((name, workload) in rows for workload in TELLING)]
+    workloads = [name for name in TELLING if any((server, name) in rows for server in servers)]
     cells = {pair: f"{row['cpu_us']['median']:.2f}" for pair, row in rows.items()}
     return _filled(
-        ["µs of CPU per request", *servers],
-        [
-            [workload, *(cells.get((server, workload), "") for server in servers)]
-            for workload in TELLING
-            if any((server, workload) in rows for server in servers)
-        ],
+        ["µs of CPU per request", *workloads],
+        [[server, *(cells.get((server, workload), "") for workload in workloads)] for server in servers],
     )
 
 
