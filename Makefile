@@ -21,10 +21,10 @@ NODE := tests/node/node_modules/.package-lock.json
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help serve test check format lock fuzz damage autobahn bench-micro bench-memory bench-pubsub bench-websocket profile report image clean
+.PHONY: help serve test check format lock fuzz damage autobahn bench-micro bench-memory bench-pubsub bench-websocket profile report bench-instructions image clean
 
 help: ## list the targets
-	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "%-20s %s\n", $$1, $$2 }'
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "%-26s %s\n", $$1, $$2 }'
 
 serve: $(SERVER) ## start the server; ARGS="--port 8080" passes options on
 	@$(VENV)/bin/fastkv serve --no-tune $(ARGS)
@@ -65,8 +65,12 @@ autobahn: $(TOOLS) ## run the Autobahn|Testsuite, where there is a Python 2.7; P
 	@$(VENV)/bin/python -m perf.autobahn --python $(PYTHON2) --suite $(AUTOBAHN) --save
 	@$(VENV)/bin/python -m perf.tables
 
-bench-micro: $(BENCH) ## measure the store alone, beside others; ARGS="operations --only fastkv" picks some
+bench-micro: $(BENCH) ## measure the store, parsers and replies alone; ARGS="operations --only fastkv" picks some
 	@$(VENV)/bin/python -m perf.micro $(ARGS)
+	@$(VENV)/bin/python -m perf.tables
+
+bench-instructions: $(SERVER) ## count the instructions of requests; ARGS="--functions 'GET miss'", or --save
+	@$(VENV)/bin/python -m perf.instructions $(ARGS)
 	@$(VENV)/bin/python -m perf.tables
 
 bench-memory: $(SERVER) ## count what a budget holds, beside memcached and Redis; ARGS="--memory 64"

@@ -6,22 +6,17 @@ the memo has its part in it.
 
 from __future__ import annotations
 
-import asyncio
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-from fastkv.connection import Connection
-from fastkv.http.responses import Preludes
-from fastkv.http.routes import Routes
-from fastkv.service import Service
 from fastkv.settings import Settings
-from fastkv.stats import Board, Column, State
+from fastkv.stats import Column
 from fastkv.store import Store
+from perf.unplugged import clock, connected
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
 SEED = 7
-_NOW_MS = 1_000_000
 # How often entries are counted: summing the shards' counters costs as much as a few requests.
 _COUNT_EVERY = 64
 # Beside its key and value an entry takes a head, a checksum, padding and its share of the index.
@@ -81,11 +76,6 @@ class Replay(NamedTuple):
     problems: list[str]
 
 
-def clock() -> int:
-    """A clock that stands still."""
-    return _NOW_MS
-
-
 def _replay(trace: Sequence[int], store: Store, is_hit: Callable[[int], bool]) -> Replay:
     hits = 0
     counted: list[int] = []
@@ -126,36 +116,6 @@ def through_store(trace: Sequence[int], geometry: Geometry, value_bytes: int) ->
         store.close()
 
 
-class _Sink(asyncio.Transport):
-    """A client that reads at once, and keeps the newest reply.
-
-    Attributes:
-        reply: its bytes.
-    """
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.reply = b""
-
-    def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
-        pass
-
-    def get_write_buffer_size(self) -> int:
-        return 0
-
-    def get_extra_info(self, name: str, default: Any = None) -> Any:
-        return None if name == "socket" else default
-
-    def can_write_eof(self) -> bool:
-        return True
-
-    def write(self, data: bytes | bytearray | memoryview[Any]) -> None:
-        self.reply = bytes(data)
-
-    def is_closing(self) -> bool:
-        return False
-
-
 def through_http(
     trace: Sequence[int], geometry: Geometry, value_bytes: int, memo_bytes: int
 ) -> tuple[Replay, int]:
@@ -177,34 +137,21 @@ def through_http(
         max_value_bytes=max(value_bytes, 1),
         memo_bytes=memo_bytes,
     )
-    board = Board(1)
-    counters = board.rows[0]
-    counters[Column.STATE] = State.READY
-    routes = Routes(store, settings, board, counters, clock)
-    connection = Connection(Service(store, settings, routes, board, counters, Preludes(0)))
-    sink = _Sink()
     value = "v" * value_bytes
 
     def is_hit(number: int) -> bool:
-        connection.data_received(b"GET /get?key=%07d HTTP/1.1\r\nHost: a\r\n\r\n" % number)
-        if sink.reply.startswith(b"HTTP/1.1 200 "):
+        client.received(b"GET /get?key=%07d HTTP/1.1\r\nHost: a\r\n\r\n" % number)
+        if client.reply.startswith(b"HTTP/1.1 200 "):
             return True
         body = f'{{"key":"{number:07}","value":"{value}"}}'.encode()
         head = b"POST /put HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\n" % len(body)
-        connection.data_received(head + body)
-        if not sink.reply.startswith(b"HTTP/1.1 200 "):
-            raise RuntimeError(f"The PUT was answered with {sink.reply!r}.")
+        client.received(head + body)
+        if not client.reply.startswith(b"HTTP/1.1 200 "):
+            raise RuntimeError(f"The PUT was answered with {client.reply!r}.")
         return False
 
-    loop = asyncio.new_event_loop()
-    # A connection asks for the running loop when it has to wait; this one never waits.
-    asyncio.events._set_running_loop(loop)
     try:
-        connection.connection_made(sink)
-        replay = _replay(trace, store, is_hit)
-        connection.connection_lost(None)
-        return replay, counters[Column.MEMO_HITS]
+        with connected(store, settings) as (client, counters):
+            return _replay(trace, store, is_hit), counters[Column.MEMO_HITS]
     finally:
-        asyncio.events._set_running_loop(None)
-        loop.close()
         store.close()

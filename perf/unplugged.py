@@ -28,7 +28,7 @@ def clock() -> int:
     return _NOW_MS
 
 
-class Sink:
+class Client:
     """A transport to a client that reads at once; it keeps the newest reply.
 
     Attributes:
@@ -80,7 +80,7 @@ class Sink:
 
 
 @contextmanager
-def connected(store: Store, settings: Settings) -> Iterator[tuple[Sink, memoryview[int]]]:
+def connected(store: Store, settings: Settings) -> Iterator[tuple[Client, memoryview[int]]]:
     """A worker with one connection.
 
     Args:
@@ -98,14 +98,14 @@ def connected(store: Store, settings: Settings) -> Iterator[tuple[Sink, memoryvi
     service = Service(store, settings, routes, board, counters, Preludes(0))
     service.turn_seconds = 3600.0  # so that a slow machine changes nothing
     connection = Connection(service)
-    sink = Sink()
-    sink.set_protocol(connection)
+    client = Client()
+    client.set_protocol(connection)
     loop = asyncio.new_event_loop()
     # A connection asks for the running loop when it has to wait; this one never waits.
     asyncio.events._set_running_loop(loop)
     try:
-        connection.connection_made(cast("asyncio.BaseTransport", sink))
-        yield sink, counters
+        connection.connection_made(cast("asyncio.BaseTransport", client))
+        yield client, counters
         connection.connection_lost(None)
     finally:
         asyncio.events._set_running_loop(None)

@@ -92,10 +92,10 @@ class Kind(NamedTuple):
     upgrade: bool
 
 
-def frame(said: object, first: int = 0x81) -> bytes:
-    """A frame of a client: JSON, or bytes."""
+def frame(said: object, first: int = 0x81, mask: bytes = b"") -> bytes:
+    """A frame of a client: JSON, or bytes; without a mask it gets one at random."""
     payload = said if isinstance(said, bytes) else orjson.dumps(said)
-    mask = os.urandom(4)
+    mask = mask or os.urandom(4)
     size = len(payload)
     length = bytes([0x80 | size]) if size < 126 else bytes([0xFE]) + size.to_bytes(2, "big")
     return bytes([first]) + length + mask + bytes(byte ^ mask[at % 4] for at, byte in enumerate(payload))

@@ -1,55 +1,86 @@
-"""Count the instructions of requests, as a ratio to those of a reference loop.
+"""Count the instructions of requests, and compare them with what is stored.
 
-    python -m perf.instructions                       all paths, beside what is stored
-    python -m perf.instructions --save                and store them in perf/results/instructions.json
-    python -m perf.instructions --only 'GET, plain'   one path
-    python -m perf.instructions --functions 'GET, plain' [--inclusive] [--most 40]
+``--only`` counts one path, ``--functions`` shows where its instructions go.
+
+python -m perf.instructions                             all paths
+python -m perf.instructions --save                      … and store them
+python -m perf.instructions --only "GET miss"           one path
+python -m perf.instructions --functions "GET miss"      … and which functions of C it spends them in
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
 
-from perf.instructions import counting, reference
+from perf.instructions import counting, guard, reference
 from perf.instructions.paths import PATHS
-from perf.report import RESULTS, load, save
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+_NAMES = [path.name for path in PATHS]
+
+
+def show(counts: Mapping[str, float]) -> None:
+    """Print what paths cost, beside what is stored.
+
+    Args:
+        counts: instructions for each request, by path; those of the reference loop among them.
+    """
+    result = guard.stored()
+    ratios = {row["path"]: row["ratio"] for row in result["rows"]} if result else {}
+    changes = guard.differences(counts, result) if result else {}
+    unit = counts[reference.NAME]
+    print(f"{'':28}{'instructions':>14}{'ratio':>10}{'stored':>10}{'difference':>12}")
+    for name in filter(counts.__contains__, _NAMES):
+        beside = f"{ratios[name]:10.4f}{changes[name]:12.2%}" if name in changes else ""
+        print(f"{name:28}{counts[name]:14,.1f}{counts[name] / unit:10.4f}{beside}")
+    print(f"{'a turn of the reference loop':28}{unit:14,.1f}")
+    if result:
+        print(f"The margin is {guard.margin(result):.0%}.")
+
+
+def show_functions(file: Path, most: int) -> None:
+    """Print where the instructions of a path go.
+
+    Args:
+        file: what callgrind has written for it.
+        most: how many functions.
+    """
+    print(f"{'inclusive':>12}{'exclusive':>12}  instructions for each request")
+    for function in counting.functions(file)[:most]:
+        print(f"{function.inclusive:12,.1f}{function.exclusive:12,.1f}  {function.name}")
 
 
 def main() -> None:
     """Run it."""
-    names = [path.name for path in PATHS]
     parser = argparse.ArgumentParser(description="Count the instructions of requests.")
-    parser.add_argument("--save", action="store_true", help="store what was counted")
-    parser.add_argument("--only", action="append", choices=names, help="count this path; may be repeated")
-    parser.add_argument("--functions", choices=names, help="show which functions of C a path spends them in")
-    parser.add_argument("--inclusive", action="store_true", help="with what those functions call")
+    parser.add_argument("--save", action="store_true", help="store what was counted, of all paths")
+    parser.add_argument("--only", action="append", choices=_NAMES, help="may be given several times")
+    parser.add_argument("--functions", choices=_NAMES, help="of one path, by function of C")
     parser.add_argument("--most", type=int, default=40, help="how many functions")
     chosen = parser.parse_args()
+    if chosen.save and (chosen.only or chosen.functions):
+        parser.error("What is stored is all paths.")
     lacking = counting.missing()
     if lacking:
-        sys.exit(f"Instructions cannot be counted: {lacking}.")
+        sys.exit(lacking)
     if chosen.functions:
-        for cost, function in counting.functions(chosen.functions, inclusive=chosen.inclusive)[: chosen.most]:
-            print(f"{cost:10,.1f}  {function}")
+        with TemporaryDirectory() as directory:
+            files = counting.run([chosen.functions], Path(directory))
+            show(counting.per_request(files))
+            show_functions(files[chosen.functions], chosen.most)
         return
-    counts = counting.count(chosen.only)
-    unit = counts.pop(reference.NAME)
-    file = RESULTS / "instructions.json"
-    stored = {row["path"]: row["ratio"] for row in load(file)["rows"]} if file.exists() else {}
-    print(f"{'':28}{'instructions':>14}{'ratio':>9}{'stored':>9}{'difference':>12}")
-    for name, each in sorted(counts.items(), key=lambda pair: names.index(pair[0])):
-        ratio = each / unit
-        known = stored.get(name)
-        beside = f"{known:9.4f}{ratio / known - 1:+12.2%}" if known else ""
-        print(f"{name:28}{each:14,.1f}{ratio:9.4f}{beside}")
-    print(f"{'a turn of the reference loop':28}{unit:14,.1f}")
     if chosen.save:
-        rows = [
-            {"path": name, "instructions": round(each, 1), "ratio": round(each / unit, 5)}
-            for name, each in counts.items()
-        ]
-        print(save("instructions", ["hiredis", "websockets"], reference=round(unit, 1), rows=rows))
+        counts = guard.count_lowest(_NAMES)
+        show(counts)
+        print(guard.store(counts))
+        return
+    show(counting.count(chosen.only or _NAMES))
 
 
 if __name__ == "__main__":

@@ -1,10 +1,9 @@
-"""What runs under callgrind: each path in a process of its own, and the reference loop.
+"""What runs under callgrind: the reference loop and the paths, each in a process of its own.
 
-    valgrind … python -m perf.instructions.counted MARKS NAME …
+    valgrind … python -m perf.instructions.counted MARKS LAYOUT NAME …
 
 Every process is forked from the same one and makes a store of its own, so that a figure does not depend on
-which others are counted. Each dumps what was counted once; a line of output says what it was and of how many
-requests.
+what else is counted. Each dumps once, under the name of what it has counted.
 """
 
 from __future__ import annotations
@@ -14,8 +13,10 @@ import gc
 import os
 import sys
 from collections import deque
-from typing import TYPE_CHECKING, Final
+from functools import partial
+from typing import TYPE_CHECKING, Final, Protocol
 
+from fastkv.http.routes import PLAIN
 from fastkv.settings import Settings
 from fastkv.store import Store
 from perf.instructions import reference
@@ -27,98 +28,118 @@ if TYPE_CHECKING:
 
     from perf.instructions.paths import Path
 
-_MEMORY_BYTES: Final = 64 << 20
+_MEMORY_BYTES: Final = 32 << 20
+# The pages of the index are then as full as those of 1 GiB with a million entries.
+_SHARDS: Final = 1
 _SEED: Final = 7
+# As where versions begin at the Unix time in µs.
+_FIRST_VERSION: Final = 1_700_000_000_000_000
+
+_elsewhere: Final[list[object]] = []
 
 
-class Marks:
-    """Between these instructions are counted."""
-
-    def __init__(self, library: str) -> None:
-        """Load them.
-
-        Args:
-            library: what was built from ``marks.c``.
-        """
-        found = ctypes.CDLL(library)
-        self._begin, self._end = found.begin, found.end
-        self._begin.argtypes, self._end.argtypes = (), (ctypes.c_char_p,)
+class Counter(Protocol):
+    """What counts."""
 
     def count(self, name: str, call: Callable[[bytes], None], each: Sequence[bytes]) -> None:
-        """Count what calls take; they are made from C, as an event loop makes them.
+        """Make some calls, from C as an event loop makes them, and count what they take.
 
         Args:
             name: under which it is written down.
             call: what is called.
             each: with what.
         """
-        # What arrives on a socket is a new object, whose hash nobody has computed before.
-        calls = map(call, [bytes(bytearray(data)) for data in each])
+
+
+class Marks:
+    """Counts between marks that callgrind sees."""
+
+    def __init__(self, library: str) -> None:
+        """Load the marks.
+
+        Args:
+            library: what was built from ``marks.c``.
+        """
+        marks = ctypes.CDLL(library)
+        self._begin, self._end = marks.begin, marks.end
+        self._begin.argtypes, self._end.argtypes = (), (ctypes.c_char_p,)
+
+    def count(self, name: str, call: Callable[[bytes], None], each: Sequence[bytes]) -> None:
+        """As `Counter`."""
         told = name.encode()
+        calls = map(call, each)
         self._begin()
         deque(calls, 0)
         self._end(told)
 
 
-def count_path(path: Path, marks: Marks) -> None:
+def count_path(path: Path, counter: Counter) -> None:
     """Count a path, and see that it was the one that is meant.
 
     Args:
         path: the path.
-        marks: count.
+        counter: counts.
 
     Raises:
         RuntimeError: it was another one.
     """
-    store = Store(_MEMORY_BYTES, seed=_SEED)
+    store = Store(_MEMORY_BYTES, shards=_SHARDS, first_version=_FIRST_VERSION, seed=_SEED)
     for number in range(LOADED):
-        store.put(key(number), value(number), clock, 1)
-    settings = Settings(workers=1, memory_bytes=_MEMORY_BYTES)
-    before, counted = path.reads()
-    with connected(store, settings) as (sink, counters):
-        if path.name.startswith("WebSocket"):
-            sink.received(HANDSHAKE)
-        received = sink.received
+        store.put(key(number), value(number), clock, PLAIN)
+    before, counted = path.make_reads()
+    # What arrives on a socket is a new object each time, whose hash nobody has computed.
+    counted = [bytes(bytearray(read)) for read in counted]
+    with connected(store, Settings(workers=1, memory_bytes=_MEMORY_BYTES)) as (client, counters):
+        if path.websocket:
+            client.received(HANDSHAKE)
+        received = client.received
         for read in before:
             received(read)
-        gc.collect()
-        gc.freeze()
-        gc.disable()
         earlier = counters[path.column]
-        marks.count(path.name, received, counted)
-        if counters[path.column] - earlier != COUNTED or not sink.reply.endswith(path.ends):
-            raise RuntimeError(
-                f"{path.name}: {counters[path.column] - earlier} of {COUNTED} requests went that way; "
-                f"the last reply is {sink.reply!r}."
-            )
-    problems = store.check()
+        counter.count(path.name, received, counted)
+        came = counters[path.column] - earlier
+        reply = client.reply
     store.close()
-    if problems:
-        raise RuntimeError(f"{path.name}: {problems}")
+    if came != COUNTED or not reply.endswith(path.ending):
+        raise RuntimeError(f"{came} of {COUNTED} requests went this way; the last reply was {reply!r}.")
 
 
-def count_reference(marks: Marks) -> None:
-    """Count the reference loop."""
-    reads = reference.reads(COUNTED)
+def count_reference(counter: Counter) -> None:
+    """Count the reference loop.
+
+    Args:
+        counter: counts.
+    """
     loop = reference.Loop()
-    for read in reads:
+    for read in reference.make_reads(COUNTED):
         loop.turn(read)
-    gc.collect()
-    gc.freeze()
-    gc.disable()
-    marks.count(reference.NAME, loop.turn, reads)
+    counter.count(reference.NAME, loop.turn, reference.make_reads(COUNTED))
 
 
-def in_child(act: Callable[[], None]) -> bool:
+def move(layout: int) -> None:
+    """Make all that follows stand elsewhere in memory, and give types other versions.
+
+    The interpreter finds methods in a cache of 4096 places, by the address of the name and the version of the
+    type. Two that are needed in turns and have the same place cost 350 instructions each time; which ones do
+    is chance.
+
+    Args:
+        layout: a small number, for each another place.
+    """
+    for _ in range(layout):
+        _elsewhere.extend(bytes(size) for size in range(1, 480, 16))
+        getattr(type("Layout", (), {}), "version", None)
+
+
+def _in_child(act: Callable[[], None]) -> bool:
     """Do something in a process of its own.
 
     Args:
         act: what.
 
     Returns:
-        Whether it went well; what did not is on the standard error.
+        Whether it went well; why it did not is told on standard error.
     """
-    sys.stdout.flush()
     pid = os.fork()
     if pid == 0:
         status = 1
@@ -134,14 +155,12 @@ def in_child(act: Callable[[], None]) -> bool:
 def main() -> None:
     """Count what is named."""
     marks = Marks(sys.argv[1])
-    names = sys.argv[2:]
-    for name in names:
-        if name == reference.NAME:
-            act = lambda: count_reference(marks)
-        else:
-            path = next(path for path in PATHS if path.name == name)
-            act = lambda path=path: count_path(path, marks)
-        if not in_child(act):
+    acts: dict[str, Callable[[], None]] = {path.name: partial(count_path, path, marks) for path in PATHS}
+    acts[reference.NAME] = partial(count_reference, marks)
+    gc.disable()  # as workers do
+    move(int(sys.argv[2]))
+    for name in sys.argv[3:]:
+        if not _in_child(acts[name]):
             sys.exit(f"{name} could not be counted.")
 
 

@@ -1,7 +1,7 @@
-"""Counts instructions: runs `counted` under callgrind and reads what that writes down.
+"""Counts instructions: runs `counted` under callgrind, and reads what that writes down.
 
-The same commit, interpreter and libraries give the same figures to 0.01%: the hash seed, the store's seed and
-the clock are fixed, the collector is off as in a worker, and the environment is empty.
+The hash seed, the store's seed and the clock are fixed, the collector is off as in a worker, and the
+environment is empty: two runs give the same figures to 0.1%, whatever else the machine does.
 """
 
 from __future__ import annotations
@@ -13,117 +13,136 @@ import subprocess
 import sys
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from perf.instructions import reference
-from perf.instructions.paths import COUNTED, PATHS
+from perf.instructions.paths import COUNTED
 from perf.report import ROOT
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterator, Mapping, Sequence
 
-_HERE: Final = Path(__file__).parent
+_MARKS: Final = Path(__file__).with_name("marks.c")
+_TEAMS: Final = os.cpu_count() or 1
+
+# What callgrind and its annotator write.
 _NAME: Final = re.compile(r"^desc: Trigger: Client Request: (.*)$", re.MULTILINE)
 _TOTAL: Final = re.compile(r"^totals: (\d+)$", re.MULTILINE)
+_COST: Final = re.compile(r"^ *([\d,]+) \( *[\d.]+%\) +(?:\* +)?(\S+:.*?)(?: \[.*\])?$", re.MULTILINE)
+
+
+class Function(NamedTuple):
+    """What a path spends in a function of C.
+
+    Attributes:
+        inclusive: instructions for each request, with those of what it calls.
+        exclusive: without them.
+        name: its file and its own name.
+    """
+
+    inclusive: float
+    exclusive: float
+    name: str
 
 
 def missing() -> str | None:
-    """What is not installed here and is needed, None if all is."""
-    lacking = [tool for tool in ("valgrind", "gcc", "callgrind_annotate") if shutil.which(tool) is None]
-    return f"there is no {' and no '.join(lacking)}" if lacking else None
+    """What is needed and not installed here, as a sentence; None if nothing is."""
+    tools = [tool for tool in ("valgrind", "gcc") if shutil.which(tool) is None]
+    return f"Instructions cannot be counted: there is no {' and no '.join(tools)}." if tools else None
 
 
-def dumps(names: Iterable[str], directory: Path) -> dict[str, Path]:
-    """Count some paths.
+def run(names: Sequence[str], directory: Path, layout: int = 0) -> dict[str, Path]:
+    """Count some paths, and the reference loop.
 
     Args:
-        names: theirs.
-        directory: where callgrind may write.
+        names: those of the paths.
+        directory: where callgrind may write; empty.
+        layout: see `counted.move`.
 
     Returns:
         By name, what it has written.
 
     Raises:
-        RuntimeError: something went wrong; it says what.
+        OSError: the tools cannot be run.
+        RuntimeError: not all was counted; it says why.
     """
     marks = directory / "marks.so"
-    subprocess.run(["gcc", "-O1", "-shared", "-fPIC", "-o", marks, _HERE / "marks.c"], check=True)
+    subprocess.run(["gcc", "-O1", "-shared", "-fPIC", "-o", marks, _MARKS], check=True)
     command = [
-        *("valgrind", "--quiet", "--tool=callgrind", "--instr-atstart=no"),
+        *(shutil.which("valgrind") or "valgrind", "--quiet", "--tool=callgrind", "--instr-atstart=no"),
         f"--callgrind-out-file={directory}/%p",
-        *(sys.executable, "-m", "perf.instructions.counted", str(marks), *names),
+        *(sys.executable, "-m", "perf.instructions.counted", str(marks), str(layout)),
     ]
     environment = {
-        "PATH": os.environ["PATH"],
-        "PYTHONPATH": os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]),
+        "PYTHONPATH": os.environ.get("PYTHONPATH", ""),
         "PYTHONHASHSEED": "0",
         "PYTHONDONTWRITEBYTECODE": "1",
     }
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise RuntimeError(f"Nothing was counted: {done.stderr}")
-    return dict(_found(directory))
+    # As many at a time as there are processors; that makes no difference to a count.
+    all_names = [reference.NAME, *names]
+    teams = [team for number in range(_TEAMS) if (team := all_names[number::_TEAMS])]
+    running = [
+        subprocess.Popen([*command, *team], cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True)
+        for team in teams
+    ]
+    told = [process.communicate()[1] for process in running]
+    if any(process.returncode for process in running):
+        raise RuntimeError(f"Not all was counted: {''.join(told)}")
+    return dict(_named(directory))
 
 
-def _found(directory: Path) -> Iterator[tuple[str, Path]]:
+def _named(directory: Path) -> Iterator[tuple[str, Path]]:
+    """The dumps that are there, each with what it was made for; the last one of a process is empty."""
     for file in directory.glob("*.1"):
         name = _NAME.search(file.read_text())
-        if name:
+        if name is not None:
             yield name[1], file
 
 
-def count(names: Iterable[str] | None = None) -> dict[str, float]:
-    """Count instructions of a request.
+def count(names: Sequence[str], layout: int = 0) -> dict[str, float]:
+    """``per_request`` of ``run``, in a directory of its own."""
+    with TemporaryDirectory() as directory:
+        return per_request(run(names, Path(directory), layout))
+
+
+def per_request(files: Mapping[str, Path]) -> dict[str, float]:
+    """Instructions for each request.
 
     Args:
-        names: of the paths; None for all.
-
-    Returns:
-        By path, and by `reference.NAME` those of a turn of the reference loop.
+        files: as ``run`` returns them.
 
     Raises:
-        RuntimeError: something went wrong; it says what.
+        RuntimeError: one of the files has no total.
     """
-    names = [path.name for path in PATHS] if names is None else names
-    with TemporaryDirectory() as directory:
-        files = dumps([reference.NAME, *names], Path(directory))
-        return {name: _total(file) / COUNTED for name, file in files.items()}
+    totals = {name: _TOTAL.search(file.read_text()) for name, file in files.items()}
+    if None in totals.values():
+        raise RuntimeError("callgrind has written no total.")
+    return {name: int(total[1]) / COUNTED for name, total in totals.items() if total}
 
 
-def _total(file: Path) -> int:
-    total = _TOTAL.search(file.read_text())
-    if total is None:
-        raise RuntimeError(f"callgrind has written no total into {file}.")
-    return int(total[1])
-
-
-_COST: Final = re.compile(r"^\s*([\d,]+) \(\s*[\d.]+%\)\s+(?:\*\s+)?(.*?)(?: \[.*\])?$")
-
-
-def functions(name: str, *, inclusive: bool) -> list[tuple[float, str]]:
-    """Where the instructions of a path go, by function of C.
+def functions(file: Path) -> list[Function]:
+    """Where the instructions of a path go.
 
     Args:
-        name: the path's.
-        inclusive: whether those of what a function calls are its own.
+        file: what callgrind has written for it.
 
     Returns:
-        Instructions for each request, and the function; the dearest first.
+        Functions of C, those first that have most instructions of their own.
 
     Raises:
-        RuntimeError: something went wrong; it says what.
+        OSError: callgrind_annotate cannot be run.
     """
-    with TemporaryDirectory() as directory:
-        file = dumps([name], Path(directory))[name]
-        annotate = ["callgrind_annotate", f"--inclusive={'yes' if inclusive else 'no'}", "--auto=no"]
-        done = subprocess.run(
-            [*annotate, "--threshold=100", file], capture_output=True, text=True, check=True
-        )
-    found = map(_COST.match, done.stdout.splitlines())
-    return [(int(each[1].replace(",", "")) / COUNTED, _short(each[2])) for each in found if each]
+    inclusive, exclusive = (_costs(file, which) for which in ("yes", "no"))
+    found = [Function(inclusive.get(name, cost), cost, name) for name, cost in exclusive.items()]
+    return sorted(found, key=lambda function: -function.exclusive)
 
 
-def _short(function: str) -> str:
-    """A function with the last part of its file's name."""
-    file, _, symbol = function.rpartition(":")
-    return f"{file.rpartition('/')[2]}:{symbol}" if file else symbol
+def _costs(file: Path, inclusive: str) -> dict[str, float]:
+    command = ["callgrind_annotate", f"--inclusive={inclusive}", "--auto=no", "--threshold=100", str(file)]
+    told = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    costs: dict[str, float] = {}
+    for cost, function in _COST.findall(told):
+        source, _, name = function.rpartition(":")
+        short = f"{source.rpartition('/')[2]}:{name}"
+        costs[short] = costs.get(short, 0.0) + int(cost.replace(",", "")) / COUNTED
+    return costs

@@ -1,13 +1,13 @@
 /* Where counting begins and ends, in a program that runs under callgrind; elsewhere these do nothing. */
 #include <valgrind/callgrind.h>
 
-/* Count from here on; what went before was not counted, and so ran ten times as fast. */
+/* Count from here on; what went before ran without instruments, and so ten times as fast. */
 void begin(void) {
     CALLGRIND_START_INSTRUMENTATION;
     CALLGRIND_ZERO_STATS;
 }
 
-/* Write down what was counted, under a name, and count no more. */
+/* Write down under a name what was counted, and count no more. */
 void end(const char *name) {
     CALLGRIND_DUMP_STATS_AT(name);
     CALLGRIND_STOP_INSTRUMENTATION;

@@ -1,14 +1,13 @@
 """The paths whose instructions are counted: what is received on each, and what has to come of it.
 
-Keys have 11 bytes and values 64. No path asks for one key only: every read is another one.
+Keys have 11 bytes and values 64. On no path is one key asked for all the time: each request is another one.
 """
 
 from __future__ import annotations
 
 import random
+from functools import partial
 from typing import TYPE_CHECKING, Final, NamedTuple
-
-import orjson
 
 from fastkv.stats import Column
 from perf.websocket import frame
@@ -16,13 +15,14 @@ from perf.websocket import frame
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-LOADED: Final = 8192
+COUNTED: Final = 2048
+"""Requests of a path that are counted."""
+LOADED: Final = 2 * COUNTED
 """Entries that are there beforehand."""
-COUNTED: Final = 4096
-"""Requests of a path that are counted; as many go before."""
 
 _DEPTH: Final = 16
 _SEED: Final = 7
+_MASK: Final = b"\x12\x34\x56\x78"
 
 HEADERS: Final = {
     "plain": b"Host: 127.0.0.1\r\n\r\n",
@@ -36,20 +36,21 @@ HEADERS: Final = {
         b"Cookie: theme=dark; sid=0123456789abcdef\r\n\r\n"
     ),
 }
-"""Header sections by who sends them."""
+"""Header sections, the empty line included, by who sends them."""
 
 HANDSHAKE: Final = (
     b"GET /ws HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
     b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
 )
+"""What goes before everything else on a WebSocket."""
 
 
 class Reads(NamedTuple):
     """What is received on a path.
 
     Attributes:
-        before: reads that make it warm; each code path is specialised by then, the memo filled.
-        counted: the reads whose instructions are counted.
+        before: what makes it warm: the interpreter has specialised its bytecodes then, the memo is filled.
+        counted: what is counted.
     """
 
     before: Sequence[bytes]
@@ -61,36 +62,31 @@ class Path(NamedTuple):
 
     Attributes:
         name: as in the results.
-        reads: makes what is received.
-        column: what counts each of its requests.
-        ends: how the newest reply ends.
+        make_reads: makes what is received.
+        column: what counts each request that goes this way.
+        ending: of every reply.
+        websocket: whether messages are received, and no requests.
     """
 
     name: str
-    reads: Callable[[], Reads]
+    make_reads: Callable[[], Reads]
     column: Column
-    ends: bytes
-
-
-def value(number: int) -> bytes:
-    """The value of an entry that is there beforehand, or is put."""
-    return b"v%063d" % number
+    ending: bytes
+    websocket: bool = False
 
 
 def key(number: int) -> bytes:
-    """The key of an entry; those from ``LOADED`` on are not there."""
+    """The key of an entry; those from ``LOADED`` on are not there beforehand."""
     return b"k%010d" % number
 
 
-def _numbers(first: int = 0) -> list[int]:
-    """As many keys as there are entries, beginning with one of them, in no order."""
-    numbers = list(range(first, first + LOADED))
-    random.Random(_SEED).shuffle(numbers)
-    return numbers
+def value(number: int) -> bytes:
+    """The value of an entry."""
+    return b"v%063d" % number
 
 
-def _get(number: int, headers: str) -> bytes:
-    return b"GET /get?key=%b HTTP/1.1\r\n%b" % (key(number), HEADERS[headers])
+def _get(fields: bytes, number: int) -> bytes:
+    return b"GET /get?key=%b HTTP/1.1\r\n%b" % (key(number), fields)
 
 
 def _delete(number: int) -> bytes:
@@ -99,66 +95,59 @@ def _delete(number: int) -> bytes:
 
 def _put(number: int) -> bytes:
     body = b'{"key":"%b","value":"%b"}' % (key(number), value(number))
-    head = b"Content-Type: application/json\r\nContent-Length: %d\r\n" % len(body)
-    return b"PUT /put HTTP/1.1\r\n%b%b%b" % (head, HEADERS["plain"], body)
+    fields = b"Content-Type: application/json\r\nContent-Length: %d\r\n%b" % (len(body), HEADERS["plain"])
+    return b"PUT /put HTTP/1.1\r\n%b%b" % (fields, body)
 
 
 def _message(number: int) -> bytes:
-    return frame(["GET", key(number).decode()])
+    return frame(["GET", key(number).decode()], mask=_MASK)
+
+
+def _together(requests: Sequence[bytes], depth: int) -> list[bytes]:
+    """Reads, with so many requests in each."""
+    return [b"".join(requests[at : at + depth]) for at in range(0, len(requests), depth)]
+
+
+def _numbers(first: int) -> list[int]:
+    """As many as there are entries, in no order."""
+    numbers = list(range(first, first + LOADED))
+    random.Random(_SEED).shuffle(numbers)
+    return numbers
 
 
 def _once(make: Callable[[int], bytes], first: int = 0, depth: int = 1) -> Reads:
     """Requests each of which comes once.
 
     Args:
-        make: makes one of its number.
+        make: makes the one of a number.
         first: the first number.
-        depth: how many come in one read.
+        depth: how many come in a read.
     """
-    made = [make(number) for number in _numbers(first)]
-    reads = [b"".join(made[at : at + depth]) for at in range(0, len(made), depth)]
-    half = COUNTED // depth
-    return Reads(reads[:half], reads[half:])
+    requests = [make(number) for number in _numbers(first)]
+    return Reads(_together(requests[:COUNTED], depth), _together(requests[COUNTED:], depth))
 
 
 def _again(make: Callable[[int], bytes], depth: int = 1) -> Reads:
-    """Requests that came several times before; at the second sight they are remembered."""
-    made = [make(number) for number in _numbers()[:COUNTED]]
-    reads = [b"".join(made[at : at + depth]) for at in range(0, len(made), depth)]
-    twice = [request for request in made for _ in range(2)]
-    return Reads(twice + reads, reads)
+    """Requests that came before, often enough to be remembered; the arguments are those of ``_once``."""
+    requests = [make(number) for number in _numbers(0)[:COUNTED]]
+    reads = _together(requests, depth)
+    return Reads([request for request in requests for _ in range(2)] + reads, reads)
 
+
+_GETS: Final = {who: partial(_get, fields) for who, fields in HEADERS.items()}
+_HIT: Final = b'"}'
+_DONE: Final = b' successfully."}'
 
 PATHS: Final = (
-    *(
-        Path(
-            f"GET remembered, {who}",
-            lambda who=who: _again(lambda number: _get(number, who)),
-            Column.MEMO_HITS,
-            b'"}',
-        )
-        for who in HEADERS
-    ),
-    *(
-        Path(f"GET, {who}", lambda who=who: _once(lambda number: _get(number, who)), Column.HITS, b'"}')
-        for who in HEADERS
-    ),
-    Path(
-        "GET miss",
-        lambda: _once(lambda number: _get(number, "plain"), LOADED),
-        Column.MISSES,
-        b'"Key not found."}',
-    ),
-    Path("PUT overwrite", lambda: _once(_put), Column.PUTS, b'successfully."}'),
-    Path("PUT new", lambda: _once(_put, LOADED), Column.PUTS, b'successfully."}'),
-    Path("DELETE", lambda: _once(_delete), Column.DELETES, b'successfully."}'),
-    Path(
-        "16 GET remembered",
-        lambda: _again(lambda number: _get(number, "plain"), _DEPTH),
-        Column.MEMO_HITS,
-        b'"}',
-    ),
-    Path("16 GET", lambda: _once(lambda number: _get(number, "plain"), depth=_DEPTH), Column.HITS, b'"}'),
-    Path("WebSocket GET remembered", lambda: _again(_message), Column.MEMO_HITS, b'"}'),
-    Path("WebSocket GET", lambda: _once(_message), Column.HITS, b'"}'),
+    *(Path(f"GET remembered, {who}", partial(_again, _GETS[who]), Column.MEMO_HITS, _HIT) for who in HEADERS),
+    *(Path(f"GET, {who}", partial(_once, _GETS[who]), Column.HITS, _HIT) for who in HEADERS),
+    Path("GET miss", partial(_once, _GETS["plain"], LOADED), Column.MISSES, b'"Key not found."}'),
+    Path("PUT overwrite", partial(_once, _put), Column.PUTS, _DONE),
+    Path("PUT new", partial(_once, _put, LOADED), Column.PUTS, _DONE),
+    Path("DELETE", partial(_once, _delete), Column.DELETES, _DONE),
+    Path("16 GET remembered", partial(_again, _GETS["plain"], _DEPTH), Column.MEMO_HITS, _HIT),
+    Path("16 GET", partial(_once, _GETS["plain"], depth=_DEPTH), Column.HITS, _HIT),
+    Path("WebSocket GET remembered", partial(_again, _message), Column.MEMO_HITS, _HIT, websocket=True),
+    Path("WebSocket GET", partial(_once, _message), Column.HITS, _HIT, websocket=True),
 )
+"""All paths; those that begin with a number are pipelined."""

@@ -7,13 +7,10 @@ ratio to it travels further than a count.
 from __future__ import annotations
 
 import mmap
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import orjson
 from xxhash import xxh3_64_intdigest
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
 
 NAME: Final = "reference"
 _WORDS: Final = 1 << 13
@@ -59,7 +56,7 @@ class Loop:
         return place + found, text + self._mem[at : at + 16].tobytes()
 
 
-def reads(count: int) -> list[bytes]:
+def make_reads(count: int) -> list[bytes]:
     """What the loop is given.
 
     Args:
