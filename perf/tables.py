@@ -84,6 +84,15 @@ def steps(result: Result) -> str:
     )
 
 
+def instructions(result: Result) -> str:
+    """Instructions of a request, and their ratio to a turn of the reference loop."""
+    rows = [[row["path"], f"{row['instructions']:,.0f}", f"{row['ratio']:.3f}"] for row in result["rows"]]
+    return table(
+        ["", "instructions", "ratio"],
+        [*rows, ["a turn of the reference loop", f"{result['reference']:,.0f}", "1.000"]],
+    )
+
+
 def opcodes(result: Result) -> str:
     """Bytecodes by module."""
     return table(
@@ -104,6 +113,11 @@ def parts(result: Result) -> str:
     return table(
         ["", "", "ns"], ([row["operation"], row["part"], spread(row["ns"])] for row in result["rows"])
     )
+
+
+def requests(result: Result) -> str:
+    """Parsers, replies and the memo."""
+    return table(["", "", "ns"], ([row["part"], row["case"], _spread(row["ns"])] for row in result["rows"]))
 
 
 def hit_ratio(result: Result) -> str:
@@ -221,8 +235,10 @@ TABLES: Final[dict[str, tuple[str, Callable[[Result], str]]]] = {
     "operations-2": ("operations", lambda result: operations(result, 2)),
     "room": ("room", room),
     "steps": ("steps", steps),
+    "instructions": ("instructions", instructions),
     "opcodes": ("parts", opcodes),
     "parts": ("parts", parts),
+    "requests": ("requests", requests),
     "hit-ratio": ("hit_ratio", hit_ratio),
     "hit-ratio-memo": ("hit_ratio_memo", hit_ratio_memo),
     "memory": ("memory", memory),

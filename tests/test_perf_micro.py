@@ -1,12 +1,13 @@
 """The micro benchmark measures what it says: each contestant does each operation."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from store_helpers import KIB, MIB
 
 from fastkv.store import Store
-from perf.micro import making_room, operations, parts, steps
+from perf.micro import making_room, operations, parts, requests, steps
 from perf.micro.contestants import CONTESTANTS, VALUE, Contestant, clock
 from perf.micro.operations import OPERATIONS, PROCESSES, installed
 
@@ -65,3 +66,26 @@ def test_bytecodes_are_counted_by_module() -> None:
     counts = parts.count_opcodes(lambda: store.put(b"a", VALUE, clock))
     assert {"store", "shard", "index"} <= set(counts)
     store.close()
+
+
+KEYS = [b"k%010d" % number for number in range(32)]
+
+
+def test_everything_a_request_is_made_of_is_timed() -> None:
+    rows = requests.measure(3, len(KEYS))
+    assert [(row["part"], row["case"]) for row in rows] == [part[:2] for part in requests.parts(KEYS)]
+    assert all(row["ns"]["n"] == 3 for row in rows)
+
+
+def test_parsers_read_what_they_are_timed_with() -> None:
+    for part, case, act, arguments in requests.parts(KEYS):
+        made: Any = act(arguments[-1])
+        if part == "fast parser":
+            lines, _, body, used = made
+            assert used == len(arguments[-1])
+            assert len(lines) == (16 if case.startswith("16 ") else 1)
+            assert body is not None
+        elif part == "full parser":
+            assert arguments[-1].startswith(made[0])
+        elif part == "memo, what it has":
+            assert made is not None

@@ -1,1 +1,1 @@
-"""The store alone, without sockets: what an operation costs, beside others, and where that goes."""
+"""The store, parsers and replies, without sockets: what each costs, beside others, and where that goes."""

@@ -1,10 +1,10 @@
-"""Measure the store alone.
+"""Measure the store alone, and what else a request is made of.
 
     python -m perf.micro                     everything, written to perf/results
     python -m perf.micro operations --only fastkv --only dict
 
 ``operations`` beside other stores, ``room`` for a put that evicts beside one that need not, ``steps`` for the
-longest single step, ``parts`` for where it goes.
+longest single step, ``parts`` for where it goes, ``requests`` for parsers, replies and the memo.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING
 
-from perf.micro import making_room, operations, parts, steps
+from perf.micro import making_room, operations, parts, requests, steps
 from perf.micro.contestants import CONTESTANTS
 from perf.report import save
 
@@ -39,12 +39,14 @@ def run(suite: str, rounds: int, only: set[str] | None) -> Path:
         return save("room", rows=making_room.measure(2 * rounds))
     if suite == "steps":
         return save("steps", rows=steps.measure())
+    if suite == "requests":
+        return save("requests", ["httptools"], rows=requests.measure(2 * rounds))
     return save("parts", opcodes=parts.opcodes(), rows=parts.times(3 * rounds))
 
 
 def main() -> None:
     """Run it."""
-    suites = ("parts", "operations", "room", "steps")
+    suites = ("parts", "requests", "operations", "room", "steps")
     parser = argparse.ArgumentParser(description="Measure the store alone.")
     parser.add_argument("suites", nargs="*", choices=[*suites, []], help="all, if none is named")
     parser.add_argument("--rounds", type=int, default=11, help="how often each thing is measured")
