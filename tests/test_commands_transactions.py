@@ -87,18 +87,37 @@ class Space:
         return self._store.transact(None, body, clock)
 
 
-def test_a_body_that_is_repeated_is_counted_and_told_of_once(asked: Asked) -> None:
+@pytest.fixture
+def sent(asked: Asked) -> list[tuple[bytes, bytes]]:
+    """What is published: channels and messages."""
+    messages: list[tuple[bytes, bytes]] = []
+
+    def publish(channel: bytes, payload: bytes) -> int:
+        messages.append((channel, payload))
+        return 1
+
+    asked.commands._context.publish = publish
+    return messages
+
+
+def test_a_body_that_is_repeated_is_counted_and_told_of_once(
+    asked: Asked, sent: list[tuple[bytes, bytes]]
+) -> None:
     asked.commands._context.space = Space(asked.store)  # type: ignore[assignment]
-    assert asked.commands.run_together(words_of("SET a 1", "INCR a", "GET b"), NOBODY) == [OK, 2, None]
+    words = words_of("SET a 1", "PUBLISH c first", "INCR a", "GET b", "PUBLISH c second")
+    assert asked.commands.run_together(words, NOBODY) == [OK, 0, 2, None, 0]
     assert asked.counted() == {"MISSES": 1, "PUTS": 2}
     assert asked.told == [(b"set", b"a"), (b"incrby", b"a")]
+    assert sent == [(b"c", b"first"), (b"c", b"second")]
 
 
-def test_a_transaction_that_fails_is_not_told_of(asked: Asked) -> None:
+def test_a_transaction_that_fails_is_not_told_of(asked: Asked, sent: list[tuple[bytes, bytes]]) -> None:
     asked.commands._context.space = Space(asked.store, full=True)  # type: ignore[assignment]
-    assert error(asked.commands.run_together(words_of("SET a 1"), NOBODY)).startswith("OOM")
+    words = words_of("SET a 1", "PUBLISH c message")
+    assert error(asked.commands.run_together(words, NOBODY)).startswith("OOM")
     assert asked.counted() == {"STORE_FULL": 1}
     assert asked.told == []
+    assert sent == []
 
 
 @pytest.mark.parametrize("text", ["MULTI", "EXEC", "DISCARD", "WATCH a", "UNWATCH"])

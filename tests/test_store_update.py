@@ -212,10 +212,15 @@ def test_another_deadline_is_had_in_a_full_store_too(evicts: bool) -> None:
         }
 
 
+@pytest.mark.parametrize(("spare", "words"), [(0, 511), (8, 510)])
 def test_a_list_of_fragments_that_fills_a_segment_has_room_for_a_deadline(
-    monkeypatch: pytest.MonkeyPatch,
+    monkeypatch: pytest.MonkeyPatch, spare: int, words: int
 ) -> None:
-    """Moving fragments may cut them, but not until the record with their list could not be written anew."""
+    """Moving fragments may cut them, but not until the record with their list could not be written anew.
+
+    The list grows by two words a time: to where a deadline is the last word of the segment, or, with a
+    shorter key, to where the next two would fill the segment and leave no room for a deadline.
+    """
     append_pieces = Shard.append_pieces
 
     def append_halves(shard: Shard, key_hash: int, value: bytes, floor: int, *, main: bool) -> list[int]:
@@ -225,7 +230,7 @@ def test_a_list_of_fragments_that_fills_a_segment_has_room_for_a_deadline(
         return pieces + append_pieces(shard, key_hash, value[half:], floor, main=main)
 
     with open_store(4 * MIB) as store:
-        key, value = bytes(store.max_key_bytes), payload("value", 900_000)
+        key, value = bytes(store.max_key_bytes - spare), payload("value", 900_000)
         version = store.put(key, value, clock)
         shard = store._shards[0]
         mask = store._index.location_mask
@@ -242,7 +247,7 @@ def test_a_list_of_fragments_that_fills_a_segment_has_room_for_a_deadline(
             pytest.fail("a list of fragments grows for ever")
         monkeypatch.undo()
         assert store.stats()["segments_free"] > 10
-        assert shard.length(entry[5] & mask) > 4 * KIB // 8 - 4
+        assert shard.length(entry[5] & mask) == words
         for deadline_ms in (NOW_MS + 1, 0, NOW_MS + 2):
             store.update(key, lambda _, ms=deadline_ms: Retime(ms), clock)  # type: ignore[misc]
             entry = store.get(key, clock)
