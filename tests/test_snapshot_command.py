@@ -389,7 +389,8 @@ def reply(body: bytes, fields: bytes = b"", status: bytes = b"200 OK") -> bytes:
 
 
 STATS = reply(b'{"entries":3}')
-FIRST = reply(build_block(SOME[:2]), b"Next-Cursor: 7\r\n")
+FIRST_PAGE = build_block(SOME[:2])
+FIRST = reply(FIRST_PAGE, b"Next-Cursor: 7\r\n")
 LAST = reply(build_block(SOME[2:3]), b"Next-Cursor: 0\r\n")
 
 
@@ -480,6 +481,58 @@ def test_who_is_stopped_tidies_up(tmp_path: Path, number: signal.Signals) -> Non
     assert (process.returncode, out, err) == (1, b"", b"fastkv: stopped before the end.\n")
     assert os.listdir(tmp_path) == ["a"]
     assert read(path) == SOME[:1]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize("bar", [False, True])
+def test_who_is_stopped_in_a_finaliser_stops(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: signal.Signals, bar: bool
+) -> None:
+    """What is raised there goes nowhere."""
+    lost: list[object] = []
+
+    class Dying:
+        def __del__(self) -> None:
+            signal.raise_signal(number)
+
+    def page(self: remote.Remote, cursor: int) -> tuple[bytes, int]:
+        if cursor:
+            Dying()
+        return FIRST_PAGE, cursor + 1 if cursor < 50 else 0
+
+    monkeypatch.setattr(sys, "unraisablehook", lambda told: lost.append(told.exc_type))
+    monkeypatch.setattr(remote.Remote, "total", lambda self: 3)
+    monkeypatch.setattr(remote.Remote, "page", page)
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: bar)
+    path = tmp_path / "a"
+    write(path, SOME[:1])
+    code, out, err = run("save", path, "--port", 1)
+    assert lost == [KeyboardInterrupt]
+    assert (code, out) == (1, "")
+    assert err.endswith("fastkv: stopped before the end.\n")
+    assert ("Saving" in err) == bar
+    assert os.listdir(tmp_path) == ["a"]
+    assert read(path) == SOME[:1]
+
+
+def test_signals_that_were_ignored_stay_so(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the background of a shell, and with nohup."""
+    numbers = (signal.SIGINT, signal.SIGHUP)
+    before = [signal.signal(number, signal.SIG_IGN) for number in numbers]
+
+    def total(self: remote.Remote) -> int:
+        for number in numbers:
+            signal.raise_signal(number)
+        return 0
+
+    monkeypatch.setattr(remote.Remote, "total", total)
+    monkeypatch.setattr(remote.Remote, "page", lambda self, cursor: (EMPTY, 0))
+    try:
+        assert run("save", tmp_path / "a", "--port", 1, "--quiet") == (0, "", "")
+        assert [signal.getsignal(number) for number in numbers] == [signal.SIG_IGN] * 2
+    finally:
+        for number, handler in zip(numbers, before, strict=True):
+            signal.signal(number, handler)
 
 
 # -- on a terminal -------------------------------------------------------------------------------------------

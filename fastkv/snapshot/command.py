@@ -42,11 +42,11 @@ def _save(**typed: Any) -> None:
 
     Exit code 0: it is saved. 1: it is not; stderr says why. 2: an option is wrong.
     """
-    with _outcome(typed) as path:
+    with _outcome(typed) as (path, stop):
         from fastkv.snapshot.copying import amount, save
 
         with _peer(typed, writing=False) as peer:
-            chain = save(peer, path, _progress(typed))
+            chain = save(peer, path, _progress(typed, stop))
         _say(typed, f"Saved {amount(chain.entries)} of {peer} in {path} ({chain.file_bytes:,} bytes).")
 
 
@@ -58,28 +58,52 @@ def _load(**typed: Any) -> None:
 
     Exit code 0: it is loaded. 1: it is not, or not all of it; stderr says why. 2: an option is wrong.
     """
-    with _outcome(typed) as path:
+    with _outcome(typed) as (path, stop):
         from fastkv.snapshot.copying import amount, load
 
         with _peer(typed, writing=True) as peer:
-            loaded, expired = load(peer, path, _progress(typed), verify=typed["verify"] is not False)
+            loaded, expired = load(peer, path, _progress(typed, stop), verify=typed["verify"] is not False)
         late = f"; {expired:,} more had expired" if expired else ""
         _say(typed, f"Loaded {amount(loaded)} of {path} into {peer}{late}.")
 
 
+class _Stop:
+    """Handles the signals that ask for the end: what was begun is tidied up, as after Ctrl-C.
+
+    What waits is interrupted. But an exception is lost where it is raised in a finaliser or in the callback
+    of a weak reference, which may run at any time; so each step checks too.
+    """
+
+    def __init__(self) -> None:
+        self._asked = False
+
+    def __call__(self, _number: int, _frame: object) -> NoReturn:
+        self._asked = True
+        raise KeyboardInterrupt
+
+    def check(self) -> None:
+        """Raise KeyboardInterrupt if the end was asked for."""
+        if self._asked:
+            raise KeyboardInterrupt
+
+
 @contextmanager
-def _outcome(typed: dict[str, Any]) -> Iterator[Path]:
+def _outcome(typed: dict[str, Any]) -> Iterator[tuple[Path, _Stop]]:
     """Turn errors into a line and an exit code.
 
     Yields:
-        The path of the snapshot.
+        The path of the snapshot, and what knows whether to stop.
     """
-    # Who is stopped so has to tidy up as after Ctrl-C.
-    before = {number: signal.signal(number, _interrupt) for number in (signal.SIGTERM, signal.SIGHUP)}
+    stop = _Stop()
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    before = {number: signal.getsignal(number) for number in numbers}
     try:
+        for number, handler in before.items():
+            if handler != signal.SIG_IGN:  # as in the background, and with nohup
+                signal.signal(number, stop)
         if not typed["file"]:
             raise SettingsError("FILE: it is missing; give the path of the snapshot.")
-        yield Path(typed["file"])
+        yield Path(typed["file"]), stop
     except FastKVError as error:
         typer.echo(f"fastkv: {error}", err=True)
         raise typer.Exit(error.exit_code) from None
@@ -89,10 +113,6 @@ def _outcome(typed: dict[str, Any]) -> Iterator[Path]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-def _interrupt(_number: int, _frame: object) -> NoReturn:
-    raise KeyboardInterrupt
 
 
 @contextmanager
@@ -122,17 +142,22 @@ def _peer(typed: dict[str, Any], *, writing: bool) -> Iterator[Any]:
         yield remote
 
 
-def _progress(typed: dict[str, Any]) -> Any:
-    """Bars on a terminal, nothing anywhere else."""
+def _progress(typed: dict[str, Any], stop: _Stop) -> Any:
+    """Bars on a terminal, nothing anywhere else; each step ends the command if that was asked for."""
     shown = not typed["quiet"] and sys.stderr.isatty()
 
     @contextmanager
     def progress(label: str, length: int) -> Iterator[Callable[[int], object]]:
         if not shown:
-            yield lambda _: None
+            yield lambda _: stop.check()
             return
         with typer.progressbar(length=length, label=f"{label:9}", file=sys.stderr) as bar:
-            yield bar.update
+
+            def step(count: int) -> None:
+                stop.check()
+                bar.update(count)
+
+            yield step
             bar.update(max(length - bar.pos, 0))  # what was counted before may have gone meanwhile
 
     return progress
