@@ -16,7 +16,7 @@ from fastkv.store import Store
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from types import FrameType
+    from types import CodeType, FrameType
 
 KIB = 1 << 10
 MIB = 1 << 20
@@ -142,6 +142,14 @@ def at_opcode(
         How many opcodes the operation took.
     """
     count = 0
+    wanted = modules.split()
+    counted: dict[CodeType, bool] = {}
+
+    def counts(code: CodeType) -> bool:
+        file = Path(code.co_filename)
+        return file.parent in _DIRECTORIES and (
+            modules == "*" or not {file.stem, f"{file.stem}.{code.co_name}"}.isdisjoint(wanted)
+        )
 
     def on_event(frame: FrameType, event: str, arg: object) -> object:
         nonlocal count
@@ -152,12 +160,12 @@ def at_opcode(
         return on_event
 
     def on_call(frame: FrameType, event: str, arg: object) -> object:
-        file = Path(frame.f_code.co_filename)
-        if file.parent not in _DIRECTORIES:
+        code = frame.f_code
+        if code not in counted:
+            counted[code] = counts(code)
+        if not counted[code]:
             return None
-        if modules != "*" and {file.stem, f"{file.stem}.{frame.f_code.co_name}"}.isdisjoint(modules.split()):
-            return None
-        frame.f_trace_opcodes = True
+        frame.f_trace_opcodes, frame.f_trace_lines = True, False
         return on_event
 
     before = sys.gettrace()

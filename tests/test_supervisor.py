@@ -188,8 +188,9 @@ def test_drain(number: int) -> None:
         health = read_reply(streams[in_head])
         assert (health.status, health.fields["connection"]) == (503, "close")
         assert streams[in_body].read() + streams[in_head].read() == b""
-        in_body.close()
-        in_head.close()
+        for client in (in_body, in_head):
+            streams[client].close()  # a socket is open for as long as its stream is
+            client.close()
         assert server.wait() == 0
         assert "Stopped." in server.log()
         assert not server.workers()
@@ -302,6 +303,7 @@ def test_reload_answers_pipelined_requests_under_way() -> None:
                 replies.append(read_reply(stream))
         assert {reply.status for reply in replies} == {200}
         assert replies[-1].closes
+        stream.close()
         client.close()
         wait_until(lambda: has_ended(*old), "the old worker ends")
 
@@ -463,7 +465,7 @@ def test_a_reload_cuts_off_nobody_who_reads_or_sends() -> None:
         assert server.request("PUT", "/kv/big", value).status == 201
         old = server.workers()[0]
         with server.connect() as reader, server.connect() as sender, sender.makefile("rb") as told:
-            reader.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            reader.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 64 << 10)
             reader.sendall(b"GET /kv/big HTTP/1.1\r\nHost: a\r\n\r\n" * 4)
             sender.sendall(put % (b"slow", len(value)) + value[:1000])
             server.send(signal.SIGHUP)
