@@ -5,14 +5,19 @@ from __future__ import annotations
 import os
 import random
 import signal
+import socket
 import sys
+import threading
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from xxhash import xxh3_64_intdigest
+
 import fastkv.pubsub
 import fastkv.store
 from fastkv.store import Store
+from fastkv.store.lock import _STRIDE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -127,21 +132,28 @@ def value_of(store: Store, key: bytes, now: Callable[[], int] = clock) -> bytes 
 
 
 def at_opcode(
-    number: int, act: Callable[[], object], operation: Callable[[], object], modules: str = "*"
+    number: int,
+    act: Callable[[], object],
+    operation: Callable[[], object],
+    modules: str = "*",
+    *,
+    stride: int = 0,
 ) -> int:
     """Run an operation, and do something else in the middle of it.
 
     Args:
         number: before which opcode of the modules of store and pub/sub, from 1; 0 for none.
-        act: what is done there, once.
+        act: what is done there.
         operation: the operation.
         modules: those of these modules whose opcodes count, or functions as in ``index.split``; "*" for
             all.
+        stride: after how many more opcodes it is done again; 0 for never.
 
     Returns:
         How many opcodes the operation took.
     """
     count = 0
+    due = number
     wanted = modules.split()
     counted: dict[CodeType, bool] = {}
 
@@ -152,10 +164,11 @@ def at_opcode(
         )
 
     def on_event(frame: FrameType, event: str, arg: object) -> object:
-        nonlocal count
+        nonlocal count, due
         if event == "opcode":
             count += 1
-            if count == number:
+            if count == due:
+                due += stride
                 act()
         return on_event
 
@@ -239,17 +252,99 @@ def dies_at(number: int, operation: Callable[[], object], modules: str = "*") ->
 
 
 def snapshot(store: Store) -> Callable[[], None]:
-    """Remember an arena, so that many operations can start from the same state.
+    """Remember an arena and its locks, so that many operations can start from the same state.
 
     Args:
-        store: the store; nobody holds one of its locks, which are not part of the arena.
+        store: the store; nobody who lives holds one of its locks.
 
     Returns:
-        What brings the arena back.
+        What brings both back; who had died with a lock then has died with it again.
     """
-    saved = bytes(store.counts)
+    saved = bytes(store.counts), bytes(store._lock_table._mem)
 
     def restore() -> None:
-        store.counts[:] = saved
+        store.counts[:], store._lock_table._mem[:] = saved
 
     return restore
+
+
+# -- many deaths in one operation --------------------------------------------------------------------------
+
+# What the kernel makes of the word of a robust mutex whose owner ends: futex(2), FUTEX_OWNER_DIED.
+_OWNER_DIED = 1 << 30
+_TID_MASK = _OWNER_DIED - 1
+_WORDS_OF_LOCK = _STRIDE // 4
+# One of so many deaths is a real one.
+_REAL = 32
+
+
+def deaths(
+    store: Store, operation: Callable[[], object], modules: str = "*", stride: int = 1
+) -> Iterator[int]:
+    """Bring a store into the state in which the death of another process leaves it, for many deaths.
+
+    To fork and kill a process for each costs more than to look at what it leaves. So one process does the
+    operation once, and stands still where it would be killed: with the arena as it is there, and with its
+    locks as the kernel would leave them. When it goes on it has both again as they were. One death of so
+    many, the first included, is a real one before that, and has to leave the same.
+
+    Args:
+        store: the store; it may be changed in any way after each death.
+        operation: what is done with it.
+        modules: as for ``at_opcode``.
+        stride: before each how manyeth opcode a process dies.
+
+    Yields:
+        Before which opcode. After the last one the operation is done.
+    """
+
+    def same_every_time() -> None:
+        random.seed(SEED)  # each process would begin with another one
+        operation()
+
+    begin = snapshot(store)
+    real: dict[int, object] = {}
+    number = 1
+    while dies_at(number, same_every_time, modules):
+        real[number] = _left(store)
+        begin()
+        number += stride * _REAL
+    begin()
+    ours, theirs = socket.socketpair()
+
+    def stand_still() -> None:
+        go_on = snapshot(store)
+        words = memoryview(store._lock_table._mem).cast("I")
+        for at in range(0, len(words), _WORDS_OF_LOCK):
+            if words[at] & _TID_MASK == threading.get_native_id():
+                words[at] = _OWNER_DIED
+        theirs.sendall(b".")
+        if not theirs.recv(1):  # nobody looks any more
+            os._exit(0)
+        go_on()
+
+    def work() -> None:
+        ours.close()
+        at_opcode(1, stand_still, same_every_time, modules, stride=stride)
+
+    pid = start(work)
+    theirs.close()
+    number = 1
+    try:
+        with ours:
+            while ours.recv(1):
+                assert real.pop(number, None) in (None, _left(store)), f"opcode {number} of {modules}"
+                yield number
+                ours.sendall(b".")
+                number += stride
+    finally:
+        code = end_of(pid)
+    assert code == 0
+    assert not real
+
+
+def _left(store: Store) -> tuple[int, list[int]]:
+    """What a death has left: the arena, as its digest, and the locks whose owner has died."""
+    words = list(memoryview(store._lock_table._mem).cast("I")[::_WORDS_OF_LOCK])
+    assert not any(word & _TID_MASK for word in words), "somebody has a lock"
+    return xxh3_64_intdigest(store.counts), words

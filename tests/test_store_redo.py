@@ -9,7 +9,7 @@ import os
 import signal
 from contextlib import closing, suppress
 from functools import partial
-from itertools import permutations
+from itertools import count, permutations
 from typing import TYPE_CHECKING
 
 import pytest
@@ -19,6 +19,7 @@ from store_helpers import (
     NOW_MS,
     at_opcode,
     clock,
+    deaths,
     dies_at,
     end_of,
     fill_until_evicted,
@@ -217,11 +218,10 @@ def test_death_at_any_point_leaves_all_or_nothing(name: str, modules: str, strid
     with open_store(shards=SHARDS) as store:
         prepare(store)
         old = slots(store, CHANGED)
-        restore = snapshot(store)
-        at, deaths = 1, 0
+        died = 0
         seen = set()
-        while dies_at(at, lambda: operation(store), modules):
-            look = LOOKS[deaths % len(LOOKS)]
+        for at in deaths(store, lambda: operation(store), modules, stride):
+            look = LOOKS[died % len(LOOKS)]
             found = look(store)
             assert_sound(found, after, look)
             # Whoever looks next, and however, sees the same.
@@ -233,10 +233,8 @@ def test_death_at_any_point_leaves_all_or_nothing(name: str, modules: str, strid
             assert store.check() == [], f"opcode {at}, {look.__name__}"
             assert_usable(store, bystanders=bystanders or found == BEFORE)
             assert store.stats()["dropped"] == 0
-            restore()
-            deaths += 1
-            at += stride
-        assert deaths > 30
+            died += 1
+        assert died > 30
         assert seen == {True, False}
         assert one_by_one(store) == after
 
@@ -250,12 +248,12 @@ def test_at_no_moment_is_anything_new_seen_before_something_old(name: str) -> No
     with open_store(shards=SHARDS, lock_wait_ms=0) as store:
         prepare(store)
         old = slots(store, changed)
-        restore = snapshot(store)
+        turns = count()
         states: set[tuple[bool, ...]] = set()
 
-        def look(at: int) -> None:
+        def look() -> None:
             seen: list[bool] = []
-            for key in pairs[at % len(pairs)]:
+            for key in pairs[next(turns) % len(pairs)]:
                 with suppress(StoreBusy):  # who has to wait for the lock has seen nothing yet
                     entry = told(store.get(key, clock))
                     assert entry in (BEFORE[key], after[key])
@@ -265,12 +263,8 @@ def test_at_no_moment_is_anything_new_seen_before_something_old(name: str) -> No
             if any(seen):
                 assert raw(store, old) == {"gone"}, "something new is seen, and something old is still there"
 
-        at, opcodes = 1, 1 << 30
-        while at <= opcodes:
-            opcodes = at_opcode(at, lambda at=at: look(at), lambda: operation(store), "redo commit")  # type: ignore[misc]
-            assert one_by_one(store) == after
-            restore()
-            at += 3
+        at_opcode(1, look, lambda: operation(store), "redo commit", stride=1)
+        assert one_by_one(store) == after
         assert {(False, False), (), (True, True)} <= states
 
 
@@ -327,13 +321,14 @@ def pending(store: Store, name: str, state: int, progress: float) -> None:
     if name not in REACHED:
         restore = snapshot(store)
         states = [IDLE]
-        at, opcodes = 1, 1 << 30
-        while at <= opcodes:
-            opcodes = at_opcode(
-                at, lambda: states.append(store.words[REDO_STATE]), lambda: operation(store), PUBLICATION
-            )
-            restore()
-            at += 1
+        at_opcode(
+            1,
+            lambda: states.append(store.words[REDO_STATE]),
+            lambda: operation(store),
+            PUBLICATION,
+            stride=1,
+        )
+        restore()
         REACHED[name] = states
     reached = [at for at, found in enumerate(REACHED[name]) if found == state]
     assert dies_at(reached[int(progress * (len(reached) - 1))], lambda: operation(store), PUBLICATION)
@@ -349,7 +344,6 @@ def test_death_of_who_resolves_is_survived(name: str, state: int, progress: floa
     expected = BEFORE if state == PREPARED else after
     with open_store(shards=SHARDS) as store:
         prepare(store)
-        restore = snapshot(store)
         pending(store, name, state, progress)
         left = snapshot(store)
         ways: list[Callable[[], object]] = [
@@ -357,12 +351,12 @@ def test_death_of_who_resolves_is_survived(name: str, state: int, progress: floa
             lambda: store.delete(b"absent", clock),
             lambda: store.transact([b"absent"], lambda _: None, clock),
         ]
-        deaths = 0
+        died = 0
         for way in ways:
             for modules, stride in (("redo", 31 if name == "transaction" else 499), ("*", 2999)):
-                at = 1
-                while dies_at(at, way, modules):
-                    look = LOOKS[deaths % len(LOOKS)]
+                left()
+                for at in deaths(store, way, modules, stride):
+                    look = LOOKS[died % len(LOOKS)]
                     if expected is EMPTY:  # nobody may have learned yet that it is pending
                         assert_sound(look(store), expected, look)
                         assert together(store) in (BEFORE, expected)
@@ -371,28 +365,14 @@ def test_death_of_who_resolves_is_survived(name: str, state: int, progress: floa
                         assert one_by_one(store) == expected
                     assert store.check() == []
                     assert_usable(store, bystanders=bystanders or expected is BEFORE)
-                    # The same again, with the locks as a death leaves them.
-                    restore()
-                    kill_with_everything_locked(store)
-                    left()
-                    deaths += 1
-                    at += stride
-        assert deaths > 20
-
-
-def kill_with_everything_locked(store: Store) -> None:
-    def hold() -> None:
-        with store._redo.locked(), store._guard.holding_all(range(SHARDS), store._shards):
-            signal.raise_signal(signal.SIGKILL)
-
-    assert end_of(start(hold)) == -signal.SIGKILL
+                    died += 1
+        assert died > 20
 
 
 def test_several_that_repair_at_once_do_not_wait_for_each_other() -> None:
     """Each takes another shard of the dead first; one resolves, and none waits for what another one has."""
     with open_store(shards=SHARDS, lock_wait_ms=20_000) as store:
         prepare(store)
-        restore = snapshot(store)
         pending(store, "transaction", COMMITTED, 0.5)
         left = snapshot(store)
         for turn in range(20):
@@ -406,8 +386,6 @@ def test_several_that_repair_at_once_do_not_wait_for_each_other() -> None:
             assert [end_of(pid) for pid in pids] == [0] * SHARDS
             assert one_by_one(store) == AFTER
             assert store.check() == []
-            restore()
-            kill_with_everything_locked(store)
             left()
         assert one_by_one(store) == AFTER
 
@@ -513,9 +491,8 @@ def test_a_long_list_takes_several_segments() -> None:
         assert store._redo.segments_for(len(keys)) > 3
         restore = snapshot(store)
         opcodes = at_opcode(0, clock, replace, "redo.publish")
-        for at in range(1, opcodes, opcodes // 12):
-            restore()
-            assert dies_at(at, replace, "redo.publish")
+        restore()
+        for _ in deaths(store, replace, "redo.publish", opcodes // 12):
             values = {value_of(store, key) for key in keys}
             assert values in ({b"old"}, {b"new"})
             assert store.stats()["index_pages"] == pages
@@ -543,10 +520,8 @@ def test_death_while_slots_or_room_are_made_leaves_all_or_nothing(
             for i in range(500):
                 store.put(b"old%d" % i, payload(i, 20), clock)
         before = store.stats()
-        restore = snapshot(store)
-        at, seen, died = 1, [], True
-        while died:
-            died = dies_at(at, make, modules)
+        seen = []
+        for at in deaths(store, make, modules, stride):
             found = {value_of(store, key) for key in keys}
             assert found in ({None}, {value}), f"opcode {at}"
             seen.append(found)
@@ -557,10 +532,9 @@ def test_death_while_slots_or_room_are_made_leaves_all_or_nothing(
             make()
             assert {value_of(store, key) for key in keys} == {value}
             assert store.stats()["dropped"] == 0
-            restore()
-            at += stride
         assert len(seen) > 20
-        assert (seen[0], seen[-1]) == ({None}, {value})
+        assert seen[0] == {None}
+        assert {value_of(store, key) for key in keys} == {value}
         make()
         assert (store.stats()["evictions"] > before["evictions"]) == full
         assert store.stats()["index_pages"] > before["index_pages"] or full

@@ -1,7 +1,7 @@
 """Death at every point: whoever comes next finds what was acknowledged, and can go on.
 
-A forked process begins an operation and is killed before its n-th opcode, for every n of a short operation
-and a dense row of them in a long one. The test's own process shares the arena and is the one that comes next.
+A forked process begins an operation and ends before its n-th opcode, for every n of a short operation and a
+dense row of them in a long one. The test's own process shares the arena and is the one that comes next.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from store_helpers import (
     KIB,
     at_opcode,
     clock,
+    deaths,
     dies_at,
     end_of,
     open_store,
@@ -335,11 +336,10 @@ def test_death_at_any_point_is_survived(name: str) -> None:
         assert store.stats()["evictions"] == 0
         # A sweep counts once, when it is through with its part of a segment; this one holds 8 records.
         uncounted = 8 if death.prepare.__name__.startswith("a_full_store") else 0
-        restore = snapshot(store)
-        at, deaths = 1, 0
-        while dies_at(at, lambda: death.operation(store), death.modules):
+        died = 0
+        for at in deaths(store, lambda: death.operation(store), death.modules, death.stride):
             # Who comes next may be one who verifies, one who reads or one who writes, in either way.
-            turn = deaths % 4
+            turn = died % 4
             target: tuple[bytes | None, ...] = old, death.after
             if turn == 0:
                 assert store.check() == [], f"opcode {at}"
@@ -352,10 +352,8 @@ def test_death_at_any_point_is_survived(name: str) -> None:
                 target = (b"next",)
             assert_whole(store, model, target, uncounted)
             assert store.check() == [], f"opcode {at}"
-            restore()
-            deaths += 1
-            at += death.stride
-        assert deaths > 30
+            died += 1
+        assert died > 30
         # The process that was not killed any more has done it.
         assert value_of(store, b"target") == death.after
         assert_whole(store, model, (death.after,), uncounted)
@@ -380,21 +378,20 @@ def test_death_of_who_repairs_is_survived(name: str) -> None:
         restore = snapshot(store)
         whole = at_opcode(0, clock, lambda: death.operation(store))
         restore()
-        deaths = 0
+        assert dies_at(int(whole * REPAIRS[name]), lambda: death.operation(store))
+        left = snapshot(store)
+        died = 0
         for modules, stride in (("repair segments", 17), ("*", 601)) if len(model) < 100 else (("*", 1999),):
-            at, died = 1, True
-            while died:
-                assert dies_at(int(whole * REPAIRS[name]), lambda: death.operation(store))
-                # Deleting what is not there does nothing but take the lock and repair.
-                died = dies_at(at, lambda: store.delete(b"absent", clock), modules)
-                if deaths % 2:
+            left()
+            # Deleting what is not there does nothing but take the lock and repair.
+            for at in deaths(store, lambda: store.delete(b"absent", clock), modules, stride):
+                died += 1
+                if died % 2:
                     assert store.check() == [], f"opcode {at} of {modules}"
                 assert_whole(store, model, (old, death.after), 0)
                 assert store.check() == [], f"opcode {at} of {modules}"
-                restore()
-                deaths += died
-                at += stride
-        assert deaths > 20
+            assert_whole(store, model, (old, death.after), 0)
+        assert died > 20
 
 
 def test_versions_go_on_after_a_death() -> None:
