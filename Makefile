@@ -2,6 +2,8 @@
 
 PYTHON ?= python3
 ARGS ?=
+# What `make test` does without ARGS: a process per core, and who is through takes tests from the other.
+EVERYTHING := --numprocesses auto --dist worksteal
 SECONDS ?= 60
 RUNS ?= 10000
 PYTHON2 ?= python2.7
@@ -29,8 +31,8 @@ help: ## list the targets
 serve: $(SERVER) ## start the server; ARGS="--port 8080" passes options on
 	@$(VENV)/bin/fastkv serve --no-tune $(ARGS)
 
-test: $(TOOLS) $(NODE) ## run the tests; ARGS="-k settings" picks some
-	@$(VENV)/bin/python -m pytest $(ARGS)
+test: $(TOOLS) $(NODE) ## run the tests, on all cores; ARGS="-k settings" picks some
+	@$(VENV)/bin/python -m pytest $(or $(ARGS),$(EVERYTHING))
 
 check: $(TOOLS) ## format check, lint, strict types, then the tests: what CI runs
 	@$(VENV)/bin/ruff format --check .

@@ -89,8 +89,8 @@ def assert_all_sealed(store: Store) -> None:
 @pytest.mark.parametrize(("shards", "segment_bytes"), [(1, 4096), (4, 4096), (1, 16_384)])
 def test_processes_do_not_disturb_each_other(shards: int, segment_bytes: int) -> None:
     with open_store(MIB, shards=shards, segment_bytes=segment_bytes, lock_wait_ms=20_000) as store:
-        pids = [start(lambda seed=seed: Client(store, seed).work(6000)) for seed in range(1, PROCESSES)]  # type: ignore[misc]
-        Client(store, 0).work(6000)
+        pids = [start(lambda seed=seed: Client(store, seed).work(3000)) for seed in range(1, PROCESSES)]  # type: ignore[misc]
+        Client(store, 0).work(3000)
         assert [end_of(pid) for pid in pids] == [0] * len(pids)
         assert store.stats()["evictions"] > 0
         assert store.check() == []
@@ -109,7 +109,7 @@ def test_processes_are_killed_and_others_go_on(shards: int) -> None:
         client = Client(store, 1)
         pids = [another() for _ in range(PROCESSES - 1)]
         try:
-            for _ in range(150):
+            for _ in range(60):
                 client.work(client.random.randrange(60))
                 victim = client.random.randrange(len(pids))
                 pid = pids.pop(victim)
@@ -162,7 +162,7 @@ def test_a_reader_never_misses_a_key_that_is_overwritten_all_the_time(size: int)
 
         def overwrite(seed: int) -> None:
             chance = random.Random(seed)
-            for number in range(8000):
+            for number in range(4000):
                 key = chance.choice(KEYS[:4])
                 store.put(key, seal(key, number, size + chance.randrange(60)), clock)
 

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 @pytest.mark.parametrize("size", [120, 4 * KIB, 64 * KIB, MIB])
 def test_nothing_is_evicted_while_there_is_room(size: int) -> None:
-    memory_bytes = 256 * MIB if size >= 4 * KIB else 64 * MIB
+    memory_bytes = 256 * MIB if size >= 4 * KIB else 32 * MIB
     with open_store(memory_bytes, shards=None, segment_bytes=None) as store:
         value = bytes(size)
         step = 512 if size < 4 * KIB else 1

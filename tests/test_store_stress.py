@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     from fastkv.store import Store
 
 PROCESSES = 3
-OPERATIONS = 40_000
-DEATHS = 80
+OPERATIONS = 20_000
+DEATHS = 40
 # Length of a value and how often; the longest that the store takes comes besides.
 SIZES = {0: 90, 10: 180, 60: 120, 100: 60, 300: 20, 600: 10, 2000: 3, 4500: 1, 13_000: 0.5, 40_000: 0.2}
 
