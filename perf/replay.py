@@ -151,7 +151,7 @@ def through_http(
         return False
 
     try:
-        with connected(store, settings) as (client, counters):
-            return _replay(trace, store, is_hit), counters[Column.MEMO_HITS]
+        with connected(store, settings) as (client, counted):
+            return _replay(trace, store, is_hit), counted(Column.MEMO_HITS)
     finally:
         store.close()

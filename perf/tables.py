@@ -117,7 +117,7 @@ def parts(result: Result) -> str:
 
 def requests(result: Result) -> str:
     """Parsers, replies and the memo."""
-    return table(["", "", "ns"], ([row["part"], row["case"], _spread(row["ns"])] for row in result["rows"]))
+    return table(["", "", "ns"], ([row["part"], row["case"], spread(row["ns"])] for row in result["rows"]))
 
 
 def hit_ratio(result: Result) -> str:

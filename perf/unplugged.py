@@ -80,7 +80,7 @@ class Client:
 
 
 @contextmanager
-def connected(store: Store, settings: Settings) -> Iterator[tuple[Client, memoryview[int]]]:
+def connected(store: Store, settings: Settings) -> Iterator[tuple[Client, Callable[[Column], int]]]:
     """A worker with one connection.
 
     Args:
@@ -88,13 +88,18 @@ def connected(store: Store, settings: Settings) -> Iterator[tuple[Client, memory
         settings: its settings.
 
     Yields:
-        The client's side of the connection, and the worker's counters.
+        The client's side of the connection, and what tells how often the worker has counted something.
     """
     board = Board(1)
     counters = board.rows[0]
     counters[Column.STATE] = State.READY
     routes = Routes(store, settings, board, counters, clock)
     open_wires(routes, settings)
+
+    def counted(column: Column) -> int:
+        routes.tally.fold()
+        return counters[column]
+
     service = Service(store, settings, routes, board, counters, Preludes(0))
     service.turn_seconds = 3600.0  # so that a slow machine changes nothing
     connection = Connection(service)
@@ -105,7 +110,7 @@ def connected(store: Store, settings: Settings) -> Iterator[tuple[Client, memory
     asyncio.events._set_running_loop(loop)
     try:
         connection.connection_made(cast("asyncio.BaseTransport", client))
-        yield client, counters
+        yield client, counted
         connection.connection_lost(None)
     finally:
         asyncio.events._set_running_loop(None)

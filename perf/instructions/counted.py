@@ -89,15 +89,15 @@ def count_path(path: Path, counter: Counter) -> None:
     before, counted = path.make_reads()
     # What arrives on a socket is a new object each time, whose hash nobody has computed.
     counted = [bytes(bytearray(read)) for read in counted]
-    with connected(store, Settings(workers=1, memory_bytes=_MEMORY_BYTES)) as (client, counters):
+    with connected(store, Settings(workers=1, memory_bytes=_MEMORY_BYTES)) as (client, counted_as):
         if path.websocket:
             client.received(HANDSHAKE)
         received = client.received
         for read in before:
             received(read)
-        earlier = counters[path.column]
+        earlier = counted_as(path.column)
         counter.count(path.name, received, counted)
-        came = counters[path.column] - earlier
+        came = counted_as(path.column) - earlier
         reply = client.reply
     store.close()
     if came != COUNTED or not reply.endswith(path.ending):
