@@ -8,7 +8,7 @@ whatever a handler raises becomes a reply.
 from __future__ import annotations
 
 from time import monotonic
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, cast
 
 from fastkv.http.request import CLOSE, KEEP_ALIVE
 from fastkv.http.responses import DRAINING, with_fields, without_body
@@ -165,19 +165,21 @@ class Answering(Stalling):
             How long the replies are together, and the lines that have to wait: until they have gone out, or
             until others had a turn.
         """
-        known: list[Remembered | None] | None = None
         short = bool(head.tail) and self.answers_shortly and not self._service.draining
         if short:
             known = list(map(self._recall, lines))
-            if known.count(None) == len(lines):
-                replies = self._routes.get_batch(lines, self._keep_alive)
-                if replies is not None:
-                    self._remember(lines[0], replies[0])
-                    out += replies
-                    return sum(map(len, replies)), []
+            missing = known.count(None)
+            size = 0 if missing else self._repeat_all(cast("list[Remembered]", known), out)
+            if missing == len(lines):
+                first = len(out)
+                if self._routes.get_batch(lines, self._keep_alive, out):
+                    self._remember(lines[0], out[first])
+                    size = sum(map(len, out[first:]))
+            if size:
+                return size, []
         due, late, end = 0, False, monotonic() + self._service.turn_seconds
-        for number, line in enumerate(lines):
-            remembered = known[number] if known is not None else None
+        for number, line in enumerate(lines, 1):
+            remembered = self._recall(line) if short else None
             if remembered is not None and self._words[remembered[0]] == remembered[1]:
                 reply = self._repeat(remembered)
             else:
@@ -191,8 +193,33 @@ class Answering(Stalling):
             if self._closing:
                 break
             if due > self._service.output_limit or late:
-                return due, lines[number + 1 :]
+                return due, lines[number:]
         return due, []
+
+    def _repeat_all(self, known: list[Remembered], out: list[bytes]) -> int:
+        """Answer pipelined requests that the memo knows, if all of their words hold.
+
+        Args:
+            known: what it has of each.
+            out: where the replies go, in parts.
+
+        Returns:
+            How long they are together; 0 if they have to be answered one by one.
+        """
+        words, counts, prelude = self._words, self._counts, self._keep_alive[200]
+        parts: list[bytes] = []
+        for slot, word, count_at, tail in known:
+            if words[slot] != word:
+                return 0
+            if counts[count_at] < COUNT_MAX:
+                counts[count_at] += 1
+            parts += prelude, tail
+        size = sum(map(len, parts))
+        if size > self._service.output_limit:
+            return 0
+        self._tally[MEMO_HIT] += len(known)
+        out += parts
+        return size
 
     def _repeat(self, remembered: Remembered) -> bytes:
         """The reply that the memo has, while its word holds; ``data_received`` has this written out."""

@@ -116,6 +116,7 @@ class Connection(Answering):
                     self._tail = head.tail if self.answers_shortly else b""
                     self._finish(lines[0], self._answer(lines[0], head, body))
                     return
+                self._tail = b""  # of a batch there is no line to be found before the last section
         self._receive(data, parsed)
 
     # -- called by the worker ----------------------------------------------------------------------------
