@@ -1,6 +1,6 @@
 """``python -m fastkv`` is the ``fastkv`` command."""
 
-from fastkv.cli import main
+from fastkv.start import main
 
 if __name__ == "__main__":
     main()

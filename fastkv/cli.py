@@ -9,7 +9,6 @@ import inspect
 import json
 import logging
 import os
-import signal
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -17,7 +16,7 @@ from typing import Annotated, Any
 
 import typer
 
-from fastkv import __version__, health
+from fastkv import __version__, health, start
 from fastkv.errors import FastKVError, SettingsError
 from fastkv.parameters import CONFIG, asking_parameters, keyword, new_app, parameter, register
 from fastkv.settings import OPTIONS, Settings
@@ -63,20 +62,7 @@ def _serve(**typed: Any) -> None:
     (max_key_bytes). Flags win over the environment, the environment over the file. A SIZE is in bytes, or
     with kb, mb or gb, which are powers of 1024.
     """
-    if os.getpid() == 1:
-        # The first process of a container gets no signal that it does not wait for; so it is found later.
-        signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGTERM, signal.SIGINT))
-    config = typed.pop("config")
-    try:
-        settings = Settings.load(typed, os.environ, None if config is None else Path(config))
-        # Late, so that --help and a wrong setting do not wait for what only a server needs.
-        from fastkv.supervisor import run
-
-        code = run(settings)
-    except FastKVError as error:
-        typer.echo(f"fastkv: {error}", err=True)
-        code = error.exit_code
-    raise typer.Exit(code)
+    raise typer.Exit(start.serve(typed))
 
 
 def _health(**typed: Any) -> None:

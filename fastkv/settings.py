@@ -5,11 +5,9 @@ field ``max_key_bytes`` is ``--max-key-bytes``, ``FASTKV_MAX_KEY_BYTES`` and ``m
 the three say. Leaves: a frozen `Settings` within its bounds. Raises: `SettingsError`.
 """
 
-import difflib
 import logging
 import os
 import re
-import tomllib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -393,6 +391,8 @@ def _from_file(path: Path | None, source: str) -> Iterator[tuple[Option, Any, st
         ) from None
     except ValueError:
         raise SettingsError(f"{source}: '{shown}' is not UTF-8 text; allowed: a TOML file.") from None
+    import tomllib  # most servers have no such file
+
     try:
         table = tomllib.loads(text)
     except (ValueError, RecursionError) as error:
@@ -440,6 +440,8 @@ def _is_service_link(variable: str, value: str) -> bool:
 
 def _nearest(name: str) -> Option | None:
     """Return the option whose name is most like a wrong one."""
+    import difflib  # only a mistake needs it
+
     known = {option.field: option for option in OPTIONS} | _BY_NAME
     names = difflib.get_close_matches(name.lower().replace("-", "_"), known, n=1)
     return known[names[0]] if names else None

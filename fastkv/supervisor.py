@@ -432,6 +432,7 @@ def run(settings: Settings) -> int:
         listeners.close()
         raise
     ring = Ring(settings.pubsub_memory_bytes, len(board.rows), settings.lock_wait_ms)
-    gc.collect()
+    # Nobody will look at what start-up made, workers and their successors included.
     gc.freeze()
+    gc.enable()
     return Supervisor(settings, store, board, ring, listeners, keeping, credentials=credentials).run()

@@ -4,7 +4,6 @@ Enters: the files of ``conf/``. Leaves: `Profile`, a list of `Setting`, each wit
 data is this package's own, so a mistake in it is a bug, and raises as one.
 """
 
-import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
@@ -172,6 +171,8 @@ def load(name: str, port: int | None = None, conf: Path | None = None) -> Profil
         The profile.
     """
     conf = conf or conf_directory()
+    import tomllib  # late: no server needs it that leaves the kernel as it is
+
     known = tomllib.loads((conf / "tuning.toml").read_text(encoding="utf-8"))
     values = parse_conf((conf / f"{name}.conf").read_text(encoding="utf-8"))
     values |= known["profiles"][name].get("gone", {})

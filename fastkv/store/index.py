@@ -228,7 +228,10 @@ class Index:
         return emptier[0] if emptier else 0
 
     def open_page(self, header: int, shard: int) -> bool:
-        """Give a shard without an index its first page.
+        """Give a shard of an arena that holds nothing but zeros its first page.
+
+        A page of zeros is blank: the kernel gives its memory when a key comes, and not 64 MiB at the start
+        of a store with 1,024 shards.
 
         Args:
             header: word offset of the shard's header.
@@ -237,12 +240,15 @@ class Index:
         Returns:
             False if the pool has no segment.
         """
-        segment = self._blank_page(shard)
+        segment = self._segments.take(shard, PAGE_NEW)
         if not segment:
             return False
         self._commit_page(segment, 1)
         self._words[header + SH_PAGES] = 1
-        self.map_page(shard, segment)
+        # ``map_page`` in one copy: nobody reads yet, and so nobody can see half a word.
+        entries = array("Q", (self._segments.base(segment),)) * (1 << self.directory_bits)
+        start = shard << self.directory_bits
+        self.directory[start : start + len(entries)] = memoryview(entries)
         return True
 
     def split(self, header: int, shard: int, key_hash: int) -> bool | None:
