@@ -110,9 +110,10 @@ class AccessLog:
             self._writing = self._thread.submit(self._write, batch)
 
     def close(self) -> None:
-        """Write what waits, and close the file."""
+        """Write what waits, and close the file; a last turn may still follow."""
         self._thread.shutdown(wait=True)
-        self._write(self._waiting)
+        batch, self._waiting = self._waiting, []
+        self._write(batch)
         if self._file > 2:
             os.close(self._file)
 

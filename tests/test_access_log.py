@@ -30,6 +30,14 @@ def written(path: Path, *noted: Noted, **more: object) -> list[str]:
     return path.read_text().splitlines()
 
 
+def test_a_turn_after_the_end_does_nothing(tmp_path: Path) -> None:
+    log = AccessLog(settings(tmp_path / "log"), Board(1).rows[0])
+    log.note(NOTED)
+    log.close()
+    log.turn()
+    assert len((tmp_path / "log").read_text().splitlines()) == 1
+
+
 def test_a_line_of_text(tmp_path: Path) -> None:
     assert written(tmp_path / "log", NOTED) == [
         '10.1.2.3 - - [14/Nov/2023:22:13:20 +0000] "GET /get?key=a HTTP/1.1" 200 42 7'
