@@ -8,6 +8,7 @@ import pytest
 from store_helpers import MIB, SEED, clock, fill_until_evicted, open_store, payload, value_of
 from xxhash import xxh3_64_intdigest
 
+from fastkv.store.index import Index
 from fastkv.store.layout import BUCKET_BYTES, BUCKET_SLOTS, TAG_BITS, TAG_MASK, TAG_SHIFT
 
 if TYPE_CHECKING:
@@ -42,6 +43,41 @@ def test_a_page_is_well_filled_before_it_is_split(segment_bytes: int, load: floa
             store.put(b"%d" % count, b"", clock)
             count += 1
         assert (count - 1) / page_slots(store) >= load
+
+
+@pytest.mark.parametrize("segment_bytes", [4096, 256 << 10])
+def test_a_split_moves_the_words_that_have_the_next_bit_and_no_others(
+    segment_bytes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each stays in its place, and both pages keep the access counts."""
+    depths: list[int] = []
+    split = Index.split
+
+    def checked(index: Index, header: int, shard: int, key_hash: int) -> bool | None:
+        def page(base: int) -> list[int]:
+            return store.words[base : base + index.page_words].tolist()
+
+        base = index.directory[index.entry_of(key_hash)]
+        before, others = page(base), set(index.directory)
+        done = split(index, header, shard, key_hash)
+        (new_base,) = set(index.directory) - others
+        shared = sum(entry in (base, new_base) for entry in index.directory)
+        depth = index.directory_bits + 1 - shared.bit_length()
+        depths.append(depth)
+        moves = [at % 8 and word >> 63 - depth & 1 for at, word in enumerate(before)]
+        kept = [at % 8 and not word >> 63 - depth & 1 for at, word in enumerate(before)]
+        assert page(base) == [0 if gone else word for word, gone in zip(before, moves, strict=True)]
+        assert page(new_base) == [0 if stayed else word for word, stayed in zip(before, kept, strict=True)]
+        return done
+
+    monkeypatch.setattr(Index, "split", checked)
+    with open_store(16 * MIB, shards=1, segment_bytes=segment_bytes) as store:
+        number = 0
+        while len(depths) < 3:
+            store.put(b"%d" % number, b"", clock)
+            store.get(b"%d" % (number // 3), clock)
+            number += 1
+        assert set(depths) == {0, 1}
 
 
 @pytest.mark.parametrize("shards", [1, 4])
