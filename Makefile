@@ -23,7 +23,7 @@ NODE := tests/node/node_modules/.package-lock.json
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help serve test check format lock fuzz damage autobahn bench-micro bench-memory bench-pubsub bench-websocket profile report bench-instructions image clean
+.PHONY: help serve test check format lock fuzz damage autobahn bench-micro bench-memory bench-pauses bench-pubsub bench-websocket profile report bench-instructions image clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "%-26s %s\n", $$1, $$2 }'
@@ -77,6 +77,10 @@ bench-instructions: $(SERVER) ## count the instructions of requests; ARGS="--fun
 
 bench-memory: $(SERVER) ## count what a budget holds, beside memcached and Redis; ARGS="--memory 64"
 	@$(VENV)/bin/python -m perf.memory --save $(ARGS)
+	@$(VENV)/bin/python -m perf.tables
+
+bench-pauses: $(SERVER) ## find the longest steps of a worker's event loop, and what they are for; ARGS="--only expiry"
+	@$(VENV)/bin/python -m perf.pauses --save $(ARGS)
 	@$(VENV)/bin/python -m perf.tables
 
 bench-pubsub: $(SERVER) ## tell 10,000 subscribers, beside Redis; ARGS="--subscribers 1000"

@@ -93,6 +93,23 @@ def instructions(result: Result) -> str:
     )
 
 
+def pauses(result: Result) -> str:
+    """The longest steps of a worker's event loop."""
+    return table(
+        ["load", "step", "n", "median, ms", "p99.9", "longest", "longer than 5 ms"],
+        (
+            [
+                row["load"],
+                row["step"],
+                f"{row['n']:,}",
+                *(f"{row[name]:.3f}" for name in ("median_ms", "p999_ms", "max_ms")),
+                f"{row['over_5_ms']:,}",
+            ]
+            for row in result["rows"]
+        ),
+    )
+
+
 def opcodes(result: Result) -> str:
     """Bytecodes by module."""
     return table(
@@ -236,6 +253,7 @@ TABLES: Final[dict[str, tuple[str, Callable[[Result], str]]]] = {
     "room": ("room", room),
     "steps": ("steps", steps),
     "instructions": ("instructions", instructions),
+    "pauses": ("pauses", pauses),
     "opcodes": ("parts", opcodes),
     "parts": ("parts", parts),
     "requests": ("requests", requests),

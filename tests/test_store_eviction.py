@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import random
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
 from store_helpers import (
@@ -22,12 +22,14 @@ from store_helpers import (
 from xxhash import xxh3_64_intdigest
 
 from fastkv.errors import StoreFull
-from fastkv.store import eviction
+from fastkv.store import eviction, room
 from fastkv.store.layout import TAG_BITS, WORD
 from fastkv.store.records import record_words
 from fastkv.store.sweep import Sweep, Swept
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from fastkv.store import Store
 
 
@@ -194,7 +196,7 @@ def test_a_large_value_finds_room_again_and_again() -> None:
     for round_ in range(6):
         with open_store(shards=32) as store:
             for number in range(12):
-                store.put(b"large %d %d" % (round_, number % 3), bytes(150_000), clock)
+                store.put(b"large %d %d" % (round_, number % 3), bytes(110_000), clock)
                 store.put(b"medium %d %d" % (round_, number), bytes(40_000), clock)
 
 
@@ -318,3 +320,32 @@ def test_nobody_waits_for_many_second_chances(size: int, monkeypatch: pytest.Mon
             store.put(b"new %d" % i, bytes(size), clock)
             most = max(most, len(swept))
         assert 4 < most <= 50
+
+
+def test_a_writer_has_patience_for_a_bounded_number_of_records(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Everything was read, and has to be moved before anything is evicted: not all of it by one writer."""
+    merciful: list[int] = []
+    total: list[int] = []
+    step, until = eviction.Eviction.step, room.Room.until
+
+    def counted(self: eviction.Eviction, mercy: bool, told: Callable[[], int]) -> int:
+        looks = step(self, mercy, told)
+        total[-1] += looks
+        merciful[-1] += mercy * looks
+        return looks
+
+    def noted(self: room.Room, *arguments: Any) -> Any:
+        merciful.append(0)
+        total.append(0)
+        return until(self, *arguments)
+
+    monkeypatch.setattr(eviction.Eviction, "step", counted)
+    monkeypatch.setattr(room.Room, "until", noted)
+    with open_store(8 * MIB, segment_bytes=64 * KIB) as store:
+        for number in range(110_000):
+            store.put(b"%d" % number, b"v" * 64, clock)
+            for _ in range(2):
+                store.get(b"%d" % number, clock)
+        assert len(total) > 10
+        assert 512 <= max(merciful) < 512 + 512
+        assert max(total) < 8192

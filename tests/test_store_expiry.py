@@ -123,7 +123,7 @@ def test_a_step_looks_at_a_bounded_number_of_records(monkeypatch: pytest.MonkeyP
             if not more:
                 break
         assert store.stats()["entries"] == 0
-        assert 1000 < most <= 1024
+        assert 500 < most <= 512
 
 
 @pytest.mark.parametrize("share", [0.1, 0.3, 0.9])

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 _log = logging.getLogger("fastkv")
 
 # So many are written to before others have a turn: 5 us each, mostly the kernel's.
-_SLICE: Final = 500
+_SLICE: Final = 250
 # With more than this on the way nothing more is read ahead.
 _MOST_MESSAGES: Final = 1024
 _MOST_BYTES: Final = 4 << 20

@@ -54,15 +54,16 @@ if TYPE_CHECKING:
 
 # A segment with less dead space than a sixteenth is not worth copying.
 _WORTH_CLEANING: Final = 16
-# A step looks at so many records and moves so many of them: 1 ms, or 2.
-_LOOKS: Final = 1024
+# A step looks at so many records and moves so many of them: 0.5 ms, or 1.
+_LOOKS: Final = 512
 # A segment with few records counts for so many looks at least: large ones are copied whole.
-_LEAST_LOOKS: Final = 128
-_MOVES: Final = 512
+_LEAST_LOOKS: Final = 64
+_MOVES: Final = 256
 # The ghost table takes one segment at most in so many: the others are for whoever waits.
 _TAKEN_BY_OTHERS: Final = 4
-# So much of the arena is freed ahead of those who would have to wait for it.
+# So much of the arena is freed ahead of those who would have to wait for it, and so many segments at least.
 _AHEAD_SHARE: Final = 256
+_LEAST_AHEAD: Final = 4
 # The main queue is too long above nine tenths of the log.
 _SMALL_SHARE: Final = 10
 # In how many shards the oldest segment is looked for: with more of them, the oldest of these is old enough.
@@ -127,7 +128,7 @@ class Eviction:
         self._expiry = expiry
         self._guard = guard
         self.evicts = evicts
-        self._ahead = max(arena.geometry.segments // _AHEAD_SHARE, 1)
+        self._ahead = max(arena.geometry.segments // _AHEAD_SHARE, _LEAST_AHEAD)
         self._from = 0
 
     @contextmanager

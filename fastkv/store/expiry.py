@@ -31,8 +31,8 @@ if TYPE_CHECKING:
     from fastkv.store.shard import Shard
     from fastkv.store.sweep import Sweep
 
-# A step looks at so many records: 0.35 ms if they live on, 1 ms if they have all expired.
-_LOOKS: Final = 1024
+# A step looks at so many records: 0.2 ms if they live on, 0.5 ms if they have all expired.
+_LOOKS: Final = 512
 # A segment costs so many looks besides those at its records: to find them, and to give it back.
 _SEGMENT_LOOKS: Final = 16
 # One in so many of a segment's records, or of those that have a deadline, expires before it is looked at

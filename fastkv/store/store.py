@@ -348,7 +348,7 @@ class Store:
             clock: milliseconds now.
 
         Returns:
-            Whether there is more to do already. One call takes 1 ms, or 2.
+            Whether there is more to do already. One call takes 0.5 ms, or 1.
 
         Raises:
             StoreBusy: if a lock was not free within the bound.
