@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 MIB: Final = 1 << 20
 _START_SECONDS: Final = 30.0
+_END_SECONDS: Final = 5.0
 _POLL_SECONDS: Final = 0.02
 
 Pair = tuple[bytes, bytes]
@@ -53,25 +54,40 @@ def free_port() -> int:
 
 
 @contextmanager
-def child(command: Sequence[str], stdout: int = subprocess.DEVNULL) -> Iterator[subprocess.Popen[str]]:
-    """Run a command until the block ends.
+def child(
+    command: Sequence[str], stdout: int = subprocess.DEVNULL, **variables: str
+) -> Iterator[subprocess.Popen[str]]:
+    """Run a command until the block ends; its processes are killed if they do not end when told to.
 
     Args:
         command: what to run.
         stdout: where its output goes.
+        **variables: of its environment, beside ours.
 
     Yields:
         The process.
     """
-    with subprocess.Popen(command, stdout=stdout, stderr=subprocess.DEVNULL, text=True, cwd=ROOT) as process:
+    environment = {**os.environ, **variables}
+    with subprocess.Popen(
+        command, stdout=stdout, stderr=subprocess.DEVNULL, text=True, cwd=ROOT, env=environment
+    ) as process:
         try:
             yield process
         finally:
-            process.terminate()
+            if process.poll() is None:
+                first = psutil.Process(process.pid)
+                family = [first, *first.children(recursive=True)]
+                process.terminate()
+                for one in psutil.wait_procs(family, _END_SECONDS)[1]:
+                    one.kill()
 
 
-def connect(port: int) -> socket.socket:
+def connect(port: int, process: subprocess.Popen[str] | None = None) -> socket.socket:
     """Connect to a server that is about to listen.
+
+    Args:
+        port: where.
+        process: if this one ends, it will not.
 
     Raises:
         ConnectionError: if it does not.
@@ -81,7 +97,7 @@ def connect(port: int) -> socket.socket:
         try:
             return socket.create_connection(("127.0.0.1", port))
         except ConnectionError:
-            if time.monotonic() > deadline:
+            if time.monotonic() > deadline or (process and process.poll() is not None):
                 raise
             time.sleep(_POLL_SECONDS)
 
