@@ -16,6 +16,8 @@ SERVER := $(VENV)/server.stamp
 TOOLS := $(VENV)/tools.stamp
 FUZZ := $(VENV)/fuzz.stamp
 BENCH := $(VENV)/bench.stamp
+# Other servers in Python, apart: what they ask for is not what fastkv runs on.
+RIVALS := .venv-bench/rivals.stamp
 # For Python 2.7, and so not in there.
 AUTOBAHN := .autobahn
 # The clients from npm that the tests run; npm leaves this file there.
@@ -23,7 +25,7 @@ NODE := tests/node/node_modules/.package-lock.json
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help serve test check format lock fuzz damage autobahn bench-micro bench-memory bench-pauses bench-pubsub bench-websocket profile report bench-instructions image clean
+.PHONY: help serve test check format lock fuzz damage autobahn bench-micro bench-memory bench-pauses bench-pubsub bench-websocket profile report bench-instructions bench image clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "%-26s %s\n", $$1, $$2 }'
@@ -68,6 +70,10 @@ autobahn: $(TOOLS) ## run the Autobahn|Testsuite, where there is a Python 2.7; P
 	@$(VENV)/bin/python -m perf.tables
 
 bench-micro: $(BENCH) ## measure the store, parsers and replies alone; ARGS="operations --only fastkv" picks some
+bench: $(SERVER) $(RIVALS) ## measure a request beside other servers, in half an hour; ARGS="--quick" in two minutes
+	@$(VENV)/bin/python -m perf.bench $(ARGS)
+
+bench-micro: $(BENCH) ## measure the store alone, beside others; ARGS="operations --only fastkv" picks some
 	@$(VENV)/bin/python -m perf.micro $(ARGS)
 	@$(VENV)/bin/python -m perf.tables
 
@@ -101,7 +107,7 @@ image: ## build the container image
 	@docker build --tag ultrafast-kv-cache .
 
 clean: ## remove the virtual environment and what tools left behind
-	@rm -rf $(VENV) $(VENV)-lock $(AUTOBAHN) tests/node/node_modules build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	@rm -rf $(VENV) $(VENV)-lock $(VENV)-bench $(AUTOBAHN) tests/node/node_modules build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # Says what is missing before anything half-works.
@@ -141,4 +147,13 @@ $(NODE): tests/node/package.json tests/node/package-lock.json
 $(BENCH): $(SERVER) perf/requirements.txt
 	@grep -v '^#' perf/requirements.txt | while read -r rival; do \
 	    $(PIP) install "$$rival" || echo "$$rival does not install here." >&2; done
+	@touch $@
+
+$(RIVALS): perf/bench/requirements.txt
+	$(check_python)
+	@echo "Making $(VENV)-bench …"
+	@$(PYTHON) -m venv $(VENV)-bench
+	@grep -v '^#' perf/bench/requirements.txt | while read -r rival; do \
+	    $(VENV)-bench/bin/python -m pip --disable-pip-version-check --quiet install "$$rival" || \
+	    echo "$$rival does not install here." >&2; done
 	@touch $@

@@ -31,7 +31,9 @@ def compile_c(source: Path, target: Path) -> Path:
         UnavailableError: if there is no compiler, or it fails.
     """
     if not shutil.which("gcc"):
-        raise UnavailableError("there is no gcc (Debian packages gcc and libc6-dev)")
+        raise UnavailableError(
+            "there is no gcc, which compiles the load generator (Debian packages gcc and libc6-dev)"
+        )
     _run(["gcc", "-O2", "-Wall", "-Wextra", "-I", NATIVE, "-o", target, source, "-lm"])
     return target
 

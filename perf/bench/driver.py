@@ -101,20 +101,8 @@ class Driver:
         """
         template = self._keep(wires.put_template(wire, value_bytes, "plain"))
         depth = PIPELINE if keys % PIPELINE == 0 else 1
-        options = [
-            "-w",
-            wire,
-            "-D",
-            "sequence",
-            "-k",
-            str(keys),
-            "-n",
-            str(keys),
-            "-c",
-            "8",
-            "-d",
-            str(depth),
-        ]
+        options = ["-w", wire, "-c", str(_FILLING_CONNECTIONS), "-d", str(depth)]
+        options += ["-D", "sequence", "-k", str(keys), "-n", str(keys)]
         self._run([*options, address, template], [])
 
     def shoot(

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 # Connections of which one takes as much memory as the mean of those beyond the first ones.
 _IDLE_FIRST: Final = 500
 _IDLE_MORE: Final = 2000
+LEAST_ROOM: Final = _IDLE_FIRST + _IDLE_MORE
 # A rate is below saturation if it is at most so much of what the closed loop reached.
 _SATURATION: Final = 0.8
 _LATENCIES: Final = ("p50_us", "p99_us", "p999_us", "max_us")
@@ -58,15 +59,16 @@ class Bench:
         skipped: what there are no figures of, and why.
     """
 
-    def __init__(self, fleet: Fleet, driver: Driver, plan: Plan) -> None:
+    def __init__(self, fleet: Fleet, driver: Driver, plan: Plan, skipped: dict[str, str]) -> None:
         """Nothing is measured yet.
 
         Args:
             fleet: the servers.
             driver: asks them.
             plan: how much.
+            skipped: what is missing already, to be added to.
         """
-        self.skipped: dict[str, str] = {}
+        self.skipped = skipped
         self._fleet = fleet
         self._driver = driver
         self._plan = plan
@@ -227,19 +229,29 @@ class Bench:
 
     # -- memory --------------------------------------------------------------------------------------------
 
-    def memory(self, server: Server) -> Row:
-        """What a server takes when it is filled, and for each connection that waits.
-
-        Args:
-            server: one that has not been asked anything yet.
+    def memory(self) -> list[Row]:
+        """What servers take when they are filled, and for each connection that waits.
 
         Returns:
-            A row.
+            A row for each that starts; the others have no more turns.
 
         Raises:
-            UnavailableError: if it does not start.
-            FailedError: if it does not take the entries.
+            FailedError: if fastkv does not start, or does not take the entries.
         """
+        rows = []
+        for server in list(self._plan.servers):
+            if server.process_of:
+                continue
+            try:
+                rows.append(self._memory_of(server))
+            except (FailedError, UnavailableError) as error:
+                if server.name.startswith(FASTKV):
+                    raise FailedError(f"{server.name}: {error}") from error
+                self.skipped[server.name] = str(error)
+                self._plan.servers.remove(server)
+        return rows
+
+    def _memory_of(self, server: Server) -> Row:
         status(f"{server.name} is started and filled")
         instance = self._fleet.get(server)
         filled = pss_bytes(instance.pid)

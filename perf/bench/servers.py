@@ -223,6 +223,7 @@ def _uvicorn(application: str) -> Callable[[Place], list[str]]:
     return command
 
 
+# Its bound of concurrent requests is its backlog, unless told otherwise.
 def _granian(place: Place) -> list[str]:
     options = [
         "--interface",
@@ -237,6 +238,7 @@ def _granian(place: Place) -> list[str]:
         "1",
     ]
     options += ["--no-log", "--backlog", str(_BACKLOG), "--port", str(place.port), "--working-dir", str(APPS)]
+    options += ["--backpressure", str(_MOST_CONNECTIONS)]
     return [place.python, "-m", "granian", *options, "bare:app"]
 
 
