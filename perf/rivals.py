@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 MIB: Final = 1 << 20
 _START_SECONDS: Final = 30.0
-_END_SECONDS: Final = 5.0
+_END_SECONDS: Final = 3.0
 _POLL_SECONDS: Final = 0.02
 
 Pair = tuple[bytes, bytes]

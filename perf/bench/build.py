@@ -18,7 +18,7 @@ class UnavailableError(Exception):
 
 
 def compile_c(source: Path, target: Path) -> Path:
-    """Compile a file of C.
+    """Compile a file of C, once for a directory.
 
     Args:
         source: the file.
@@ -30,6 +30,8 @@ def compile_c(source: Path, target: Path) -> Path:
     Raises:
         UnavailableError: if there is no compiler, or it fails.
     """
+    if target.exists():
+        return target
     if not shutil.which("gcc"):
         raise UnavailableError(
             "there is no gcc, which compiles the load generator (Debian packages gcc and libc6-dev)"
@@ -40,6 +42,8 @@ def compile_c(source: Path, target: Path) -> Path:
 
 def compile_go(source: Path, target: Path) -> Path:
     """Compile a program of Go with the libraries that Debian packages; the rest as for ``compile_c``."""
+    if target.exists():
+        return target
     packages = "golang-go and golang-github-valyala-fasthttp-dev"
     if not shutil.which("go") or not Path("/usr/share/gocode/src/github.com/valyala/fasthttp").exists():
         raise UnavailableError(f"there is no Go or no fasthttp (Debian packages {packages})")
