@@ -265,9 +265,9 @@ def test_if_fastkv_fails_the_run_does(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_rate_is_for_those_who_are_not_saturated(monkeypatch: pytest.MonkeyPatch) -> None:
-    bench, fake = told(monkeypatch, 1, {FASTKV: [5.0], MANY: [5.0], "Redis": [5.0]})
-    rows = bench.latency(WORKLOADS["hot"], 1000, {FASTKV: 2000.0, "Redis": 1200.0})
-    assert fake.asked == [row["server"] for row in rows] == [FASTKV, MANY]
+    bench, fake = told(monkeypatch, 1, {CEILING: [5.0], FASTKV: [5.0], MANY: [5.0], "Redis": [5.0]})
+    rows = bench.latency(WORKLOADS["hot"], 1000, {CEILING: 1200.0, FASTKV: 2000.0, "Redis": 1200.0})
+    assert fake.asked == [row["server"] for row in rows] == [CEILING, FASTKV, MANY]
     assert rows[0]["rate"] == 1000
     assert (rows[0]["p50_us"]["median"], rows[0]["max_us"]["median"]) == (1.0, 4.0)
     assert bench.skipped == {"Redis, hot at 1,000 a second": "it is saturated at 1,200 a second"}
