@@ -138,12 +138,12 @@ def _packages(*names: str) -> Callable[[Path, str], str]:
 
 def _ceiling(directory: Path, _python: str) -> str:
     compile_c(NATIVE / "ceiling.c", directory / "ceiling")
-    return _program("gcc", "--version", "gcc")(directory, "")
+    return f"by gcc {_program('gcc', '--version', 'gcc')(directory, '')}"
 
 
 def _go(directory: Path, _python: str) -> str:
     compile_go(APPS / "original.go", directory / "original")
-    return _program("go", "version", "golang-go")(directory, "")
+    return f"by go {_program('go', 'version', 'golang-go')(directory, '')}"
 
 
 def _uvloop(_directory: Path, _python: str) -> str:
