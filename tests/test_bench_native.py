@@ -251,9 +251,10 @@ def test_frames_have_masks_of_their_own(driver: Driver) -> None:
         thread = threading.Thread(target=serve, args=(listener,))
         thread.start()
         port = str(listener.getsockname()[1])
-        shot = driver.shoot(port, HTTP, [], WORKLOADS["websocket"]._replace(draw="hot"), 1, SHORTLY)
+        load = SHORTLY._replace(seconds=0.1, rate=500)
+        shot = driver.shoot(port, HTTP, [], WORKLOADS["websocket"]._replace(draw="hot"), 1, load)
         thread.join()
-    assert shot.replies == len(frames) > 10
+    assert shot.replies == len(frames) == 50
     masks = [got[2:6] for got in frames]
     assert [ws_frame(TEXT, payload, mask=mask) for mask in masks] == frames
     assert len(set(masks)) == len(masks)
@@ -316,7 +317,7 @@ def test_where_nobody_listens(driver: Driver, tmp_path: Path) -> None:
 
 def stall(number: int, request: bytes) -> bytes:
     """One reply of all is late."""
-    if number == 300:
+    if number == 50:
         threading.Event().wait(STALL_SECONDS)
     return OK
 
@@ -331,7 +332,7 @@ def test_the_open_loop_shows_a_stall_in_every_request_that_was_due(driver: Drive
     assert opened.max_us >= STALL_SECONDS * 1e6
     # The last hundredth of those due waited for longer than 290 of 300 ms, at least.
     assert opened.p99_us >= 0.9 * STALL_SECONDS * 1e6
-    assert closed.replies > 300
+    assert closed.replies > 100
     assert closed.max_us >= STALL_SECONDS * 1e6
     assert closed.p99_us < opened.p99_us / 2
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from perf.bench import processes, wires
 from perf.bench.build import UnavailableError
 from perf.bench.driver import FailedError, Load
-from perf.bench.servers import CEILING, FASTKV, MANY, SERVERS
+from perf.bench.servers import CEILING, FASTKV, MANY
 from perf.bench.workloads import CONNECTIONS
 from perf.report import summary
 from perf.rivals import pss_bytes
@@ -139,39 +139,41 @@ class Bench:
             row = {"server": name, "workload": workload.name, "connections": connections, "workers": 1}
             row |= _costs(own)
             if CEILING in shots:
-                pairs = zip(own, shots[CEILING], strict=True)
-                row["ratio"] = summary([shot.cpu.total / lowest.cpu.total for shot, lowest in pairs])
+                row["ratio"] = _ratio(own, shots[CEILING])
             rows.append(row)
         return rows
 
     def workers_rows(self, workload: Workload) -> list[Row]:
-        """What a request costs several workers, and one that may use as many CPUs, at the same rate.
+        """What a request costs several workers, at a fixed rate.
+
+        One worker and the ceiling have turns as well, at the same rate and on the same CPUs, to compare with.
 
         Args:
             workload: what they are asked.
 
         Returns:
-            A row for those with several, with the ``rate`` and ``ratio_to_one``.
+            A row for those with several, with the ``rate``, and ``ratio_to_one`` worker.
 
         Raises:
             FailedError: if they failed.
         """
-        several = [one for one in self._plan.servers if one.several]
-        if not several:
+        taking_part = [one for one in self._plan.servers if one.several or one.name in (CEILING, FASTKV)]
+        if not any(one.several for one in taking_part):
             return []
         rate = self._plan.workers_rate
         load = Load(seconds=self._plan.latency_seconds, rate=rate, polite=True)
-        one = SERVERS[FASTKV]
 
         def turn(server: Server, seed: int) -> Shot:
             with self._spread(server):
                 return self._shoot(server, workload, load._replace(seed=seed))
 
-        shots = self._turns([one, *several], f"{workload.name} at {rate:,} a second, several workers", turn)
-        ratios = [a.cpu.total / b.cpu.total for a, b in zip(shots[MANY], shots[FASTKV], strict=True)]
+        shots = self._turns(taking_part, f"{workload.name} at {rate:,} a second, several workers", turn)
         row = {"server": MANY, "workload": workload.name, "connections": CONNECTIONS}
-        row |= {"workers": len(self._fleet.cpus.several), "rate": rate}
-        return [{**row, **_costs(shots[MANY]), "ratio_to_one": summary(ratios)}]
+        row |= {"workers": len(self._fleet.cpus.several), "rate": rate, **_costs(shots[MANY])}
+        for name, ratio in ((CEILING, "ratio"), (FASTKV, "ratio_to_one")):
+            if name in shots:
+                row[ratio] = _ratio(shots[MANY], shots[name])
+        return [row]
 
     @contextmanager
     def _spread(self, server: Server) -> Iterator[None]:
@@ -245,7 +247,7 @@ class Bench:
                 continue
             try:
                 rows.append(self._memory_of(server))
-            except (FailedError, UnavailableError) as error:
+            except (FailedError, UnavailableError, OSError) as error:
                 if server.name.startswith(FASTKV):
                     raise FailedError(f"{server.name}: {error}") from error
                 self.skipped[server.name] = str(error)
@@ -274,6 +276,11 @@ def _costs(shots: list[Shot]) -> Row:
         "system_us": summary([shot.cpu.system for shot in shots]),
         "rps": summary([shot.rps for shot in shots]),
     }
+
+
+def _ratio(own: list[Shot], others: list[Shot]) -> dict[str, float]:
+    """What one server costs in units of another, round by round."""
+    return summary([shot.cpu.total / other.cpu.total for shot, other in zip(own, others, strict=True)])
 
 
 def _idle_connection_bytes(server: Server, instance: Instance) -> float:
