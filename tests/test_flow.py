@@ -231,7 +231,7 @@ async def test_a_body_behind_an_unread_reply_says_nothing_of_the_reader(clock: C
 def test_what_was_written_may_be_read_slowly_after_the_server_has_closed() -> None:
     """A client that has shut its half, so that there is nothing to wait for behind the reply."""
     with running(linger_seconds=0.2, workers=1) as server, server.connect() as client:
-        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 64 << 10)
         value = b"v" * 1_000_000
         with server.connect() as writer, writer.makefile("rb") as stream:
             writer.sendall(
