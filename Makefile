@@ -73,10 +73,6 @@ bench-micro: $(BENCH) ## measure the store, parsers and replies alone; ARGS="ope
 bench: $(SERVER) $(RIVALS) ## measure a request beside other servers, in half an hour; ARGS="--quick" in two minutes
 	@$(VENV)/bin/python -m perf.bench $(ARGS)
 
-bench-micro: $(BENCH) ## measure the store alone, beside others; ARGS="operations --only fastkv" picks some
-	@$(VENV)/bin/python -m perf.micro $(ARGS)
-	@$(VENV)/bin/python -m perf.tables
-
 bench-instructions: $(SERVER) ## count the instructions of requests; ARGS="--functions 'GET miss'", or --save
 	@$(VENV)/bin/python -m perf.instructions $(ARGS)
 	@$(VENV)/bin/python -m perf.tables
