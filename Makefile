@@ -70,6 +70,9 @@ autobahn: $(TOOLS) ## run the Autobahn|Testsuite, where there is a Python 2.7; P
 	@$(VENV)/bin/python -m perf.tables
 
 bench-micro: $(BENCH) ## measure the store, parsers and replies alone; ARGS="operations --only fastkv" picks some
+	@$(VENV)/bin/python -m perf.micro $(ARGS)
+	@$(VENV)/bin/python -m perf.tables
+
 bench: $(SERVER) $(RIVALS) ## measure a request beside other servers, in half an hour; ARGS="--quick" in two minutes
 	@$(VENV)/bin/python -m perf.bench $(ARGS)
 
