@@ -167,14 +167,7 @@ class Answering(Stalling):
         """
         short = bool(head.tail) and self.answers_shortly and not self._service.draining
         if short:
-            known = list(map(self._recall, lines))
-            missing = known.count(None)
-            size = 0 if missing else self._repeat_all(cast("list[Remembered]", known), out)
-            if missing == len(lines):
-                first = len(out)
-                if self._routes.get_batch(lines, self._keep_alive, out):
-                    self._remember(lines[0], out[first])
-                    size = sum(map(len, out[first:]))
+            size = self._answer_short(lines, out)
             if size:
                 return size, []
         due, late, end = 0, False, monotonic() + self._service.turn_seconds
@@ -196,11 +189,36 @@ class Answering(Stalling):
                 return due, lines[number:]
         return due, []
 
-    def _repeat_all(self, known: list[Remembered], out: list[bytes]) -> int:
+    def _answer_short(self, lines: list[bytes], out: list[bytes]) -> int:
+        """Answer pipelined requests by their lines, if the memo knows all of them or none.
+
+        Args:
+            lines: their lines.
+            out: where the replies go, in parts.
+
+        Returns:
+            How long they are together; 0 if they have to be answered one by one.
+        """
+        if lines[0] == lines[-1] and lines.count(lines[0]) == len(lines):
+            # One look at one moment answers them all.
+            known = [self._recall(lines[0])]
+        else:
+            known = list(map(self._recall, lines))
+        missing = known.count(None)
+        if not missing:
+            return self._repeat_all(cast("list[Remembered]", known), len(lines) // len(known), out)
+        first = len(out)
+        if missing < len(known) or not self._routes.get_batch(lines, self._keep_alive, out):
+            return 0
+        self._remember(lines[0], out[first])
+        return sum(map(len, out[first:]))
+
+    def _repeat_all(self, known: list[Remembered], times: int, out: list[bytes]) -> int:
         """Answer pipelined requests that the memo knows, if all of their words hold.
 
         Args:
             known: what it has of each.
+            times: how often all of that is asked for.
             out: where the replies go, in parts.
 
         Returns:
@@ -214,11 +232,11 @@ class Answering(Stalling):
             if counts[count_at] < COUNT_MAX:
                 counts[count_at] += 1
             parts += prelude, tail
-        size = sum(map(len, parts))
+        size = times * sum(map(len, parts))
         if size > self._service.output_limit:
             return 0
-        self._tally[MEMO_HIT] += len(known)
-        out += parts
+        self._tally[MEMO_HIT] += times * len(known)
+        out += parts * times
         return size
 
     def _repeat(self, remembered: Remembered) -> bytes:
