@@ -135,7 +135,17 @@ def test_a_server_imports_nothing_that_serving_does_not_need() -> None:
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     loaded = set(done.stdout.split())
     assert "uvloop" in loaded
-    unwanted = {"typer", "click", "rich", "pydantic", "psutil", "tomllib", "difflib", "http.client"}
+    unwanted = {
+        "typer",
+        "click",
+        "rich",
+        "pydantic",
+        "psutil",
+        "tomllib",
+        "difflib",
+        "http.client",
+        "fastkv.kernel.tuning",
+    }
     assert not loaded & unwanted
 
 

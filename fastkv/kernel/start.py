@@ -7,15 +7,10 @@ machine cannot be tuned the server takes it as it is.
 from __future__ import annotations
 
 import logging
-from collections import Counter
 from typing import TYPE_CHECKING, Final
 
-from fastkv.errors import TuningError
-from fastkv.kernel import profile
 from fastkv.kernel.limits import raise_open_files
-from fastkv.kernel.plan import Plan, Verdict, judge
 from fastkv.kernel.sysctl import Tree, path_of
-from fastkv.kernel.tuning import Change, Outcome, Tuner
 
 if TYPE_CHECKING:
     from fastkv.settings import Settings
@@ -39,7 +34,10 @@ def prepare(settings: Settings, tree: Tree | None = None) -> int:
     tree = tree or Tree()
     _raise_open_files(settings.open_files)
     if settings.tune:
-        _apply_profile(settings, tree)
+        # Late: who leaves the kernel as it is does not wait for what judges and changes it.
+        from fastkv.kernel.applying import apply_profile
+
+        apply_profile(settings, tree)
     else:
         _log.info("The kernel's settings are left as they are (--no-tune).")
     return _backlog(settings, tree)
@@ -57,40 +55,6 @@ def _raise_open_files(wanted: int) -> None:
             files.hard,
             wanted,
         )
-
-
-def _apply_profile(settings: Settings, tree: Tree) -> None:
-    assert settings.state_dir is not None
-    plan = judge(tree, profile.load(settings.profile, settings.port), limits=())
-    try:
-        changes = Tuner(tree, settings.state_dir).apply(plan)
-    except TuningError as error:
-        _log.warning("The kernel's settings are left as they are: %s", error)
-        return
-    risks = {row.name: row.why for row in plan.rows if row.verdict is Verdict.RISKY and row.writes}
-    for change in changes:
-        if change.outcome is not Outcome.CHANGED:
-            _log.warning("Kernel setting %s", change)
-        elif change.name in risks:
-            _log.warning("Kernel setting %s (risky: %s)", change, risks[change.name])
-        else:
-            _log.info("Kernel setting %s", change)
-    _log.info("%s", _summary(plan, changes))
-
-
-def _summary(plan: Plan, changes: list[Change]) -> str:
-    """Say in one line what was done."""
-    count = Counter(row.verdict for row in plan.rows)
-    changed = sum(change.outcome is Outcome.CHANGED for change in changes)
-    parts = [f"{changed} changed", f"{count[Verdict.BETTER]} as good or better before"]
-    if len(changes) > changed:
-        parts.append(f"{len(changes) - changed} failed")
-    if count[Verdict.NOT_PERMITTED]:
-        parts.append(f"{count[Verdict.NOT_PERMITTED]} not permitted")
-    if missing := count[Verdict.ABSENT] + count[Verdict.OBSOLETE]:
-        parts.append(f"{missing} not there")
-    undo = " fastkv tune-kernel --revert puts them back." if changed else ""
-    return f"Kernel profile {plan.profile.name}: {', '.join(parts)}.{undo}"
 
 
 def _backlog(settings: Settings, tree: Tree) -> int:
