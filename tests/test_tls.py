@@ -62,7 +62,7 @@ def test_the_last_reply_may_be_read_slowly(pair: Pair) -> None:
         head = b"PUT /kv/k HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\n" % len(value)
         assert ask(server, pair.cert, head + value).status == 201
         with connect(server, pair.cert) as client:
-            client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 64 << 10)
             client.sendall(b"GET /kv/k HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
             time.sleep(2.5)
             taken = 0
