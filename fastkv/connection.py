@@ -87,21 +87,24 @@ class Connection(Answering):
             # was answered before, or of a GET by key, or has to be parsed after all.
             line = data.removesuffix(self._tail)
             if line is not data:
-                remembered = self._recall(line)
+                # What is called is loaded first: CPython 3.11 takes a slot for a method, 20 ns more.
+                recall, write = self._recall, self._write
+                remembered = recall(line)
                 if remembered is not None:
                     slot, word, count_at, tail = remembered
                     if self._words[slot] == word:
                         self._tally[MEMO_HIT] += 1
                         if self._counts[count_at] < COUNT_MAX:
                             self._counts[count_at] += 1
-                        self._write(self._keep_alive[200] + tail)
+                        write(self._keep_alive[200] + tail)
                         return
+                answer = self._plain
                 try:
-                    reply = self._plain(line, self._keep_alive)
+                    reply = answer(line, self._keep_alive)
                 except Exception as error:  # noqa: BLE001 - whatever it is, the client gets a reply
                     reply = self._apologize(error, line)
                 if reply is not None:
-                    self._write(reply)
+                    write(reply)
                     source = self._routes.source
                     if source is not None:
                         self._routes.source = None

@@ -229,11 +229,10 @@ class Routes:
             StoreBusy: as ``get``.
         """
         key = line.removeprefix(GET_LINE)
-        # What has another beginning keeps the space behind its method, and a space is not plain.
-        if not key.translate(PLAIN_KEY).isalnum() or len(key) > self.max_key:
+        if key is line or not key.translate(PLAIN_KEY).isalnum() or len(key) > self.max_key:
             return None
-        entry = self._get(key, self.clock)
-        tally = self._tally
+        get, tally = self._get, self._tally
+        entry = get(key, self.clock)
         if entry is None:
             tally[MISS] += 1
             return preludes[404] + KEY_NOT_FOUND[1]
