@@ -133,7 +133,7 @@ class Bench:
         def turn(server: Server, seed: int) -> Shot:
             return self._shoot(server, workload, Load(connections, self._plan.seconds, seed=seed))
 
-        shots = self._turns(servers, f"{workload.name}, {connections} connections", turn)
+        shots = self._turns(servers, f"{workload.name}, {connections:,} connections", turn)
         rows = []
         for name, own in shots.items():
             row = {"server": name, "workload": workload.name, "connections": connections, "workers": 1}

@@ -25,6 +25,8 @@ UNIX: Final = "fastkv, unix socket"
 CEILING: Final = "C epoll, constant reply"
 
 _BACKLOG: Final = 4096
+# What nginx and fastkv wait for the next request; on 8,192 connections of a slow server it takes a while.
+_IDLE_SECONDS: Final = 75
 _MEMORY: Final = "512mb"
 _MOST_CONNECTIONS: Final = 16_384
 _ONE_BY_ONE: Final = frozenset({"pipelined hot", "pipelined uniform"})
@@ -210,14 +212,8 @@ def _memcached(place: Place) -> list[str]:
 def _uvicorn(application: str) -> Callable[[Place], list[str]]:
     def command(place: Place) -> list[str]:
         options = ["--no-access-log", "--log-level", "critical", "--loop", "uvloop", "--http", "httptools"]
-        options += [
-            "--backlog",
-            str(_BACKLOG),
-            "--port",
-            str(place.port),
-            "--ws-per-message-deflate",
-            "false",
-        ]
+        options += ["--backlog", str(_BACKLOG), "--timeout-keep-alive", str(_IDLE_SECONDS)]
+        options += ["--port", str(place.port), "--ws-per-message-deflate", "false"]
         return [place.python, "-m", "uvicorn", "--app-dir", str(APPS), *options, application]
 
     return command
