@@ -10,6 +10,7 @@ was interrupted never is.
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import tempfile
 import time
@@ -167,4 +168,5 @@ def _rates(text: str, saturation: dict[str, float]) -> list[int]:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # the servers are ended then too
     sys.exit(main())
