@@ -72,6 +72,8 @@ def _ratio(rows: dict[tuple[str, str], Row], server: str, workload: str, base: s
         return ""
     if base == CEILING and "ratio" in row:
         return spread(row["ratio"], 2)
+    if "rate" in row:  # at a fixed rate more is waited for; who went as fast as he could says nothing to that
+        return ""
     return f"{row['cpu_us']['median'] / other['cpu_us']['median']:.2f}" if other else ""
 
 
@@ -113,6 +115,7 @@ def cpu(result: Result) -> str:
             spread(row["cpu_us"], 2),
             *(f"{row[name]['median']:.2f}" for name in ("user_us", "system_us")),
             *(_ratio(rows, server, workload, base) for base in bases),
+            spread(row["ratio_to_one"], 2) if "ratio_to_one" in row else "",
             f"{row['rps']['median']:,.0f}",
         ]
         for workload in in_order(workload for _, workload in rows)
@@ -126,6 +129,7 @@ def cpu(result: Result) -> str:
         "user",
         "system",
         *(f"to {base}" for base in bases),
+        "to one worker",
         "requests/s",
     ]
     return _filled(head, filled)
