@@ -17,6 +17,7 @@ from xxhash import xxh3_64_intdigest
 import fastkv.pubsub
 import fastkv.store
 from fastkv.store import Store
+from fastkv.store.layout import OPEN
 from fastkv.store.lock import _STRIDE
 
 if TYPE_CHECKING:
@@ -126,6 +127,29 @@ def value_of(store: Store, key: bytes, now: Callable[[], int] = clock) -> bytes 
     """An entry's value, None if there is none."""
     entry = store.get(key, now)
     return None if entry is None else entry[0]
+
+
+def entry_at_the_end(store: Store) -> tuple[int, bytes]:
+    """Put entries until one lies at the end of the arena.
+
+    Args:
+        store: an empty store of one shard.
+
+    Returns:
+        Its hash and key: a head and a key of 255 bytes would not fit in its place.
+    """
+    segments = store._segments
+    taken = list(iter(lambda: segments.take(0, OPEN, 0), 0))
+    for segment in reversed(taken):  # so that the last one is the first to be used
+        segments.give_back(segment)
+    for number in range(1000):
+        key = b"%d" % number
+        store.put(key, b"v", clock)
+        key_hash = xxh3_64_intdigest(key, SEED)
+        place = store._index.locate(key_hash, key)[1] & store._index.location_mask
+        if (place << 3) + 16 + 255 > store.geometry.memory_bytes:
+            return key_hash, key
+    raise AssertionError("no entry came to lie there")
 
 
 # -- opcodes: a fault point between any two of them, without a hook in what is tested ---------------------

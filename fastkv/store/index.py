@@ -20,6 +20,7 @@ from __future__ import annotations
 
 from array import array
 from itertools import compress, count
+from struct import error as StructError  # noqa: N812
 from typing import TYPE_CHECKING
 
 from fastkv.store.layout import (
@@ -34,9 +35,10 @@ from fastkv.store.layout import (
     TAG_BITS,
     TAG_MASK,
     TAG_SHIFT,
+    WORD,
     Arena,
 )
-from fastkv.store.records import DEADLINE, HEAD_BYTES, unpack_head
+from fastkv.store.records import DEADLINE, HEAD_BYTES, LONGEST_SHORT_KEY, unpack_with_key, unpacker_with_key
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator
@@ -46,6 +48,8 @@ if TYPE_CHECKING:
 HIGH_SHIFT = 34
 # A bucket's number times BUCKET_WORDS is its offset: shifted so that a mask gives it.
 SECOND_BUCKET_SHIFT = 15
+# Where the tag of a bucket's first slot stands, in bytes.
+FIRST_TAG = WORD + WORD - 2
 # For each bit, from the highest one, a table that leaves of a byte nothing but it.
 _HAVE_BIT = tuple(bytes(octet & 1 << 7 - bit for octet in range(256)) for bit in range(8))
 
@@ -145,41 +149,67 @@ class Index:
             struct.error, ValueError: without the lock only, if what it followed was overwritten meanwhile:
                 then a record that is not the key's says nothing.
         """
-        mem, words = self._mem, self._words
+        words = self._words
+        key_len = len(key)
+        low = key_hash & self._entry_mask
         high = key_hash >> HIGH_SHIFT
-        page = self.directory[(key_hash & self._entry_mask) >> self._entry_shift]
+        page = self.directory[low >> self._entry_shift]
         # The home slot first, six of ten keys stand there; ``candidates`` finds them 0.4 µs later.
         slot = page + (high & self.bucket_mask) + (high & 7 or 7)
         word = words[slot]
-        if word >> TAG_SHIFT == key_hash & TAG_MASK:
-            at = (word & self.location_mask) << 3
-            key_len, flags, value_len, _ = unpack_head(mem, at)
-            at += HEAD_BYTES + 8 if flags & DEADLINE else HEAD_BYTES
-            if key_len == len(key) and mem[at : at + key_len] == key:
-                return slot, word, flags, value_len
-            if words[slot] != word:
-                raise _disturbed()
-        # ``candidates`` written out: a generator costs more than the search.
-        find = self._find
-        tag = (key_hash & TAG_MASK).to_bytes(2, "little")
-        for bucket in (
-            page + (high & self.bucket_mask),
-            page + (high >> SECOND_BUCKET_SHIFT & self.bucket_mask),
-        ):
-            at = (bucket << 3) + 8
-            end = at + BUCKET_BYTES - 8
-            at = find(tag, at, end)
+        if word >> TAG_SHIFT == low & TAG_MASK:
+            try:
+                stored_len, flags, value_len, _, stored = unpack_with_key[key_len](
+                    self._mem, (word & self.location_mask) << 3
+                )
+            except (IndexError, StructError):
+                pass  # a long key, or what stands at the end of the arena is a shorter one
+            else:
+                if stored == key and stored_len == key_len and not flags & DEADLINE:
+                    return slot, word, flags, value_len
+        return self.search(low & TAG_MASK, page, high, key)
+
+    def search(self, tag: int, page: int, high: int, key: bytes) -> tuple[int, int, int, int]:
+        """``locate`` in all slots of both buckets; ``candidates`` written out, a generator costs more.
+
+        Args:
+            tag: the key's.
+            page: where its page begins.
+            high: high bits of its hash.
+            key: the key.
+
+        Returns:
+            As ``locate``.
+
+        Raises:
+            ValueError: as ``locate``.
+        """
+        mem, words, find, location_mask = self._mem, self._words, self._find, self.location_mask
+        key_len = len(key)
+        unpack = unpack_with_key[key_len] if key_len <= LONGEST_SHORT_KEY else unpacker_with_key(key_len)
+        needle = tag.to_bytes(2, "little")
+        for bits in (high, high >> SECOND_BUCKET_SHIFT):
+            at = page + (bits & self.bucket_mask) << 3
+            end = at + BUCKET_BYTES
+            at = find(needle, at + FIRST_TAG, end)
             while at >= 0:
                 if at & 7 == 6:
-                    word = words[at >> 3]
-                    key_at = (word & self.location_mask) << 3
-                    key_len, flags, value_len, _ = unpack_head(mem, key_at)
-                    key_at += HEAD_BYTES + 8 if flags & DEADLINE else HEAD_BYTES
-                    if key_len == len(key) and mem[key_at : key_at + key_len] == key:
-                        return at >> 3, word, flags, value_len
-                    if words[at >> 3] != word:
+                    slot = at >> 3
+                    word = words[slot]
+                    at_record = (word & location_mask) << 3
+                    try:
+                        stored_len, flags, value_len, _, stored = unpack(mem, at_record)
+                    except StructError:  # what stands there, at the end of the arena, is shorter
+                        stored_len = flags = value_len = 0
+                        stored = b""
+                    if flags & DEADLINE:
+                        at_record += HEAD_BYTES + WORD
+                        stored = mem[at_record : at_record + key_len]
+                    if stored == key and stored_len == key_len:
+                        return slot, word, flags, value_len
+                    if words[slot] != word:
                         raise _disturbed()
-                at = find(tag, at + 1, end)
+                at = find(needle, at + 1, end)
         return 0, 0, 0, 0
 
     # -- changing, under the shard's lock ---------------------------------------------------------------

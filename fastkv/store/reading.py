@@ -15,24 +15,17 @@ import platform
 import struct
 from typing import TYPE_CHECKING, Final
 
-from xxhash import xxh3_64_intdigest
-
-from fastkv.store.index import HIGH_SHIFT, SECOND_BUCKET_SHIFT, Index
-from fastkv.store.layout import COUNT_MAX, TAG_BITS, TAG_MASK, TAG_SHIFT, UNVERIFIED, Arena, count_at
-from fastkv.store.records import (
-    CALLER_FLAGS,
-    HEAD_BYTES,
-    LARGE,
-    parse_pieces,
-    parse_record,
-    unpack_head,
-)
+from fastkv.store.layout import COUNT_MAX, TAG_BITS, UNVERIFIED, Arena, count_at
+from fastkv.store.records import CALLER_FLAGS, LARGE, parse_pieces, parse_record
+from fastkv.store.short_reads import short_reads
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from fastkv.store.index import Index
     from fastkv.store.repair import Guard
     from fastkv.store.shard import Shard
+    from fastkv.store.short_reads import Get, GetSmall
     from fastkv.store.verify import Verifier
 
 Entry = tuple[bytes, int, int, int, int, int]
@@ -57,20 +50,21 @@ VERIFY_READS: Final = may_reorder(platform.machine())
 
 
 class Reader:
-    """Looks keys up."""
+    """Looks keys up.
+
+    Attributes:
+        get: the entry of a key, None if there is none, in the short way (``short_reads``).
+        get_small: the same for several keys.
+    """
 
     __slots__ = (
-        "_bucket_mask",
+        "_arena",
         "_counts",
-        "_directory",
-        "_directory_shift",
         "_guard",
         "_index",
-        "_inline_bytes",
         "_location_mask",
         "_low_mask",
         "_mem",
-        "_search",
         "_seed",
         "_sequences",
         "_shards",
@@ -78,6 +72,8 @@ class Reader:
         "_version_mask",
         "_version_shift",
         "_words",
+        "get",
+        "get_small",
     )
 
     def __init__(
@@ -95,6 +91,7 @@ class Reader:
         """
         self._verifier = verifier
         geometry = arena.geometry
+        self._arena = arena
         self._mem = arena.mem
         self._words = arena.words
         self._counts = arena.counts
@@ -102,89 +99,19 @@ class Reader:
         self._index = index
         self._seed = seed
         self._guard = guard
-        self._directory = index.directory
-        self._directory_shift = TAG_BITS - geometry.directory_bits
         self._low_mask = (geometry.shards << TAG_BITS) - 1
         self._sequences = arena.words[geometry.sequences_at : geometry.sequences_at + geometry.shards]
-        self._search = arena.mem.find
-        self._bucket_mask = index.bucket_mask
         self._location_mask = index.location_mask
-        self._inline_bytes = geometry.segment_bytes // 8
         self._version_shift = geometry.location_bits
         self._version_mask = (1 << geometry.version_bits) - 1
+        self.get, self.get_small = self._short_ways()
 
     def close(self) -> None:
         """Let go of the arena, so that it can be unmapped."""
         self._sequences.release()
 
-    def get(self, key: bytes, clock: Callable[[], int]) -> Entry | None:
-        """Look a key up.
-
-        This is the short way, written out: the first record with the key's tag is the key's, has no
-        deadline, holds its value itself, and nobody disturbs. ``find`` is the whole of it.
-
-        Args:
-            key: the key.
-            clock: milliseconds now; called only if the entry has a deadline.
-
-        Returns:
-            The entry, None if there is none.
-
-        Raises:
-            StoreBusy: if a lock was needed and not free within the bound.
-        """
-        key_hash = xxh3_64_intdigest(key, self._seed)
-        low = key_hash & self._low_mask
-        high = key_hash >> HIGH_SHIFT
-        words = self._words
-        bucket = self._directory[low >> self._directory_shift] + (high & self._bucket_mask)
-        slot = bucket + (high & 7 or 7)
-        word = words[slot]
-        if word >> TAG_SHIFT != low & TAG_MASK:
-            slot = self._elsewhere(low, high, bucket)
-            if not slot:
-                return self.find(key_hash, key, clock)
-            word = words[slot]
-        mem = self._mem
-        at = (word & self._location_mask) << 3
-        try:
-            key_len, flags, value_len, version = unpack_head(mem, at)
-        except struct.error:  # the word was none: a split or an eviction is at work
-            return self.find(key_hash, key, clock)
-        at += HEAD_BYTES
-        middle = at + key_len
-        # Flags above the caller's say that there is a deadline, or that the value lies elsewhere.
-        if flags <= CALLER_FLAGS and value_len <= self._inline_bytes and mem[at:middle] == key:
-            value = mem[middle : middle + value_len]
-            if words[slot] == word:
-                at = (slot & -8) << 3 | slot & 7  # ``count_at``
-                counts = self._counts
-                if counts[at] < COUNT_MAX:
-                    counts[at] += 1
-                return value, flags, version, 0, slot, word
-        return self.find(key_hash, key, clock)
-
-    def _elsewhere(self, low: int, high: int, bucket: int) -> int:
-        """Look for a key's tag outside its home slot, with one search in C a bucket.
-
-        Args:
-            low: low bits of the key's hash.
-            high: its high bits.
-            bucket: the key's first bucket.
-
-        Returns:
-            A slot that may be the key's, 0 if none was found.
-        """
-        tag = (low & TAG_MASK).to_bytes(2, "little")
-        at = bucket << 3
-        at = self._search(tag, at + 8, at + 64)
-        if at < 0:
-            page = self._directory[low >> self._directory_shift]
-            at = page + (high >> SECOND_BUCKET_SHIFT & self._bucket_mask) << 3
-            at = self._search(tag, at + 8, at + 64)
-            if at < 0:
-                return 0
-        return at >> 3
+    def _short_ways(self) -> tuple[Get, GetSmall]:
+        return short_reads(self._arena, self._index, self._seed, self._sequences, self.find)
 
     def find(self, key_hash: int, key: bytes, clock: Callable[[], int]) -> Entry | None:
         """Look a key up wherever it stands; the readable twin of ``get``.
@@ -256,59 +183,3 @@ class Reader:
     # What ``find`` reads with; a subclass may be stricter.
     _read_unlocked = read
     _read_locked = read
-
-    def get_small(self, keys: list[bytes], clock: Callable[[], int]) -> list[Entry | None] | None:
-        """``get`` for several keys with small values; 0.1 µs less for each.
-
-        Args:
-            keys: the keys.
-            clock: milliseconds now.
-
-        Returns:
-            An entry or None for each, in order, as ``get`` would have found it; None instead of the list if
-            a value is longer than an eighth of a segment: then the caller had better go one by one.
-
-        Raises:
-            StoreBusy: if a lock was needed and not free within the bound.
-        """
-        # What follows is ``get``, with what it needs in local names.
-        words, mem, counts, directory = self._words, self._mem, self._counts, self._directory
-        seed, low_mask, bucket_mask, location_mask = (
-            self._seed,
-            self._low_mask,
-            self._bucket_mask,
-            self._location_mask,
-        )
-        directory_shift, inline_bytes = self._directory_shift, self._inline_bytes
-        entries: list[Entry | None] = []
-        for key in keys:
-            key_hash = xxh3_64_intdigest(key, seed)
-            low = key_hash & low_mask
-            high = key_hash >> HIGH_SHIFT
-            bucket = directory[low >> directory_shift] + (high & bucket_mask)
-            slot = bucket + (high & 7 or 7)
-            word = words[slot]
-            if word >> TAG_SHIFT != low & TAG_MASK:
-                slot = self._elsewhere(low, high, bucket)
-                word = words[slot] if slot else 0
-            at = (word & location_mask) << 3
-            try:
-                key_len, flags, value_len, version = unpack_head(mem, at)
-            except struct.error:
-                key_len = value_len = version = 0
-                flags = CALLER_FLAGS + 1
-            at += HEAD_BYTES
-            middle = at + key_len
-            if flags <= CALLER_FLAGS and value_len <= inline_bytes and word and mem[at:middle] == key:
-                value = mem[middle : middle + value_len]
-                if words[slot] == word:
-                    at = (slot & -8) << 3 | slot & 7  # ``count_at``
-                    if counts[at] < COUNT_MAX:
-                        counts[at] += 1
-                    entries.append((value, flags, version, 0, slot, word))
-                    continue
-            entry = self.find(key_hash, key, clock)
-            if entry and len(entry[0]) > inline_bytes:
-                return None
-            entries.append(entry)
-        return entries

@@ -20,12 +20,18 @@ from xxhash import xxh32_digest
 from fastkv.store.layout import MAX_SEGMENT, WORD
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from mmap import mmap
+    from typing import TypeAlias
+
+    UnpackFrom: TypeAlias = Callable[[mmap, int], tuple[int, int, int, int, bytes]]
 
 HEAD: Final = Struct("<HHIQ")
 HEAD_BYTES: Final = HEAD.size
 _DEADLINE: Final = Struct("<Q")
 CHECKSUM_BYTES: Final = 4
+# A record takes these bytes and its key and value, divided by eight: head, checksum, rounding up.
+FIXED_BYTES: Final = HEAD_BYTES + CHECKSUM_BYTES + WORD - 1
 
 # The low byte of the flags is the caller's, as with memcached's client flags.
 CALLER_FLAGS: Final = 0xFF
@@ -39,6 +45,25 @@ LEAST_RECORD_WORDS: Final = 3
 unpack_head = HEAD.unpack_from
 pack_head = HEAD.pack
 unpack_deadline = _DEADLINE.unpack_from
+
+LONGEST_SHORT_KEY: Final = 255
+
+
+def unpacker_with_key(key_len: int) -> UnpackFrom:
+    """What reads a record's head and the key behind it in one call; a head and a slice take a third more.
+
+    Args:
+        key_len: the length of the key that is looked for; what stands there may have another one.
+
+    Returns:
+        A function of the arena and a byte offset that returns key length, flags, value length, version and
+        as many bytes as were asked for; it raises struct.error if the arena ends before them.
+    """
+    return Struct(f"{HEAD.format}{key_len}s").unpack_from
+
+
+# Made once for each length that keys mostly have: to make one takes 1 µs.
+unpack_with_key: Final = [unpacker_with_key(key_len) for key_len in range(LONGEST_SHORT_KEY + 1)]
 
 
 def record_words(key_len: int, flags: int, value_len: int) -> int:

@@ -32,20 +32,25 @@ from fastkv.store.records import (
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from fastkv.store.short_reads import Get, GetSmall
+
 
 class VerifyingReader(Reader):
     """A ``Reader`` that trusts no order of stores."""
 
     __slots__ = ()
 
-    def get(self, key: bytes, clock: Callable[[], int]) -> Entry | None:
-        """As ``Reader.get``, but a miss takes the shard's lock."""
+    def _short_ways(self) -> tuple[Get, GetSmall]:
+        # There are none: what is not verified is not believed, and a miss takes the shard's lock.
+        return self._get, self._get_small
+
+    def _get(self, key: bytes, clock: Callable[[], int]) -> Entry | None:
         return self.find(xxh3_64_intdigest(key, self._seed), key, clock)
 
-    def get_small(self, keys: list[bytes], clock: Callable[[], int]) -> list[Entry | None] | None:
-        """As ``Reader.get_small``."""
-        entries = [self.get(key, clock) for key in keys]
-        return None if any(entry and len(entry[0]) > self._inline_bytes for entry in entries) else entries
+    def _get_small(self, keys: list[bytes], clock: Callable[[], int]) -> list[Entry | None] | None:
+        entries = [self._get(key, clock) for key in keys]
+        inline_bytes = self._arena.geometry.segment_bytes // 8
+        return None if any(entry and len(entry[0]) > inline_bytes for entry in entries) else entries
 
     def _read_unlocked(self, key_hash: int, key: bytes, *, with_value: bool = True) -> Entry | None:
         """Copy an entry that vouches for itself.
