@@ -46,10 +46,11 @@ from fastkv.store.room import Room
 from fastkv.store.scan import KeyScanner, Scanner
 from fastkv.store.segments import Segments
 from fastkv.store.shard import Shard
+from fastkv.store.short_writes import short_put
 from fastkv.store.sweep import Sweep
 from fastkv.store.together import Together
 from fastkv.store.transactions import Transactions
-from fastkv.store.update import Updater, always
+from fastkv.store.update import Updater
 from fastkv.store.verify import Verifier
 from fastkv.store.verifying import VerifyingReader
 
@@ -77,6 +78,7 @@ class Store:
         counts: the arena as bytes, where callers who use what they found again count that access.
         get, get_small, find: those of the ``Reader``.
         get_together: that of ``Together``.
+        put: as ``short_put`` makes it.
         entries: how many entries there are, those included that have expired and were not given back yet.
         random_key: an entry's key, each about as likely as any other; that of the ``Picker``.
         scan: that of the ``Scanner``.
@@ -115,6 +117,7 @@ class Store:
         "get_together",
         "max_key_bytes",
         "max_value_bytes",
+        "put",
         "random_key",
         "removals",
         "scan",
@@ -225,6 +228,9 @@ class Store:
         room = Room(eviction, self._segments)
         self._updater = Updater(arena, self._shards, self._reader, room, self._seed, self._guard)
         self.update = self._updater.update
+        self.put = short_put(
+            arena, self._shards, self._segments, index, self._ghosts, self._seed, self._guard, self._updater
+        )
         self.max_key_bytes = self._updater.max_key_bytes
         self.max_value_bytes = self._updater.max_value_bytes
         commit = Commit(arena, self._shards, self._segments, index, self._ghosts, self._redo, self._guard)
@@ -267,49 +273,6 @@ class Store:
         self._arena.close()
 
     # -- writing ---------------------------------------------------------------------------------------
-
-    def put(
-        self, key: bytes, value: bytes, clock: Callable[[], int], flags: int = 0, deadline_ms: int = 0
-    ) -> int:
-        """Insert or replace an entry.
-
-        Args:
-            key: 1 to ``max_key_bytes``.
-            value: up to ``max_value_bytes``.
-            clock: milliseconds now; called only if room has to be made.
-            flags: 0 to 255, the caller's own.
-            deadline_ms: when the entry is gone, on the caller's clock; 0: never.
-
-        Returns:
-            The entry's version, larger than each that the key had before.
-
-        Raises:
-            KeyTooLong: if no arena with such segments takes such a key.
-            ValueTooLong: if no arena of this size takes such a value.
-            StoreFull: if no room could be made.
-            StoreBusy: if a lock was not free within the bound.
-        """
-        key_hash = xxh3_64_intdigest(key, self._seed)
-        shard = self._shards[(key_hash & self._low_mask) >> TAG_BITS]
-        if len(key) > self.max_key_bytes:
-            raise self._updater.key_too_long(key)
-        if len(value) > self.max_value_bytes:
-            raise self._updater.value_too_long(value)
-        # ``holding`` written out: as a context manager it costs 1 µs more.
-        lock = shard.lock
-        code = lock.attempt()
-        if code and lock.wait(code):
-            self._guard.after_death(shard)
-        try:
-            version = shard.put(key_hash, key, value, flags, deadline_ms)
-        except BaseException:
-            self._guard.after_failure(shard)
-            raise
-        lock.release()
-        if version:
-            return version
-        segments, decide = shard.segments_for(len(key), len(value)), always((value, flags, deadline_ms))
-        return self._updater.with_room(segments, shard, key_hash, key, decide, clock, with_value=False)[1]
 
     def delete(self, key: bytes, clock: Callable[[], int]) -> bool:
         """Remove an entry.

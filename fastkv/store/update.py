@@ -149,6 +149,46 @@ class Updater:
             return self.with_room(segments, shard, key_hash, key, decide, clock, with_value=with_value)
         return done
 
+    def put(self, key: bytes, value: bytes, clock: Callable[[], int], flags: int, deadline_ms: int) -> int:
+        """Insert or replace an entry, whatever it is; the readable twin of ``short_put``.
+
+        Args:
+            key: the key.
+            value: its value.
+            clock: milliseconds now; called only if room has to be made.
+            flags: the caller's.
+            deadline_ms: 0: never.
+
+        Returns:
+            The entry's version.
+
+        Raises:
+            KeyTooLong, ValueTooLong, StoreFull, StoreBusy: as for ``update``.
+        """
+        if len(key) > self.max_key_bytes:
+            raise self.key_too_long(key)
+        if len(value) > self.max_value_bytes:
+            raise self.value_too_long(value)
+        key_hash = xxh3_64_intdigest(key, self._seed)
+        shard = self._shards[(key_hash & self._low_mask) >> TAG_BITS]
+        with self._guard.holding(shard):
+            version = shard.put(key_hash, key, value, flags, deadline_ms)
+        return version or self.put_with_room(shard, key_hash, key, value, clock, flags, deadline_ms)
+
+    def put_with_room(
+        self,
+        shard: Shard,
+        key_hash: int,
+        key: bytes,
+        value: bytes,
+        clock: Callable[[], int],
+        flags: int,
+        deadline_ms: int,
+    ) -> int:
+        """``put`` where room has to be made first; arguments and all else as there."""
+        segments, decide = shard.segments_for(len(key), len(value)), always((value, flags, deadline_ms))
+        return self.with_room(segments, shard, key_hash, key, decide, clock, with_value=False)[1]
+
     def with_room(
         self,
         segments: int,
@@ -220,7 +260,10 @@ class Updater:
             version = segments = 0
             if isinstance(change, tuple):
                 value, flags, deadline_ms = change
-                version = shard.put(key_hash, key, value, flags, deadline_ms)
+                if before:  # its slot is known
+                    version = shard.write(before[4], before[5], 0, key_hash, key, value, flags, deadline_ms)
+                else:
+                    version = shard.put(key_hash, key, value, flags, deadline_ms)
                 segments = 0 if version else shard.segments_for(len(key), len(value))
             elif before and change is DELETE:
                 shard.drop(before[4], before[5])

@@ -37,9 +37,10 @@ STEPS: Final[dict[str, tuple[type, str]]] = {
     "cleaning": (Eviction, "_clean"),
     "page split": (Index, "split"),
     "expiry": (Expiry, "step"),
-    "a whole put": (Store, "put"),
 }
 """Steps by name, with the method that is one."""
+
+WHOLE_PUT: Final = "a whole put"
 
 
 class Load(NamedTuple):
@@ -74,22 +75,24 @@ LOADS: Final = (
 )
 
 
+def _wrapped(original: Callable[..., Any], times: list[int]) -> Callable[..., Any]:
+    """A function that notes how long it takes in nanoseconds."""
+
+    def step(*args: Any, **kwargs: Any) -> Any:
+        begin = time.thread_time_ns()
+        result = original(*args, **kwargs)
+        times.append(time.thread_time_ns() - begin)
+        return result
+
+    return step
+
+
 @contextmanager
 def _timed(times: dict[str, list[int]]) -> Iterator[None]:
     """Wrap the steps, and note how long each takes in nanoseconds."""
     originals = {name: getattr(owner, method) for name, (owner, method) in STEPS.items()}
-
-    def wrapped(original: Callable[..., Any], note: Callable[[int], None]) -> Callable[..., Any]:
-        def step(*args: Any, **kwargs: Any) -> Any:
-            begin = time.thread_time_ns()
-            result = original(*args, **kwargs)
-            note(time.thread_time_ns() - begin)
-            return result
-
-        return step
-
     for name, (owner, method) in STEPS.items():
-        setattr(owner, method, wrapped(originals[name], times.setdefault(name, []).append))
+        setattr(owner, method, _wrapped(originals[name], times.setdefault(name, [])))
     try:
         yield
     finally:
@@ -111,7 +114,7 @@ def measure_load(load: Load, memory_bytes: int) -> list[dict[str, Any]]:
     times: dict[str, list[int]] = {}
     with _timed(times):
         store = Store(memory_bytes, segment_bytes=load.segment_bytes, seed=7)
-        put, get = store.put, store.get
+        put, get = _wrapped(store.put, times.setdefault(WHOLE_PUT, [])), store.get
         number = 0
         # Every second entry has a deadline, at which only ``look_after`` looks in the end.
         deadline_ms = clock() + _DEADLINE_MS
