@@ -12,6 +12,8 @@ import re
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
+import psutil
+
 ROOT = Path("/")
 
 
@@ -44,13 +46,13 @@ def usable_memory_bytes(root: Path = ROOT, total: int | None = None) -> int:
 
     Args:
         root: Where ``proc`` and the control groups are looked for; tests give a made-up tree.
-        total: Bytes of memory in the machine; asked of the kernel when None.
+        total: Bytes of memory in the machine; asked of psutil when None.
 
     Returns:
         The smallest of the machine's memory and every limit. ``memory.high`` counts like ``memory.max``:
         past it the kernel throttles a process so hard that a cache is of no use.
     """
-    limits = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if total is None else total]
+    limits = [psutil.virtual_memory().total if total is None else total]
     for group in _groups(root, "memory"):
         texts = (_read(group / name) for name in ("memory.max", "memory.high", "memory.limit_in_bytes"))
         limits.extend(int(text) for text in texts if text.isdecimal())

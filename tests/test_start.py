@@ -140,7 +140,6 @@ def test_a_server_imports_nothing_that_serving_does_not_need() -> None:
         "click",
         "rich",
         "pydantic",
-        "psutil",
         "tomllib",
         "difflib",
         "http.client",
