@@ -18,7 +18,16 @@ from certificates import Pair, make_pair, needs_openssl
 from fake import Worker, in_loop
 from fake import get as get_request
 from replies import Reply
-from server import Server, in_background, private_bytes, read_reply, run_to_end, running, wait_until
+from server import (
+    Server,
+    has_ended,
+    in_background,
+    private_bytes,
+    read_reply,
+    run_to_end,
+    running,
+    wait_until,
+)
 
 pytestmark = needs_openssl
 
@@ -299,8 +308,10 @@ def test_a_bad_renewal_is_told_and_changes_nothing(tmp_path: Path) -> None:
         wait_until(lambda: server.workers() not in (before, []), "another worker")
         assert serial(server, Path(kept)) == first
         shutil.copy(new.key, current.key)
+        old = server.workers()
         server.send(signal.SIGHUP)
         wait_until(lambda: "All workers are replaced." in server.log(), "the renewal")
+        wait_until(lambda: has_ended(*old), "nobody accepts any more who has the old one")
         assert serial(server, new.cert) != first
         assert server.stop() == 0
 
@@ -317,8 +328,10 @@ def test_a_new_token_comes_with_sighup(tmp_path: Path) -> None:
         assert (status("first"), status("second")) == (200, 401)
         path.write_text("second\n")
         assert (status("first"), status("second")) == (200, 401)
+        old = server.workers()
         server.send(signal.SIGHUP)
         wait_until(lambda: "All workers are replaced." in server.log(), "the new token")
+        wait_until(lambda: has_ended(*old), "nobody accepts any more who has the old one")
         assert (status("first"), status("second")) == (401, 200)
         path.write_text("\n")
         server.send(signal.SIGHUP)
