@@ -348,6 +348,14 @@ def test_stats_are_sums_over_all_workers() -> None:
             assert ask(number, "GET /get HTTP/1.1\r\nHost: a\r\n\r\n") == 400
         for number in range(4):
             assert ask(number, f"DELETE /delete?key=k{number} HTTP/1.1\r\nHost: a\r\n\r\n") == 200
+
+        def have_counted() -> bool:
+            """What is counted with each request another worker tells up to a quarter of a second late."""
+            clients[0].sendall(b"GET /stats HTTP/1.1\r\nHost: a\r\n\r\n")
+            told = json.loads(read_reply(streams[0]).body)
+            return bool((told["puts"], told["hits"], told["misses"]) == (12, 84, 12))
+
+        wait_until(have_counted, "all workers have told what they have counted")
         told = json.loads(server.request("GET", "/stats").body)
         expected = {
             "workers": 3,

@@ -506,7 +506,12 @@ def test_who_is_stopped_in_a_finaliser_stops(
     monkeypatch.setattr(sys.stderr, "isatty", lambda: bar)
     path = tmp_path / "a"
     write(path, SOME[:1])
-    code, out, err = run("save", path, "--port", 1)
+    # Where the tests run in the background, SIGINT is ignored, and would stay so.
+    before = signal.signal(number, signal.SIG_DFL)
+    try:
+        code, out, err = run("save", path, "--port", 1)
+    finally:
+        signal.signal(number, before)
     assert lost == [KeyboardInterrupt]
     assert (code, out) == (1, "")
     assert err.endswith("fastkv: stopped before the end.\n")

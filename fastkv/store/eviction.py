@@ -56,8 +56,8 @@ if TYPE_CHECKING:
 _WORTH_CLEANING: Final = 16
 # A step looks at so many records and moves so many of them: 0.5 ms, or 1.
 _LOOKS: Final = 512
-# A segment with few records counts for so many looks at least: large ones are copied whole.
-_LEAST_LOOKS: Final = 64
+# A segment with few records counts as one look for so many bytes at least: large ones are copied whole.
+_LOOK_BYTES: Final = 1 << 10
 _MOVES: Final = 256
 # The ghost table takes one segment at most in so many: the others are for whoever waits.
 _TAKEN_BY_OTHERS: Final = 4
@@ -83,6 +83,7 @@ class Eviction:
         "_from",
         "_ghosts",
         "_guard",
+        "_least_looks",
         "_lock",
         "_segment_words",
         "_segments",
@@ -128,6 +129,7 @@ class Eviction:
         self._expiry = expiry
         self._guard = guard
         self.evicts = evicts
+        self._least_looks = max(arena.geometry.segment_bytes // _LOOK_BYTES, 1)
         self._ahead = max(arena.geometry.segments // _AHEAD_SHARE, _LEAST_AHEAD)
         self._from = 0
 
@@ -264,7 +266,7 @@ class Eviction:
             before = self._segments.live_words(segment)
             swept = self._empty(shard, segment, KEEP_ALL, clock)
             self._segments.spend_credit(max(before - self._segments.live_words(segment), 0))
-            return 0 if swept.stuck else max(swept.looks, _LEAST_LOOKS)
+            return 0 if swept.stuck else max(swept.looks, self._least_looks)
 
     def _evict(self, mercy: bool, clock: Callable[[], int]) -> int:
         """Take the next segment from the queue that is too long.
@@ -292,7 +294,7 @@ class Eviction:
                 return 1  # somebody was faster
             rule = SECOND_CHANCE if queue == SH_MAIN_OLDEST else PROMOTE
             swept = self._empty(shard, segment, rule if mercy else KEEP_NONE, clock)
-            return max(swept.looks, _LEAST_LOOKS)
+            return max(swept.looks, self._least_looks)
 
     def _empty(self, shard: Shard, segment: int, rule: int, clock: Callable[[], int]) -> Swept:
         """Sweep a part of a segment, from where the last step left off if it was this one.
