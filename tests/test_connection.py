@@ -226,12 +226,12 @@ def test_the_short_way_of_a_get_says_what_the_long_one_says(
 @pytest.mark.parametrize(
     ("error", "line", "column", "closes"),
     [
-        (StoreBusy("busy"), "503 Service Unavailable", Column.LOCK_TIMEOUTS, False),
-        (RuntimeError("unforeseen"), "500 Internal Server Error", Column.INTERNAL_ERRORS, True),
+        (StoreBusy, "503 Service Unavailable", Column.LOCK_TIMEOUTS, False),
+        (RuntimeError, "500 Internal Server Error", Column.INTERNAL_ERRORS, True),
     ],
 )
 def test_what_fails_on_the_short_way_is_a_reply(
-    error: Exception, line: str, column: Column, closes: bool, monkeypatch: pytest.MonkeyPatch
+    error: type[Exception], line: str, column: Column, closes: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     @in_loop
     async def scenario() -> None:
@@ -239,7 +239,7 @@ def test_what_fails_on_the_short_way_is_a_reply(
 
         def fail(key: bytes, clock: Any) -> None:
             asked.append(key)
-            raise error
+            raise error("in vain")
 
         worker = Worker()
         client = worker.client()

@@ -56,8 +56,10 @@ if TYPE_CHECKING:
 _WORTH_CLEANING: Final = 16
 # A step looks at so many records and moves so many of them: 0.5 ms, or 1.
 _LOOKS: Final = 512
-# A segment with few records counts as one look for so many bytes at least: large ones are copied whole.
+# A segment with few records counts as one look for so many bytes: large ones are copied whole. But also an
+# empty one is work.
 _LOOK_BYTES: Final = 1 << 10
+_LEAST_LOOKS: Final = 16
 _MOVES: Final = 256
 # The ghost table takes one segment at most in so many: the others are for whoever waits.
 _TAKEN_BY_OTHERS: Final = 4
@@ -129,7 +131,7 @@ class Eviction:
         self._expiry = expiry
         self._guard = guard
         self.evicts = evicts
-        self._least_looks = max(arena.geometry.segment_bytes // _LOOK_BYTES, 1)
+        self._least_looks = max(arena.geometry.segment_bytes // _LOOK_BYTES, _LEAST_LOOKS)
         self._ahead = max(arena.geometry.segments // _AHEAD_SHARE, _LEAST_AHEAD)
         self._from = 0
 
