@@ -260,7 +260,7 @@ class Routes:
             has to answer one by one.
         """
         keys = plain_keys(lines) if len(lines) <= _BATCH_LINES else None
-        if keys is None or len(max(keys, key=len)) > self.max_key:
+        if keys is None or max(map(len, keys)) > self.max_key:
             return False
         try:
             entries = self.store.get_small(keys, self.clock)
