@@ -233,7 +233,7 @@ def test_who_verifies_may_be_killed(tmp_path: Path) -> None:
         told = stats(server)
         assert (told["entries"], told["dropped"]) == (entries, 0)
         assert get(server, "many%2077") == ""
-        assert server.workers() == worker
+        wait_until(lambda: server.workers() == worker, "who has verified the rest has ended")
         assert server.stop() == 0
 
 
