@@ -135,8 +135,8 @@ def test_a_reader_misses_nobody_while_pages_are_split() -> None:
             for i in range(15_000):
                 store.put(b"%d/%d" % (name, i), b"", clock)
 
-        pids = [start(lambda: grow(1)), start(lambda: grow(2))]
         pages = store.stats()["index_pages"]
+        pids = [start(lambda: grow(1)), start(lambda: grow(2))]
         left = set(pids)
         while left:
             for key, value in stay.items():
