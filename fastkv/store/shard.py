@@ -8,24 +8,15 @@ owner that dies at any point leaves nothing that ``repair`` cannot count anew.
 from __future__ import annotations
 
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Final
-
-from xxhash import xxh32_digest
+from typing import TYPE_CHECKING
 
 from fastkv.store.layout import (
     BUCKET_WORDS,
-    CLOSED,
     POOL_GHOST_WORDS,
     RESERVE,
     RESERVE_OVERWRITING,
-    SEG_DEAD,
-    SEG_HEAD,
-    SEG_STATE,
-    SEGMENT_ROW,
     SH_ENTRIES,
     SH_EVICTED,
-    SH_MOST_DEAD,
-    SH_OPEN,
     SH_RELOCATED,
     SH_VERSION,
     TAG_MASK,
@@ -35,13 +26,10 @@ from fastkv.store.layout import (
 )
 from fastkv.store.log import Log
 from fastkv.store.records import (
-    CALLER_FLAGS,
     DEADLINE,
-    FIXED_BYTES,
     LARGE,
     build_pieces,
     build_record,
-    pack_head,
     parse_pieces,
     parse_record,
     record_words,
@@ -57,11 +45,6 @@ if TYPE_CHECKING:
     from fastkv.store.segments import Segments
 
 
-# From a row's dead words to its other fields.
-TO_STATE: Final = SEG_STATE - SEG_DEAD
-TO_HEAD: Final = SEG_HEAD - SEG_DEAD
-
-
 class Shard(Log):
     """A shard's entries over its log. All methods but ``segments_for`` want its lock held.
 
@@ -70,23 +53,13 @@ class Shard(Log):
     """
 
     __slots__ = (
-        "_dead_at",
         "_eviction_lock",
         "_evicts",
         "_ghosts",
         "_index",
-        "_locate",
-        "_open_at",
-        "_open_base",
-        "_open_head_at",
-        "_opened",
         "_removals",
-        "_row_shift",
-        "_segment_mask",
         "_sequence",
         "_tag_and_version",
-        "_tag_shift",
-        "_version_at",
         "lock",
     )
 
@@ -122,19 +95,8 @@ class Shard(Log):
         self._index = index
         self._ghosts = ghosts
         self._evicts = evicts
-        self._locate = index.locate
         self._sequence = geometry.sequences_at + number
         self._tag_and_version = TAG_MASK << TAG_SHIFT | self._version_mask << self._version_shift
-        self._tag_shift = TAG_SHIFT - self._version_shift
-        # From a slot word to the dead words of its segment, in few steps.
-        segment_shift = geometry.segment_words.bit_length() - 1
-        self._segment_mask = self._location_mask >> segment_shift << segment_shift
-        self._row_shift = segment_shift - (SEGMENT_ROW.bit_length() - 1)
-        self._dead_at = geometry.table_at + SEG_DEAD
-        # What ``put`` needs of the open segment, for as long as the header names the same one.
-        self._open_at = self.header + SH_OPEN
-        self._version_at = self.header + SH_VERSION
-        self._opened = self._open_base = self._open_head_at = 0
 
     def put(self, key_hash: int, key: bytes, value: bytes, flags: int, deadline_ms: int) -> int:
         """Insert or replace an entry.
@@ -149,81 +111,19 @@ class Shard(Log):
         Returns:
             The entry's version; 0 if room must be made first, and then nothing has changed.
         """
-        slot, old, old_flags, old_len = self._locate(key_hash, key)
-        old_words = 0
+        slot, old, _, _ = self._index.locate(key_hash, key)
         if not slot:
             slot = self.vacancy(key_hash)
             if not slot:
                 return 0
             if self._words[POOL_GHOST_WORDS] and self._ghosts.recalls(key_hash):
                 return self._write(slot, 0, key_hash, key, value, flags, deadline_ms, RESERVE, main=True)
-        elif old_flags <= CALLER_FLAGS:
-            old_words = FIXED_BYTES + len(key) + old_len >> 3
-        return self.write(slot, old, old_words, key_hash, key, value, flags, deadline_ms)
+        return self.write(slot, old, key_hash, key, value, flags, deadline_ms)
 
     def write(
-        self,
-        slot: int,
-        old: int,
-        old_words: int,
-        key_hash: int,
-        key: bytes,
-        value: bytes,
-        flags: int,
-        deadline_ms: int,
-    ) -> int:
-        """Make a record the entry of a slot that was found; ``_insert`` written out for the ordinary one.
-
-        Args:
-            slot: the slot.
-            old: the word that stands there, 0 if it is empty.
-            old_words: words of its record, if that has neither deadline nor fragments; else 0.
-            key_hash: the key's hash.
-            key: the key.
-            value: the value.
-            flags: the caller's.
-            deadline_ms: 0 for none.
-
-        Returns:
-            As for ``put``.
-        """
-        words = self._words
-        opened = words[self._open_at]
-        if opened != self._opened:
-            self._opened = opened
-            self._open_base = opened & self._location_mask
-            self._open_head_at = self.row_of(opened) + SEG_HEAD
-        head = words[self._open_head_at]
-        after = head + (FIXED_BYTES + len(key) + len(value) >> 3)
-        if deadline_ms or not opened or after > self._segment_words or after - head > self.inline_words:
-            return self._insert(slot, old, key_hash, key, value, flags, deadline_ms)
-        version = words[self._version_at] + 1
-        body = pack_head(len(key), flags, len(value), version) + key + value
-        body += xxh32_digest(body)
-        at = self._open_base + head << 3
-        self._mem[at : at + len(body)] = body
-        words[self._open_head_at] = after
-        words[self._version_at] = version
-        words[slot] = (
-            ((key_hash & TAG_MASK) << self._tag_shift | version & self._version_mask) << self._version_shift
-        ) | opened + head
-        if not old:
-            words[self.header + SH_ENTRIES] += 1
-        elif not old_words:
-            self.bury(old)
-        else:
-            dead_at = ((old & self._segment_mask) >> self._row_shift) + self._dead_at
-            dead = words[dead_at] = words[dead_at] + old_words
-            if words[dead_at + TO_STATE] & 0xFF >= CLOSED and (
-                dead == words[dead_at + TO_HEAD] or dead > words[self.header + SH_MOST_DEAD]
-            ):
-                self._segments.free_if_dead(self.header, self._segments.segment_named(old))
-        return version
-
-    def _insert(
         self, slot: int, old: int, key_hash: int, key: bytes, value: bytes, flags: int, deadline_ms: int
     ) -> int:
-        """Write a record and make it the entry of a slot; the whole of what ``put`` does.
+        """Write a record and make it the entry of a slot that was found.
 
         Args:
             slot: the slot.
@@ -256,7 +156,7 @@ class Shard(Log):
         *,
         main: bool = False,
     ) -> int:
-        """``_insert`` with a bound on what it may take, ``floor`` segments stay in the pool, and a queue."""
+        """``write`` with a bound on what it may take, ``floor`` segments stay in the pool, and a queue."""
         words = self._words
         version = words[self.header + SH_VERSION] + 1
         place = self.append_entry(key_hash, key, value, flags, version, deadline_ms, floor, main=main)
@@ -314,7 +214,7 @@ class Shard(Log):
         if parse_record(self._mem, old << 3)[4] == deadline_ms:
             return True
         new = self.append_retimed(old, deadline_ms, RESERVE)
-        if not new and not self._eviction_lock.is_held(self._ghosts.repair):  # as ``_insert``
+        if not new and not self._eviction_lock.is_held(self._ghosts.repair):  # as ``write``
             new = self.append_retimed(old, deadline_ms, RESERVE_OVERWRITING)
         if not new:
             return False

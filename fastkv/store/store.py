@@ -46,7 +46,7 @@ from fastkv.store.room import Room
 from fastkv.store.scan import KeyScanner, Scanner
 from fastkv.store.segments import Segments
 from fastkv.store.shard import Shard
-from fastkv.store.short_writes import short_put
+from fastkv.store.short_writes import short_put, short_write
 from fastkv.store.sweep import Sweep
 from fastkv.store.together import Together
 from fastkv.store.transactions import Transactions
@@ -226,7 +226,8 @@ class Store:
         self.entries = picker.entries
         self.random_key = picker.key
         room = Room(eviction, self._segments)
-        self._updater = Updater(arena, self._shards, self._reader, room, self._seed, self._guard)
+        write = short_write(arena, self._segments)
+        self._updater = Updater(arena, self._shards, self._reader, room, self._seed, self._guard, write)
         self.update = self._updater.update
         self.put = short_put(
             arena, self._shards, self._segments, index, self._ghosts, self._seed, self._guard, self._updater

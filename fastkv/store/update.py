@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from fastkv.store.repair import Guard
     from fastkv.store.room import Room
     from fastkv.store.shard import Shard
+    from fastkv.store.short_writes import Write
 
 
 class Verdict(Enum):
@@ -79,6 +80,7 @@ class Updater:
         "_seed",
         "_shards",
         "_words",
+        "_write",
         "max_key_bytes",
         "max_value_bytes",
     )
@@ -91,6 +93,7 @@ class Updater:
         room: Room,
         seed: int,
         guard: Guard,
+        write: Write,
     ) -> None:
         """Bind to a store.
 
@@ -101,7 +104,9 @@ class Updater:
             room: makes room.
             seed: seed of the keys' hashes.
             guard: repairs a shard.
+            write: that of ``short_write``.
         """
+        self._write = write
         geometry = arena.geometry
         self.max_key_bytes = geometry.longest_key
         self.max_value_bytes = geometry.longest_value
@@ -261,7 +266,9 @@ class Updater:
             if isinstance(change, tuple):
                 value, flags, deadline_ms = change
                 if before:  # its slot is known
-                    version = shard.write(before[4], before[5], 0, key_hash, key, value, flags, deadline_ms)
+                    version = self._write(
+                        shard, before[4], before[5], 0, key_hash, key, value, flags, deadline_ms
+                    )
                 else:
                     version = shard.put(key_hash, key, value, flags, deadline_ms)
                 segments = 0 if version else shard.segments_for(len(key), len(value))
