@@ -265,7 +265,7 @@ DEATHS: dict[str, Death] = {
         a_full_store, lambda store: store.put(b"target", BLOCK, clock), BLOCK, stride=97
     ),
     "put that evicts, in the pool": Death(
-        a_full_store, lambda store: store.put(b"target", BLOCK, clock), BLOCK, POOL, stride=41
+        a_full_store, lambda store: store.put(b"target", BLOCK, clock), BLOCK, POOL, stride=37
     ),
     "put of a large value that evicts": Death(
         a_full_store, lambda store: store.put(b"target", LARGE, clock), LARGE, stride=307
