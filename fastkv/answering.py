@@ -10,6 +10,7 @@ from __future__ import annotations
 from time import monotonic
 from typing import TYPE_CHECKING, Final, cast
 
+from fastkv.http.plain import GET_LINE
 from fastkv.http.request import CLOSE, KEEP_ALIVE
 from fastkv.http.responses import DRAINING, with_fields, without_body
 from fastkv.stalling import Stalling
@@ -50,6 +51,7 @@ class Answering(Stalling):
         "_routes",
         "_tail",
         "_tally",
+        "_together",
         "_words",
         "successor",
     )
@@ -68,7 +70,8 @@ class Answering(Stalling):
         self._routes = service.routes
         self._handlers = service.routes.handlers
         self._tally = service.routes.tally.counts
-        self._plain = service.routes.get_plain
+        self._plain = service.get_plain
+        self._together = service.get_together
         self._keep_alive = service.preludes.kinds[KEEP_ALIVE]
         self._tail = b""  # what followed the line of the last lone request, if the reply did not depend on it
         self.successor: Callable[[Service], Successor] | None = None
@@ -113,7 +116,7 @@ class Answering(Stalling):
             The reply; None if ``_answer`` has to be asked.
         """
         try:
-            return self._plain(line, self._keep_alive)
+            return self._plain(line)
         except Exception as error:  # noqa: BLE001 - whatever it is, the client gets a reply
             return self._apologize(error, line)
 
@@ -151,10 +154,7 @@ class Answering(Stalling):
         return with_fields(reply, fields) if fields else reply
 
     def _answer_batch(self, lines: list[bytes], head: Head, out: list[bytes]) -> tuple[int, list[bytes]]:
-        """Answer pipelined requests that share a header section.
-
-        Those that the memo knows are answered from there; if it knows none, all are answered by one call
-        into the store.
+        """Answer pipelined requests that share a header section, one by one.
 
         Args:
             lines: their lines.
@@ -166,10 +166,6 @@ class Answering(Stalling):
             until others had a turn.
         """
         short = bool(head.tail) and self.answers_shortly and not self._service.draining
-        if short:
-            size = self._answer_short(lines, out)
-            if size:
-                return size, []
         due, late, end = 0, False, monotonic() + self._service.turn_seconds
         for number, line in enumerate(lines, 1):
             remembered = self._recall(line) if short else None
@@ -189,54 +185,60 @@ class Answering(Stalling):
                 return due, lines[number:]
         return due, []
 
-    def _answer_short(self, lines: list[bytes], out: list[bytes]) -> int:
-        """Answer pipelined requests by their lines, if the memo knows all of them or none.
+    def _answer_together(self, data: bytes, text: bytes) -> bytes | None:
+        """Answer pipelined GETs at once, if they all came with the section that the client repeats.
 
         Args:
-            lines: their lines.
-            out: where the replies go, in parts.
+            data: whole requests; all of them end with that section.
+            text: the same without the last section.
 
         Returns:
-            How long they are together; 0 if they have to be answered one by one.
+            Their replies; None if they have to be read and answered one by one.
         """
-        # The ends tell whether the memo is worth asking: for each of those that rarely repeat it takes 5%.
-        if self._recall(lines[0]) or self._recall(lines[-1]):
-            alike = lines.count(lines[0]) == len(lines)  # one look at one moment answers them all
-            known = list(map(self._recall, lines[:1] if alike else lines))
-            if None in known:
-                return 0
-            return self._repeat_all(cast("list[Remembered]", known), len(lines) // len(known), out)
-        first = len(out)
-        if not self._routes.get_batch(lines, self._keep_alive, out):
-            return 0
-        self._remember(lines[0], out[first])
-        return sum(map(len, out[first:]))
+        tail = self._tail
+        first = text[: text.index(tail)]
+        remembered = self._recall(first)
+        if remembered is not None:
+            request = first + tail
+            times = len(data) // len(request)
+            if request * times == data:  # one look at one moment answers them all
+                return self._repeat_all([remembered], times)
+            known = list(map(self._recall, text.split(tail)))
+            if None not in known:
+                return self._repeat_all(cast("list[Remembered]", known))
+        if not text.startswith(GET_LINE):
+            return None
+        # What is between these is plain, or it is refused: so they are the keys that a parser would find.
+        parts = self._together(text[len(GET_LINE) :].split(tail + GET_LINE))
+        if parts is None:
+            return None
+        self._remember(first, parts[0])
+        return b"".join(parts)
 
-    def _repeat_all(self, known: list[Remembered], times: int, out: list[bytes]) -> int:
-        """Answer pipelined requests that the memo knows, if all of their words hold.
+    def _repeat_all(self, known: list[Remembered], times: int = 1) -> bytes | None:
+        """Answer pipelined requests that the memo knows.
 
         Args:
             known: what it has of each.
             times: how often all of that is asked for.
-            out: where the replies go, in parts.
 
         Returns:
-            How long they are together; 0 if they have to be answered one by one.
+            Their replies; None if a word does not hold any more, or if others have to have a turn before.
         """
         words, counts, prelude = self._words, self._counts, self._keep_alive[200]
         parts: list[bytes] = []
         for slot, word, count_at, tail in known:
             if words[slot] != word:
-                return 0
+                return None
             if counts[count_at] < COUNT_MAX:
                 counts[count_at] += 1
             parts += prelude, tail
-        size = times * sum(map(len, parts))
-        if size > self._service.output_limit:
-            return 0
+        reply = b"".join(parts)
+        service = self._service
+        if len(known) * times > service.pipeline_limit or len(reply) * times > service.output_limit:
+            return None
         self._tally[MEMO_HIT] += times * len(known)
-        out += parts * times
-        return size
+        return reply * times
 
     def _repeat(self, remembered: Remembered) -> bytes:
         """The reply that the memo has, while its word holds; ``data_received`` has this written out."""

@@ -1,9 +1,9 @@
 """One client's connection: bytes in, replies out, in order.
 
-The way of a GET: ``data_received`` → ``Routes.get_plain`` → ``Store.get`` → ``transport.write``, or memo →
-one read of the arena → write where the same line was answered before. That is for who repeats a header
-section, as clients do; all others go by ``FastParser.parse`` → ``_answer`` → ``Routes.get`` → ``Store.get`` →
-``value_reply``, which is the readable twin.
+The way of a GET: ``data_received`` → ``get_plain`` → ``Store.get`` → ``transport.write``, or memo → one
+read of the arena → write where the same line was answered before. That is for who repeats a header section,
+as clients do, and ``_answer_together`` is the same for a pipeline. All others go by ``FastParser.parse`` →
+``_answer`` → ``Routes.get`` → ``Store.get`` → ``value_reply``, which is the readable twin.
 
 This is the only module that sees both the transport and the store's side: `fastkv.outlet` has the former's,
 `fastkv.answering` the latter's. Nothing is raised out of a callback; there is no task, future or queue on the
@@ -100,7 +100,9 @@ class Connection(Answering):
                         return
                 answer = self._plain
                 try:
-                    reply = answer(line, self._keep_alive)
+                    reply = answer(line)
+                    if reply is None and self._tail in line:
+                        reply = self._answer_together(data, line)
                 except Exception as error:  # noqa: BLE001 - whatever it is, the client gets a reply
                     reply = self._apologize(error, line)
                 if reply is not None:
@@ -115,11 +117,11 @@ class Connection(Answering):
             parsed = self._parse(data)
             if parsed.__class__ is tuple:
                 lines, head, body, used = parsed
-                if used == len(data) and len(lines) == 1 and body is not None:
+                if used == len(data) and body is not None:
                     self._tail = head.tail if self.answers_shortly else b""
-                    self._finish(lines[0], self._answer(lines[0], head, body))
-                    return
-                self._tail = b""  # of a batch there is no line to be found before the last section
+                    if len(lines) == 1:
+                        self._finish(lines[0], self._answer(lines[0], head, body))
+                        return
         self._receive(data, parsed)
 
     # -- called by the worker ----------------------------------------------------------------------------
@@ -277,11 +279,9 @@ class Connection(Answering):
             reply: the reply.
         """
         self._write(reply)
-        source = self._routes.source
-        if source is not None:
-            self._routes.source = None
-            if self._tail:
-                self._offer(line, reply, source)
+        if self._tail:
+            self._remember(line, reply)
+        self._routes.source = None
         if self._closing:
             self._close()
 

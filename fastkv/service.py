@@ -13,6 +13,7 @@ from fastkv.errors import KeyTooLong, StoreBusy, StoreFull, ValueTooLong
 from fastkv.flow import Flow
 from fastkv.http.fast import FastParser
 from fastkv.http.full import FullParser
+from fastkv.http.plain import plain_gets
 from fastkv.http.request import KEEP_ALIVE, HttpError
 from fastkv.http.responses import RETRY_AFTER, TOO_MANY, Preludes, Reply, error_reply
 from fastkv.memo import Memo
@@ -55,6 +56,7 @@ class Service:
     Attributes:
         access: who may speak.
         connections: those that are open.
+        get_plain, get_together: the short ways of a GET (``fastkv.http.plain``).
         refused: those among them that had no place, until they have read that.
         drained: set when the last of them ends after ``drain``.
         turn_seconds: after so long of one client's pipeline others have a turn.
@@ -72,6 +74,8 @@ class Service:
         "draining",
         "fast",
         "flow",
+        "get_plain",
+        "get_together",
         "memo",
         "message_limit",
         "message_memo",
@@ -110,6 +114,7 @@ class Service:
         self.preludes = preludes
         # A request that is answered from the memo is not looked at, and cannot be logged.
         memo_bytes = 0 if settings.access_log is not None else settings.memo_bytes
+        self.get_plain, self.get_together = plain_gets(routes, preludes, settings.max_pipeline)
         self.memo = Memo(memo_bytes, preludes.kinds[KEEP_ALIVE])
         # Payloads of messages, and the frames that answer them; they are no requests, and never logged.
         self.message_memo = Memo(settings.memo_bytes, {200: b""})

@@ -30,7 +30,7 @@ from fake import (
     put_pair,
     reply,
 )
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from fastkv.errors import StoreBusy
@@ -235,25 +235,125 @@ def test_what_fails_on_the_short_way_is_a_reply(
 ) -> None:
     @in_loop
     async def scenario() -> None:
-        asked: list[bytes] = []
+        failing = False
+        store = Store(1 << 20)
+        find = store.get
 
-        def fail(key: bytes, clock: Any) -> None:
-            asked.append(key)
-            raise error("in vain")
+        def find_or_fail(key: bytes, clock: Any) -> Any:
+            if failing:
+                raise error("in vain")
+            return find(key, clock)
 
-        worker = Worker()
+        monkeypatch.setattr(store, "get", find_or_fail)
+        worker = Worker(store)
         client = worker.client()
         assert client.ask(get("a")) == NOT_FOUND
-        monkeypatch.setattr(worker.routes, "_get", fail)
+        failing = True
         assert client.ask(get("b")).startswith(b"HTTP/1.1 " + line.encode())
-        assert asked == [b"b"]
         assert worker.counters[column] == 1
         assert client.transport.ended == closes
         if not closes:
-            monkeypatch.undo()
+            failing = False
             assert client.ask(get("a")) == NOT_FOUND
 
     scenario()
+
+
+_PLAIN = [
+    *("/get?key=" + key for key in ("plain", "quoted", "expiring", "absent", "plainGET", "k" * MAX_KEY_BYTES))
+]
+_OTHERS = [
+    *("/get?key=" + key for key in ("", "%70lain", "a b", "plain&x", "large", "k" * (MAX_KEY_BYTES + 1))),
+    *("/health", "/nowhere", "/kv/quoted"),
+]
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    st.one_of(
+        st.lists(st.sampled_from(_PLAIN), min_size=2, max_size=20),
+        st.lists(st.sampled_from(_PLAIN + _OTHERS), min_size=2, max_size=20),
+    ),
+    st.sampled_from([1, 3, 1024]),
+)
+@example(["/kv/quoted", "/get?key=plain"], 1024)
+def test_pipelined_requests_are_answered_as_those_that_come_alone(places: list[str], at_once: int) -> None:
+    """A connection takes the short ways from its second request on; the memo knows more each time."""
+
+    @in_loop
+    async def scenario() -> None:
+        requests = [b"GET %b HTTP/1.1\r\nHost: a\r\n\r\n" % place.encode() for place in places]
+        stores = [Store(1 << 20, seed=7) for _ in range(2)]  # a version, which is told, is that of a shard
+        workers = Worker(stores[0], memo_bytes=0), Worker(stores[1], max_pipeline=at_once)
+        for worker in workers:
+            worker.client().send(
+                put(b'{"key":"plain","value":"1"}'),
+                put(b'{"key":"quoted","value":"\\"\\n"}'),
+                put(b'{"key":"expiring","value":"2","ttl":9}'),
+                put(b'{"key":"large","value":"%b"}' % (b"v" * MAX_VALUE_BYTES)),
+                put(b'{"key":"%b","value":"3"}' % (b"k" * MAX_KEY_BYTES)),
+            )
+        alone, together = (worker.client() for worker in workers)
+        together.ask(requests[0])
+        alone.ask(requests[0])
+        for _ in range(5):
+            said = b"".join(alone.ask(request) for request in requests)
+            await together.send_patiently(b"".join(requests))
+            for _ in range(2 * len(requests)):
+                await asyncio.sleep(0)
+            assert together.take() == said
+            assert together.transport.ended == alone.transport.ended
+        told = [
+            (
+                worker.counters[Column.HITS] + worker.counters[Column.MEMO_HITS],
+                *(worker.counters[column] for column in (Column.MISSES, Column.KEY_TOO_LONG)),
+            )
+            for worker in workers
+        ]
+        assert told[0] == told[1]
+
+    scenario()
+
+
+@pytest.mark.parametrize("keys", [["a"], ["a", "b"], ["absent"]], ids=["one", "several", "not remembered"])
+@in_loop
+async def test_others_have_a_turn_after_so_many_pipelined_gets(keys: list[str]) -> None:
+    worker = Worker(max_pipeline=4)
+    client = worker.client()
+    client.send(put_pair("a", "1"), put_pair("b", "2"), *(get(key) for key in keys * 3))
+    client.take()
+    await client.send_patiently(b"".join(map(get, keys)) * 10)
+    assert client.take().count(b"HTTP/1.1") == 4
+
+
+@in_loop
+async def test_remembered_gets_stop_where_the_client_has_to_read() -> None:
+    worker = Worker()
+    client = worker.client()
+    client.send(put_pair("a", "v" * 1000), *[get("a")] * 3)
+    client.take()
+    times = 2 * MAX_OUTPUT_BYTES // 1000
+    client.send(get("a") * times)
+    assert 0.9 * MAX_OUTPUT_BYTES < len(client.take()) < 1.1 * MAX_OUTPUT_BYTES
+    assert client.connection.held_bytes > 0
+
+
+@in_loop
+async def test_pipelined_gets_that_must_wait_for_a_lock_are_told_so_each(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    store = Store(1 << 20)
+
+    def fail(keys: Any, clock: Any) -> None:
+        raise StoreBusy("in vain")
+
+    monkeypatch.setattr(store, "get_small", fail)
+    monkeypatch.setattr(store, "get", fail)
+    worker = Worker(store)
+    client = worker.client()
+    client.ask(HEALTH)
+    assert client.ask(get("a") + get("b")).count(b"HTTP/1.1 503 Service Unavailable") == 2
+    assert worker.counters[Column.LOCK_TIMEOUTS] == 2
 
 
 @in_loop

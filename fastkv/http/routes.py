@@ -16,23 +16,18 @@ import orjson
 from fastkv import __version__
 from fastkv.commands.context import Limits
 from fastkv.commands.execute import Commands
-from fastkv.errors import KeyTooLong, StoreBusy, ValueTooLong
+from fastkv.errors import KeyTooLong, ValueTooLong
 from fastkv.http.redis import PATH_METHODS, RedisRest
 from fastkv.http.request import HttpError
 from fastkv.http.responses import (
     DELETE_OK,
     DRAINING,
     HEALTHY,
-    HIT_CLOSE,
-    HIT_HEADS,
-    HIT_MIDDLE,
-    HIT_SIZES,
     KEY_NOT_FOUND,
     PUT_OK,
     Handler,
     KeyHandler,
     Reply,
-    hit_head,
     is_plain,
     json_reply,
     value_reply,
@@ -40,7 +35,7 @@ from fastkv.http.responses import (
 )
 from fastkv.http.rest import Resources
 from fastkv.http.snapshots import Snapshots
-from fastkv.http.urlform import GET_LINE, PLAIN_KEY, key_of, plain_keys
+from fastkv.http.urlform import key_of
 from fastkv.names import may_be_loopback
 from fastkv.pubsub.events import NOBODY, Events
 from fastkv.stats import HIT, MISS, PUT, Column, Tally
@@ -61,11 +56,8 @@ PLAIN: Final = 1
 # Three hundred years: beyond it a deadline in ms would not fit the arithmetic of every client.
 _LONGEST_TTL_SECONDS: Final = 10_000_000_000
 
-# A batch is answered in one piece; with more lines output is bounded reply by reply.
-_BATCH_LINES: Final = 64
-
 OFFER_MASK: Final = 3
-"""One hit of ``get_plain`` in four is offered to the memo: what is asked for often is remembered all the
+"""One hit of the short way in four is offered to the memo: what is asked for often is remembered all the
 same, and what is asked for once does not pay for it."""
 
 _VERSION: Final = json_reply(200, orjson.dumps({"name": "fastkv", "version": __version__}))
@@ -88,13 +80,12 @@ class Routes:
         keyed: by method, space and the prefix of a path; they take what follows it as well.
         source: the entry that the newest reply was made from, if it was made from nothing else; whoever
             remembers the reply takes it from here and sets it to None.
-        offer_mask: ``get_plain`` sets the source where the count of hits has none of these bits.
+        offer_mask: the short way sets the source where the count of hits has none of these bits.
         draining: whether ``/health`` says so.
     """
 
     __slots__ = (
         "_board",
-        "_get",
         "_paths",
         "_redis",
         "_tally",
@@ -164,7 +155,6 @@ class Routes:
         )
         self.tally = Tally(counters)
         self._tally = self.tally.counts
-        self._get = store.get
         self.offer_mask = OFFER_MASK
         self.draining = False
         self.source: Entry | None = None
@@ -214,76 +204,6 @@ class Routes:
         self._tally[HIT] += 1
         self.source = entry
         return 200, value_reply(key, entry[0], plain, entry[1] == PLAIN)
-
-    def get_plain(self, line: bytes, preludes: Mapping[int, bytes]) -> bytes | None:
-        """``get`` for a request line with a plain key, if it is one: no route is looked for.
-
-        Args:
-            line: a request line without the version, or anything else.
-            preludes: what a reply begins with, by status.
-
-        Returns:
-            The whole reply; None if the usual way has to answer.
-
-        Raises:
-            StoreBusy: as ``get``.
-        """
-        key = line.removeprefix(GET_LINE)
-        if key is line or not key.translate(PLAIN_KEY).isalnum() or len(key) > self.max_key:
-            return None
-        get, tally = self._get, self._tally
-        entry = get(key, self.clock)
-        if entry is None:
-            tally[MISS] += 1
-            return preludes[404] + KEY_NOT_FOUND[1]
-        tally[HIT] = hits = tally[HIT] + 1
-        if not hits & self.offer_mask:
-            self.source = entry
-        value = entry[0]
-        if entry[1] != PLAIN:
-            return value_reply(key, value, True, False, preludes[200])
-        # ``value_reply`` written out: the call would take a third of its time.
-        size = len(key) + len(value)
-        head = HIT_HEADS[size] if size < HIT_SIZES else hit_head(size)
-        return b"".join((preludes[200], head, key, HIT_MIDDLE, value, HIT_CLOSE))
-
-    def get_batch(self, lines: list[bytes], preludes: Mapping[int, bytes], out: list[bytes]) -> bool:
-        """``get`` for pipelined requests of plain keys: one call into the store for all of them.
-
-        Args:
-            lines: request lines.
-            preludes: what a reply begins with, by status.
-            out: where the replies go, in parts, which take half as long to join as each reply by itself.
-
-        Returns:
-            Whether that was done; ``source`` is that of the first, whose reply is one part. False if ``get``
-            has to answer one by one.
-        """
-        keys = plain_keys(lines) if len(lines) <= _BATCH_LINES else None
-        if keys is None or max(map(len, keys)) > self.max_key:
-            return False
-        try:
-            entries = self.store.get_small(keys, self.clock)
-        except StoreBusy:
-            return False
-        if entries is None:
-            return False
-        found, missing = preludes[200], preludes[404] + KEY_NOT_FOUND[1]
-        for key, entry in zip(keys, entries, strict=True):
-            if entry is None:
-                out.append(missing)
-                continue
-            value = entry[0]
-            size = len(key) + len(value)
-            if entry is not entries[0] and entry[1] == PLAIN and size < HIT_SIZES:
-                out += found, HIT_HEADS[size], key, HIT_MIDDLE, value, HIT_CLOSE
-            else:
-                out.append(value_reply(key, value, True, entry[1] == PLAIN, found))
-        misses = entries.count(None)
-        self._tally[MISS] += misses
-        self._tally[HIT] += len(keys) - misses
-        self.source = entries[0]
-        return True
 
     def put(self, query: bytes, head: Head, body: bytes) -> Reply:
         """``PUT /put`` or ``POST /put`` with ``{"key": …, "value": …, "ttl": …}``."""

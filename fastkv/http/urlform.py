@@ -19,9 +19,6 @@ PLAIN_KEY: Final = bytes(
 )
 """See above."""
 
-GET_LINE: Final = b"GET /get?key="
-"""What the request line of a GET by key begins with; where a plain key follows, that is all of the line."""
-
 
 def key_of(query: bytes) -> tuple[bytes, bool]:
     """Return the one `key` of a query.
@@ -47,22 +44,6 @@ def key_of(query: bytes) -> tuple[bytes, bool]:
     if not keys or not keys[0]:
         raise HttpError(400, "Key parameter is required.")
     return keys[0], False
-
-
-def plain_keys(lines: list[bytes]) -> list[bytes] | None:
-    """Return the keys of several `GET /get?key=` lines, if `key_of` finds each of them plain.
-
-    Args:
-        lines: Request lines, without the version.
-
-    Returns:
-        The keys in order, or None.
-    """
-    # What has another beginning keeps the space behind its method, and a space is not plain.
-    keys = [line.removeprefix(GET_LINE) for line in lines]
-    if b"".join(keys).translate(PLAIN_KEY).isalnum() and b"" not in keys:
-        return keys
-    return None
 
 
 def form_values(query: bytes, name: bytes) -> list[bytes]:

@@ -1,0 +1,133 @@
+"""The short ways of a GET: from request lines to whole replies, where nothing is out of the ordinary.
+
+Ordinary is: ``GET /get?key=`` with a plain key, from a client that keeps its connection. For all else they
+return None, and ``Routes.get`` with ``value_reply`` is the whole of it and their readable twin. They are
+closures, because a cell is read in half the time of an attribute of ``self``.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from fastkv.errors import StoreBusy
+from fastkv.http.request import KEEP_ALIVE
+from fastkv.http.responses import HIT_CLOSE, HIT_MIDDLE, KEY_NOT_FOUND, value_reply
+from fastkv.http.routes import PLAIN
+from fastkv.http.urlform import PLAIN_KEY
+from fastkv.stats import HIT, MISS
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import TypeAlias
+
+    from fastkv.http.responses import Preludes
+    from fastkv.http.routes import Routes
+
+    GetPlain: TypeAlias = Callable[[bytes], bytes | None]
+    GetTogether: TypeAlias = Callable[[list[bytes]], list[bytes] | None]
+
+GET_LINE: Final = b"GET /get?key="
+"""What the request line of a GET by key begins with; where a plain key follows, that is all of the line."""
+
+# What is answered in one piece; with more of them output is bounded reply by reply.
+_MOST_TOGETHER: Final = 64
+
+
+def plain_gets(routes: Routes, preludes: Preludes, most: int) -> tuple[GetPlain, GetTogether]:
+    """Make the short ways of a worker.
+
+    Args:
+        routes: for the store, the clock, the limits and the tally; ``source`` is set as ``get`` does.
+        preludes: what replies begin with.
+        most: how many may be answered before others have a turn.
+
+    Returns:
+        ``get_plain`` and ``get_together``.
+    """
+    get, get_small, clock = routes.store.get, routes.store.get_small, routes.clock
+    tally, max_key = routes.tally.counts, routes.max_key
+    heads, kept_alive, not_found = preludes.hits, preludes.kinds[KEEP_ALIVE], KEY_NOT_FOUND[1]
+    join = b"".join
+    most = min(most, _MOST_TOGETHER)
+
+    def get_plain(line: bytes) -> bytes | None:
+        """Answer one.
+
+        Args:
+            line: a request line without the version, or anything else.
+
+        Returns:
+            The whole reply; None if the usual way has to answer.
+
+        Raises:
+            StoreBusy: as ``Routes.get``.
+        """
+        key = line.removeprefix(GET_LINE)
+        if key is line or not key.translate(PLAIN_KEY).isalnum() or len(key) > max_key:
+            return None
+        entry = get(key, clock)
+        if entry is None:
+            tally[MISS] += 1
+            return kept_alive[404] + not_found
+        tally[HIT] = hits = tally[HIT] + 1
+        if not hits & routes.offer_mask:
+            routes.source = entry
+        value = entry[0]
+        if entry[1] != PLAIN:
+            return value_reply(key, value, True, False, kept_alive[200])
+        # ``value_reply`` written out: the call would take a third of its time.
+        try:
+            head = heads[len(key) + len(value)]
+        except KeyError:
+            head = preludes.hit(len(key) + len(value))
+        return join((head, key, HIT_MIDDLE, value, HIT_CLOSE))
+
+    def get_together(keys: list[bytes]) -> list[bytes] | None:
+        """Answer several with one call into the store.
+
+        Args:
+            keys: what follows ``GET_LINE`` in each request line, one or more.
+
+        Returns:
+            The replies, in parts, which take half as long to join as each reply by itself; the first part is
+            all of the first reply, and ``source`` is set for it. None if they have to be answered one by one.
+        """
+        text = join(keys)
+        if len(keys) > most or not text.translate(PLAIN_KEY).isalnum() or b"" in keys:
+            return None
+        if len(text) > max_key and max(map(len, keys)) > max_key:
+            return None
+        try:
+            entries = get_small(keys, clock)
+        except StoreBusy:
+            return None
+        if entries is None:
+            return None
+        missing = kept_alive[404] + not_found
+        parts: list[bytes] = []
+        misses = 0
+        first = routes.source = entries[0]
+        if first is None:
+            parts.append(missing)
+            misses = 1
+        else:
+            parts.append(value_reply(keys[0], first[0], True, first[1] == PLAIN, kept_alive[200]))
+        for key, entry in zip(keys[1:], entries[1:], strict=True):
+            if entry is None:
+                parts.append(missing)
+                misses += 1
+                continue
+            value = entry[0]
+            if entry[1] != PLAIN:
+                parts.append(value_reply(key, value, True, False, kept_alive[200]))
+                continue
+            try:
+                head = heads[len(key) + len(value)]
+            except KeyError:
+                head = preludes.hit(len(key) + len(value))
+            parts += head, key, HIT_MIDDLE, value, HIT_CLOSE
+        tally[MISS] += misses
+        tally[HIT] += len(keys) - misses
+        return parts
+
+    return get_plain, get_together
