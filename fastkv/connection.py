@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from fastkv.http.fast import Outcome, Parsed
+    from fastkv.http.request import Head
     from fastkv.outlet import Outlet
     from fastkv.service import Service
     from fastkv.takeover import Successor
@@ -118,9 +119,10 @@ class Connection(Answering):
             if parsed.__class__ is tuple:
                 lines, head, body, used = parsed
                 if used == len(data) and body is not None:
-                    self._tail = head.tail if self.answers_shortly else b""
+                    if head.tail and self.answers_shortly:
+                        self._tail = head.tail
                     if len(lines) == 1:
-                        self._finish(lines[0], self._answer(lines[0], head, body))
+                        self._finish(lines[0], head, self._answer(lines[0], head, body))
                         return
         self._receive(data, parsed)
 
@@ -271,15 +273,16 @@ class Connection(Answering):
         self._write(self._last(reply))
         self._close()
 
-    def _finish(self, line: bytes, reply: bytes) -> None:
+    def _finish(self, line: bytes, head: Head, reply: bytes) -> None:
         """Write the reply to a request that came alone, and close if it was the last.
 
         Args:
             line: the request's.
+            head: its header section.
             reply: the reply.
         """
         self._write(reply)
-        if self._tail:
+        if head.tail:
             self._remember(line, reply)
         self._routes.source = None
         if self._closing:

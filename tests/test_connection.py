@@ -357,6 +357,18 @@ async def test_pipelined_gets_that_must_wait_for_a_lock_are_told_so_each(
 
 
 @in_loop
+async def test_what_was_said_of_another_connection_is_not_remembered() -> None:
+    worker = Worker()
+    client = worker.client()
+    client.send(put_pair("a", "1"))
+    for _ in range(4):
+        assert worker.client().ask(get("a", b"Connection: close\r\n")) == hit("a", "1", CLOSE)
+    client.send(HEALTH)
+    client.take()
+    assert client.ask(get("a")) == hit("a", "1")
+
+
+@in_loop
 async def test_one_short_get_in_four_is_offered_to_the_memo() -> None:
     worker = Worker()
     worker.routes.offer_mask = OFFER_MASK

@@ -100,6 +100,20 @@ def test_what_is_kept_is_bounded(parser: FastParser, monkeypatch: pytest.MonkeyP
     assert parser._kept_bytes == sum(map(len, parser._heads))
 
 
+def test_lines_kept_with_a_section_go_with_it(parser: FastParser, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fast, "MAX_KEPT_BLOCKS", 2)
+    for length in range(1, 5):
+        for line in (b"PUT /put", b"POST /put", b"PUT /kv/a"):
+            request = line + b" HTTP/1.1\r\n" + HOST + b"Content-Length: %d\r\n\r\n" % length
+            for body in (b"", b"x" * length, b"x" * length + b"GET /", b"\r\n\r\n", b"x" * length):
+                parsed = parser.parse(request + body)
+                assert parsed == FastParser(2048, 1000).parse(request + body)
+                assert isinstance(parsed, tuple)
+                assert parsed[0] == [line]
+    assert len(parser._bodied) == 4
+    assert {head.content_length for _, head in parser._bodied.values()} == {3, 4}
+
+
 def test_what_is_declined_is_not_kept(parser: FastParser) -> None:
     for section in (
         b"X: a\r\n\r\n",

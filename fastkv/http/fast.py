@@ -77,6 +77,7 @@ class FastParser:
     __slots__ = (
         "_accepts",
         "_alone",
+        "_bodied",
         "_heads",
         "_kept_bytes",
         "_longest",
@@ -103,6 +104,8 @@ class FastParser:
         # Sections by what stands before their empty line and, without a body, by all that follows the line.
         self._heads: dict[bytes, Head] = {}
         self._alone: dict[bytes, Head] = {}
+        # Line and section by both of them as they stand before a body, for frequent lines: 900 to 300 ns.
+        self._bodied: dict[bytes, tuple[bytes, Head]] = {}
         # A deque keeps the order: to find its oldest key, a dict walks over all that were deleted before it.
         self._order: deque[bytes] = deque()
         self._kept_bytes = 0
@@ -120,6 +123,11 @@ class FastParser:
             consumed, up to where the body begins if it is None. There is a body, and then one line, only
             where the head declares it. Or `NEED_DATA`, or `DECLINED`.
         """
+        if data.startswith(b"P"):
+            before, _, rest = data.partition(_END)
+            known = self._bodied.get(before)
+            if known is not None and known[1].content_length == len(rest):
+                return [known[0]], known[1], rest, len(data)
         line, _, rest = data.partition(_VERSION)
         # One request and nothing else: then the rest as a whole is a section. It is hashed only where it is
         # short enough for that: for a batch of 16 it would cost 400 ns in vain.
@@ -147,6 +155,8 @@ class FastParser:
         used = len(data) - len(rest)
         length = head.content_length
         if length:
+            if line in _FREQUENT:
+                self._bodied[line + _VERSION + fields] = line, head
             if len(rest) < length:
                 return [line], head, None, used
             return [line], head, rest[:length], used + length
@@ -224,4 +234,6 @@ class FastParser:
             oldest = self._order.popleft()
             del self._heads[oldest]
             self._alone.pop(oldest + _END, None)
+            for line in _FREQUENT:
+                self._bodied.pop(line + _VERSION + oldest, None)
             self._kept_bytes -= len(oldest)
