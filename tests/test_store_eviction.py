@@ -349,3 +349,39 @@ def test_a_writer_has_patience_for_a_bounded_number_of_records(monkeypatch: pyte
         assert len(total) > 10
         assert 512 <= max(merciful) < 512 + 512
         assert max(total) < 8192
+
+
+@pytest.mark.parametrize("evicts", [True, False])
+def test_room_is_made_ahead_of_writers_and_nobody_is_the_first_to_go(evicts: bool) -> None:
+    with open_store(4 * MIB, segment_bytes=16 * KIB, evicts=evicts) as store:
+
+        def is_short() -> bool:
+            return not store._segments.room(4)
+
+        number = 0
+        while not is_short():  # half of what is written is soon dead
+            for key in (number, number // 2):
+                store.put(b"%d" % key, b"v" * 100, clock)
+            number += 1
+        while store.look_after(clock):
+            pass
+        assert not is_short()
+        assert store.stats()["evictions"] == 0
+
+
+def test_nobody_is_the_first_to_go_before_somebody_needs_the_room() -> None:
+    with open_store(4 * MIB, segment_bytes=16 * KIB) as store:
+        number = 0
+        while store._segments.room(1):
+            store.put(b"%d" % number, b"v" * 100, clock)
+            number += 1
+        for _ in range(100):
+            assert not store.look_after(clock)
+        assert store.stats()["evictions"] == 0
+        for more in range(number, number + 1000):
+            store.put(b"%d" % more, b"v" * 100, clock)
+        # From now on room is made ahead.
+        assert store.stats()["evictions"] > 0
+        while store.look_after(clock):
+            pass
+        assert store._segments.room(4)

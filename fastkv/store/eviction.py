@@ -171,6 +171,8 @@ class Eviction:
     def step_ahead(self, clock: Callable[[], int]) -> bool:
         """Go a step before somebody waits for it, if the store is full and nobody else is at it.
 
+        The first to be evicted goes when there is no room left at all; until then segments are cleaned.
+
         Args:
             clock: milliseconds now.
 
@@ -180,12 +182,13 @@ class Eviction:
         Raises:
             StoreBusy: if a shard's lock was not free within its bound.
         """
-        if not self._words[POOL_GHOST_WORDS] or self._segments.room(self._ahead):
-            return False
-        if self._lock.is_held(self._ghosts.repair):
+        if self._segments.room(self._ahead) or self._lock.is_held(self._ghosts.repair):
             return False
         with self.locked():
-            return self.step(True, clock) > 0
+            if self._words[POOL_GHOST_WORDS]:
+                return self.step(True, clock) > 0
+            self._move_window()
+            return self._clean(clock) > 0
 
     # -- which segment ---------------------------------------------------------------------------------
 
@@ -287,7 +290,8 @@ class Eviction:
             shard = self._oldest(queue)
         if shard is None:
             return int(self._close_open_segments())
-        if words[POOL_STAMP] % _TAKEN_BY_OTHERS == 0:
+        # Who has waited long does not wait for this as well, once there is a table.
+        if words[POOL_STAMP] % _TAKEN_BY_OTHERS == 0 and (mercy or not words[POOL_GHOST_WORDS]):
             entries = sum(words[each.header + SH_ENTRIES] for each in self._window())
             self._ghosts.fit(entries * len(self._shards) // min(len(self._shards), _WINDOW))
         with self._guard.holding(shard):
