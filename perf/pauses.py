@@ -15,7 +15,6 @@ import json
 import os
 import signal
 import socket
-import statistics
 import sys
 import tempfile
 import time
@@ -38,12 +37,11 @@ from fastkv.store.index import Index
 from fastkv.store.layout import Geometry
 from fastkv.store.room import Room
 from fastkv.worker import Worker
-from perf.report import save
+from perf.report import pauses, save
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-_LIMIT_NS: Final = 5_000_000
 _OPEN_FILES: Final = 20_000
 _PIPELINED: Final = 16
 _VALUE: Final = b"v" * 64
@@ -308,11 +306,7 @@ def measure(name: str) -> list[dict[str, Any]]:
         {
             "load": name,
             "step": step,
-            "n": len(each),
-            "median_ms": statistics.median(each) / 1e6,
-            "p999_ms": sorted(each)[len(each) * 999 // 1000] / 1e6,
-            "max_ms": max(each) / 1e6,
-            "over_5_ms": sum(ns > _LIMIT_NS for ns in each),
+            **pauses(each),
             "problems": problems,
         }
         for step, each in times.items()

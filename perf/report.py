@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 ROOT: Final = Path(__file__).parent.parent
 RESULTS: Final = ROOT / "perf" / "results"
 
+_LONG_PAUSE_NS: Final = 5_000_000
+
 
 def summary(values: Sequence[float]) -> dict[str, float]:
     """Sum up repeated measurements of one thing.
@@ -34,6 +36,24 @@ def summary(values: Sequence[float]) -> dict[str, float]:
     if len(values) > 1:
         lower, median, upper = statistics.quantiles(values, n=4, method="inclusive")
     return {"n": len(values), "median": median, "lower": lower, "upper": upper}
+
+
+def pauses(nanoseconds: Sequence[int]) -> dict[str, float]:
+    """Sum up how long a step took each time.
+
+    Args:
+        nanoseconds: each time, at least one.
+
+    Returns:
+        ``n``, ``median_ms``, ``p999_ms``, ``max_ms``, and ``over_5_ms``: how many took longer than that.
+    """
+    return {
+        "n": len(nanoseconds),
+        "median_ms": statistics.median(nanoseconds) / 1e6,
+        "p999_ms": sorted(nanoseconds)[len(nanoseconds) * 999 // 1000] / 1e6,
+        "max_ms": max(nanoseconds) / 1e6,
+        "over_5_ms": sum(each > _LONG_PAUSE_NS for each in nanoseconds),
+    }
 
 
 def circumstances(packages: Iterable[str] = ()) -> dict[str, Any]:

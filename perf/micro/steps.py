@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import gc
 import random
-import statistics
 import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
@@ -19,6 +18,7 @@ from fastkv.store.expiry import Expiry
 from fastkv.store.ghosts import Ghosts
 from fastkv.store.index import Index
 from perf.micro.contestants import clock
+from perf.report import pauses
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -29,7 +29,6 @@ _SOURCE: Final = b"v" * MIB
 # Entries that are read or overwritten are among the newest so many.
 _RECENT: Final = 20_000
 _DEADLINE_MS: Final = 1_000
-_LIMIT_NS: Final = 5_000_000
 
 STEPS: Final[dict[str, tuple[type, str]]] = {
     "eviction": (Eviction, "_evict"),
@@ -142,11 +141,7 @@ def measure_load(load: Load, memory_bytes: int) -> list[dict[str, Any]]:
             "segment_bytes": load.segment_bytes,
             "memory_bytes": memory_bytes,
             "step": name,
-            "n": len(each),
-            "median_ms": statistics.median(each) / 1e6,
-            "p999_ms": sorted(each)[len(each) * 999 // 1000] / 1e6,
-            "max_ms": max(each) / 1e6,
-            "over_5_ms": sum(ns > _LIMIT_NS for ns in each),
+            **pauses(each),
             "problems": problems,
         }
         for name, each in times.items()
