@@ -30,6 +30,10 @@ if TYPE_CHECKING:
 _SWITCHING: Final = 101  # Switching Protocols
 
 
+def _decline(data: bytes) -> None:
+    """A short way that is none."""
+
+
 class Answering(Stalling):
     """The part of a connection that answers.
 
@@ -47,6 +51,7 @@ class Answering(Stalling):
         "_keep_alive",
         "_offer",
         "_plain",
+        "_put",
         "_recall",
         "_routes",
         "_tail",
@@ -71,6 +76,7 @@ class Answering(Stalling):
         self._handlers = service.routes.handlers
         self._tally = service.routes.tally.counts
         self._plain = service.get_plain
+        self._put = service.put_plain if self.answers_shortly else _decline
         self._together = service.get_together
         self._keep_alive = service.preludes.kinds[KEEP_ALIVE]
         self._tail = b""  # what followed the line of the last lone request, if the reply did not depend on it
@@ -121,14 +127,14 @@ class Answering(Stalling):
             return self._apologize(error, line)
 
     def _apologize(self, error: Exception, line: bytes) -> bytes:
-        """The reply to a lone GET that could not be answered; it may be the last.
+        """The reply to a lone request that could not be answered; it may be the last.
 
         Args:
             error: what was raised.
-            line: the request's.
+            line: the request's, or all of the request.
         """
-        status, tail = self._failed(error, line)
-        return self._keep_alive[status] + tail
+        status, tail = self._failed(error, line.partition(b" HTTP/1.1\r\n")[0])
+        return self._last((status, tail)) if self._closing else self._keep_alive[status] + tail
 
     def _failed(self, error: Exception, line: bytes) -> Reply:
         """The reply to a request that could not be answered, without its prelude; it may be the last."""

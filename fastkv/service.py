@@ -13,7 +13,7 @@ from fastkv.errors import KeyTooLong, StoreBusy, StoreFull, ValueTooLong
 from fastkv.flow import Flow
 from fastkv.http.fast import FastParser
 from fastkv.http.full import FullParser
-from fastkv.http.plain import plain_gets
+from fastkv.http.plain import plain_gets, plain_put
 from fastkv.http.request import KEEP_ALIVE, HttpError
 from fastkv.http.responses import RETRY_AFTER, TOO_MANY, Preludes, Reply, error_reply
 from fastkv.memo import Memo
@@ -56,7 +56,7 @@ class Service:
     Attributes:
         access: who may speak.
         connections: those that are open.
-        get_plain, get_together: the short ways of a GET (``fastkv.http.plain``).
+        get_plain, get_together, put_plain: the short ways of requests (``fastkv.http.plain``).
         refused: those among them that had no place, until they have read that.
         drained: set when the last of them ends after ``drain``.
         turn_seconds: after so long of one client's pipeline others have a turn.
@@ -83,6 +83,7 @@ class Service:
         "pipeline_limit",
         "preludes",
         "push_limit",
+        "put_plain",
         "refused",
         "routes",
         "store",
@@ -125,6 +126,7 @@ class Service:
             settings.max_fields,
             accepts=self.access.accepts,
         )
+        self.put_plain = plain_put(routes, preludes, self.fast.before_bodies)
         self.flow = Flow(settings, counters)
         self.output_limit = settings.max_output_bytes
         self.pipeline_limit = settings.max_pipeline

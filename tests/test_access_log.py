@@ -111,14 +111,15 @@ async def test_every_request_is_noted(tmp_path: Path) -> None:
         client.ask(get)
     client.ask(get * 5)
     body = b'{"key":"a","value":"b"}'
-    client.ask(b"PUT /put HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body))
+    for _ in range(2):  # nor by a short way
+        client.ask(b"PUT /put HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body))
     client.ask(b"HEAD /get?key=none HTTP/1.1\r\nHost: a\r\n\r\n")
     client.ask(b"no request\r\n\r\n")
     log.close()
     told = [re.sub(r".*?\] ", "", line) for line in (tmp_path / "log").read_text().splitlines()]
     assert [re.sub(r" \d+$", "", line) for line in told] == [
         *['"GET /get?key=k HTTP/1.1" 200 37'] * 8,
-        '"PUT /put HTTP/1.1" 200 62',
+        *['"PUT /put HTTP/1.1" 200 62'] * 2,
         '"HEAD /get?key=none HTTP/1.1" 404 0',
         '"-" 400 89',
     ]

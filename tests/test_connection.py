@@ -259,6 +259,95 @@ def test_what_fails_on_the_short_way_is_a_reply(
     scenario()
 
 
+_BODIES = st.one_of(
+    st.builds(
+        lambda key, value, more: orjson.dumps({"key": key, "value": value, **more}),
+        st.one_of(
+            st.text(max_size=4), st.text("k", min_size=MAX_KEY_BYTES, max_size=MAX_KEY_BYTES + 1), st.none()
+        ),
+        st.one_of(st.text(max_size=8), st.just("v" * (MAX_VALUE_BYTES + 1)), st.booleans()),
+        st.sampled_from([{}, {}, {"ttl": 5}, {"ttl": 0}, {"ttl": "5"}, {"more": [1]}]),
+    ),
+    st.binary(min_size=1, max_size=12),
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.lists(_BODIES, min_size=1, max_size=4), st.sampled_from([b"PUT", b"POST"]))
+def test_the_short_way_of_a_put_says_and_does_what_the_long_one_does(
+    bodies: list[bytes], method: bytes
+) -> None:
+    """The short way is taken where line and section were seen before, on whichever connection."""
+
+    @in_loop
+    async def scenario() -> None:
+        long, short = Worker(), Worker()
+        for body in bodies:
+            request = put(body, method=method)
+            short.client().send(put(b"x" * len(body), method=method))
+            assert request.partition(b"\r\n\r\n")[0] in short.service.fast.before_bodies
+            said = long.client().ask(request)
+            client = short.client()
+            assert client.ask(request) == said
+            assert not client.transport.ended
+        assert _entries(long) == _entries(short)
+        counted = [
+            {
+                column: count
+                for column in Column
+                if column > Column.HITS and (count := worker.counters[column])
+            }
+            for worker in (long, short)
+        ]
+        counted[1][Column.BAD_REQUESTS] -= len(bodies)
+        counted[1][Column.ACCEPTED] -= len(bodies)
+        assert counted[1] == {Column.BAD_REQUESTS: 0, **counted[0]}
+        long.verify()
+        short.verify()
+
+    scenario()
+
+
+@in_loop
+async def test_a_put_that_says_close_is_the_last_at_every_sight() -> None:
+    worker = Worker()
+    for _ in range(3):
+        client = worker.client()
+        assert client.ask(put(PAIR, CLOSE)) == reply(
+            "200 OK", b'{"status":"OK","message":"Key inserted/updated successfully."}', connection=CLOSE
+        )
+        assert client.transport.ended
+    worker.verify()
+
+
+def _entries(worker: Worker) -> list[tuple[bytes, bytes, int, int]]:
+    """All keys with value, flags and deadline."""
+    found, _ = worker.store.scan(0, lambda: worker.now_ms, 1 << 20, 100)
+    return sorted((key, value, flags, deadline_ms) for key, value, flags, _, deadline_ms in found)
+
+
+@pytest.mark.parametrize("known", [False, True])
+@in_loop
+async def test_a_put_that_fails_unforeseen_is_the_last_and_says_so(
+    known: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = Store(1 << 20)
+
+    def fail(*_: Any) -> None:
+        raise RuntimeError("in vain")
+
+    worker = Worker(store)
+    if known:
+        worker.client().send(put_pair("a", "1"))
+    monkeypatch.setattr(store, "put", fail)
+    client = worker.client()
+    assert client.ask(put_pair("a", "2")).startswith(
+        b"HTTP/1.1 500 Internal Server Error\r\nConnection: close\r\n"
+    )
+    assert client.transport.ended
+    assert worker.counters[Column.INTERNAL_ERRORS] == 1
+
+
 _PLAIN = [
     *("/get?key=" + key for key in ("plain", "quoted", "expiring", "absent", "plainGET", "k" * MAX_KEY_BYTES))
 ]

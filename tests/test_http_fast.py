@@ -110,8 +110,8 @@ def test_lines_kept_with_a_section_go_with_it(parser: FastParser, monkeypatch: p
                 assert parsed == FastParser(2048, 1000).parse(request + body)
                 assert isinstance(parsed, tuple)
                 assert parsed[0] == [line]
-    assert len(parser._bodied) == 4
-    assert {head.content_length for _, head in parser._bodied.values()} == {3, 4}
+    assert len(parser.before_bodies) == 4
+    assert {head.content_length for head in parser.before_bodies.values()} == {3, 4}
 
 
 def test_what_is_declined_is_not_kept(parser: FastParser) -> None:

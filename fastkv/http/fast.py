@@ -40,7 +40,7 @@ MAX_KEPT_BYTES: Final = 512 * 1024
 
 _METHODS = (b"PUT /", b"POST /", b"GET /", b"HEAD /", b"DELETE /", b"OPTIONS /", b"PATCH /")
 
-# Request lines that come so often that they are known to be right.
+# Request lines that come so often that they are known to be right; both mean the same.
 _FREQUENT: Final = frozenset((b"POST /put", b"PUT /put"))
 
 # Maps each byte that a target may have to a letter and all else, the space included, to a space.
@@ -72,12 +72,15 @@ class FastParser:
         max_fields: A header section with more fields is declined.
         accepts: Tells whether every request with a head may be answered as it is; a section for which that
             does not hold is declined and not kept.
+
+    Attributes:
+        before_bodies: The sections that are kept and declare a body, by a frequent line and the section as
+            they stand before the empty line.
     """
 
     __slots__ = (
         "_accepts",
         "_alone",
-        "_bodied",
         "_heads",
         "_kept_bytes",
         "_longest",
@@ -86,6 +89,7 @@ class FastParser:
         "_max_fields",
         "_max_line",
         "_order",
+        "before_bodies",
     )
 
     def __init__(
@@ -104,8 +108,7 @@ class FastParser:
         # Sections by what stands before their empty line and, without a body, by all that follows the line.
         self._heads: dict[bytes, Head] = {}
         self._alone: dict[bytes, Head] = {}
-        # Line and section by both of them as they stand before a body, for frequent lines: 900 to 300 ns.
-        self._bodied: dict[bytes, tuple[bytes, Head]] = {}
+        self.before_bodies: dict[bytes, Head] = {}
         # A deque keeps the order: to find its oldest key, a dict walks over all that were deleted before it.
         self._order: deque[bytes] = deque()
         self._kept_bytes = 0
@@ -123,11 +126,6 @@ class FastParser:
             consumed, up to where the body begins if it is None. There is a body, and then one line, only
             where the head declares it. Or `NEED_DATA`, or `DECLINED`.
         """
-        if data.startswith(b"P"):
-            before, _, rest = data.partition(_END)
-            known = self._bodied.get(before)
-            if known is not None and known[1].content_length == len(rest):
-                return [known[0]], known[1], rest, len(data)
         line, _, rest = data.partition(_VERSION)
         # One request and nothing else: then the rest as a whole is a section. It is hashed only where it is
         # short enough for that: for a batch of 16 it would cost 400 ns in vain.
@@ -156,7 +154,7 @@ class FastParser:
         length = head.content_length
         if length:
             if line in _FREQUENT:
-                self._bodied[line + _VERSION + fields] = line, head
+                self.before_bodies[line + _VERSION + fields] = head
             if len(rest) < length:
                 return [line], head, None, used
             return [line], head, rest[:length], used + length
@@ -235,5 +233,5 @@ class FastParser:
             del self._heads[oldest]
             self._alone.pop(oldest + _END, None)
             for line in _FREQUENT:
-                self._bodied.pop(line + _VERSION + oldest, None)
+                self.before_bodies.pop(line + _VERSION + oldest, None)
             self._kept_bytes -= len(oldest)

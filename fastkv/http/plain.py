@@ -1,8 +1,9 @@
-"""The short ways of a GET: from request lines to whole replies, where nothing is out of the ordinary.
+"""The short ways of a request: from what was received to a whole reply, where nothing is out of the ordinary.
 
-Ordinary is: ``GET /get?key=`` with a plain key, from a client that keeps its connection. For all else they
-return None, and ``Routes.get`` with ``value_reply`` is the whole of it and their readable twin. They are
-closures, because a cell is read in half the time of an attribute of ``self``.
+Ordinary is: ``GET /get?key=`` with a plain key, or ``/put`` with line and section as they came before, from a
+client that keeps its connection. For all else they return None, and the parsers and ``Routes`` are the whole
+of it and their readable twin. They are closures, because a cell is read in half the time of an attribute of
+``self``.
 """
 
 from __future__ import annotations
@@ -17,18 +18,21 @@ from fastkv.http.urlform import PLAIN_KEY
 from fastkv.stats import HIT, MISS
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
     from typing import TypeAlias
 
+    from fastkv.http.request import Head
     from fastkv.http.responses import Preludes
     from fastkv.http.routes import Routes
 
     GetPlain: TypeAlias = Callable[[bytes], bytes | None]
+    PutPlain: TypeAlias = Callable[[bytes], bytes | None]
     GetTogether: TypeAlias = Callable[[list[bytes]], list[bytes] | None]
 
 GET_LINE: Final = b"GET /get?key="
 """What the request line of a GET by key begins with; where a plain key follows, that is all of the line."""
 
+_END: Final = b"\r\n\r\n"
 # What is answered in one piece; with more of them output is bounded reply by reply.
 _MOST_TOGETHER: Final = 64
 
@@ -132,3 +136,38 @@ def plain_gets(routes: Routes, preludes: Preludes, most: int) -> tuple[GetPlain,
         return parts
 
     return get_plain, get_together
+
+
+def plain_put(routes: Routes, preludes: Preludes, known: Mapping[bytes, Head]) -> PutPlain:
+    """Make the short way of a worker's PUT.
+
+    Args:
+        routes: for the handler.
+        preludes: what replies begin with.
+        known: ``FastParser.before_bodies``.
+
+    Returns:
+        ``put_plain``.
+    """
+    put, kept_alive, find = routes.put, preludes.kinds[KEEP_ALIVE], known.get
+
+    def put_plain(data: bytes) -> bytes | None:
+        """Answer one.
+
+        Args:
+            data: what was received on a boundary between requests.
+
+        Returns:
+            The whole reply; None if the usual way has to answer.
+
+        Raises:
+            HttpError, StoreError: as ``Routes.put``.
+        """
+        before, _, body = data.partition(_END)
+        head = find(before)
+        if head is None or head.content_length != len(body) or head.persistence != KEEP_ALIVE:
+            return None
+        status, tail = put(b"", head, body)
+        return kept_alive[status] + tail
+
+    return put_plain
