@@ -15,14 +15,14 @@ import sys
 import sysconfig
 import tomllib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
 import pip
 import psutil
-from server import ROOT, is_alive, wait_until
+from server import ROOT, wait_until
 
 BUILD_SECONDS = 300
 _RUN_SECONDS = 60
@@ -272,13 +272,26 @@ def container(image: Image, log: IO[bytes], **variables: str) -> Iterator[Contai
         stderr=log,
     )
     try:
-        wait_until(lambda: process.poll() is not None or _children(process), "a process 1")
-        assert process.poll() is None, "it ended at once"
-        yield Container(image, process, _children(process)[0], environment)
+        first: list[int] = []
+
+        def has_begun() -> bool:
+            first[:] = _processes_1(process)
+            return bool(first) or process.poll() is not None
+
+        wait_until(has_begun, "a process 1")
+        assert first, "it ended at once"
+        yield Container(image, process, first[0], environment)
     finally:
         process.kill()
         process.wait(_RUN_SECONDS)
 
 
-def _children(process: subprocess.Popen[bytes]) -> list[int]:
-    return [child.pid for child in psutil.Process(process.pid).children()] if is_alive(process.pid) else []
+def _processes_1(process: subprocess.Popen[bytes]) -> list[int]:
+    """The child in another namespace of processes, if there is one already; ``mount`` is a child, too."""
+    found = []
+    with suppress(psutil.NoSuchProcess, FileNotFoundError):
+        for child in psutil.Process(process.pid).children():
+            own = Path("/proc/self/ns/pid").readlink()
+            if Path(f"/proc/{child.pid}/ns/pid").readlink() != own:
+                found.append(child.pid)
+    return found

@@ -176,6 +176,19 @@ def test_versions_rise_with_what_is_put_and_with_nothing_else() -> None:
         assert store.put(b"two", b"", clock) > seen[3]
 
 
+def test_the_version_of_what_was_put_and_deleted_again_is_not_given_again() -> None:
+    with open_store() as store:
+        store.put(b"other", b"", clock)
+
+        def body(transaction: Transaction) -> int:
+            version = transaction.put(b"key", b"1", clock)
+            assert transaction.delete(b"key", clock)
+            return version
+
+        version = store.transact(None, body, clock)
+        assert store.put(b"key", b"2", clock) > version
+
+
 def test_who_raises_has_changed_nothing() -> None:
     with open_store(shards=4, lock_wait_ms=0) as store:
         store.put(b"key", b"old", clock)

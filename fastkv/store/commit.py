@@ -152,7 +152,8 @@ class Commit:
             if found is None:
                 return 1
             placed += found
-        if not placed:
+        if not placed:  # what was put was deleted again
+            self._spend(versions)
             return 0
         wanted = self._wanted(placed)
         if self._segments.free_count() < wanted + RESERVE:
@@ -263,9 +264,7 @@ class Commit:
     def _publish(self, placed: Sequence[_Placed], news: Sequence[int], versions: Mapping[int, int]) -> None:
         words = self._words
         shards = {each.shard.number: each.shard for each in placed}
-        # Before an entry is seen: a version that a client was shown is never given again.
-        for number, version in versions.items():
-            words[self._shards[number].header + SH_VERSION] = version
+        self._spend(versions)  # before an entry is seen
         for _, _, slot, old in placed:
             if not old:
                 self._arena.mem[count_at(slot)] = 0
@@ -283,6 +282,11 @@ class Commit:
                 self._bury(shard, old, alone=bool(new) and write.value is None)
         for shard in shards.values():
             shard.end_steps()
+
+    def _spend(self, versions: Mapping[int, int]) -> None:
+        """See to it that a version which somebody was shown is never given again."""
+        for number, version in versions.items():
+            self._words[self._shards[number].header + SH_VERSION] = version
 
     # -- everything ------------------------------------------------------------------------------------------
 
