@@ -105,7 +105,7 @@ class Connection(Answering):
                 write, answer = self._write, self._put
             try:
                 reply = answer(line)
-                if reply is None and line is not data and self._tail in line:
+                if reply is None and line is not data and line.find(self._tail) > 0:
                     reply = self._answer_together(data, line)
             except Exception as error:  # noqa: BLE001 - whatever it is, the client gets a reply
                 reply = self._apologize(error, line)

@@ -98,7 +98,7 @@ def decode_percent(raw: bytes) -> bytes:
     Raises:
         HttpError: 400 where two hexadecimal digits do not follow a `%`.
     """
-    if b"%" not in raw:
+    if raw.find(b"%") < 0:  # ``in`` would take 0.6 µs, see perf/README.md
         return raw
     if _bad_escape(raw):
         raise HttpError(400, "A percent escape in the target is malformed.")
