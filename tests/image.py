@@ -282,6 +282,9 @@ def container(image: Image, log: IO[bytes], **variables: str) -> Iterator[Contai
         assert first, "it ended at once"
         yield Container(image, process, first[0], environment)
     finally:
+        # It changed its user, and so the kernel has forgotten that it is to go with its parent.
+        for pid in _processes_1(process):
+            os.kill(pid, signal.SIGKILL)
         process.kill()
         process.wait(_RUN_SECONDS)
 

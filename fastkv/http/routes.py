@@ -222,8 +222,8 @@ class Routes:
         if len(value) > self.max_value:
             raise self.value_too_long(value)
         deadline_ms = self.deadline_ms(item["ttl"]) if "ttl" in item else 0
-        # Without a backslash in the JSON text every string in it is plain. (To ask with ``in`` takes eight times
-        # as long: CPython 3.11 tries it as a number first, and makes an error of that.)
+        # Without a backslash in the JSON text every string in it is plain. (To ask with ``in`` takes eight
+        # times as long: CPython 3.11 tries it as a number first, and makes an error of that.)
         plain = body.find(b"\\") < 0 or is_plain(value_text, value)
         self.store.put(key, value, self.clock, PLAIN if plain else 0, deadline_ms)
         self._tally[PUT] += 1
