@@ -198,6 +198,9 @@ def test_what_is_remembered_is_what_is_stored(times: int) -> None:
     st.one_of(st.none(), st.text(max_size=8), st.text('"\\é\n', max_size=8), st.just("v" * 1500)),
     st.booleans(),
 )
+@example("é" * MAX_KEY_BYTES, None, True)
+@example("a b", "1", True)
+@example("%zz", "1", False)
 def test_the_short_way_of_a_get_says_what_the_long_one_says(
     key: str, value: str | None, quoted: bool
 ) -> None:

@@ -1,9 +1,9 @@
 """The short ways of a request: from what was received to a whole reply, where nothing is out of the ordinary.
 
-Ordinary is: ``GET /get?key=`` with a plain key, or ``/put`` with line and section as they came before, from a
-client that keeps its connection. For all else they return None, and the parsers and ``Routes`` are the whole
-of it and their readable twin. They are closures, because a cell is read in half the time of an attribute of
-``self``.
+Ordinary is: ``GET /get?key=`` and a key, plain or encoded, or ``/put`` with line and section as they came
+before, from a client that keeps its connection. For all else they return None, and the parsers and ``Routes``
+are the whole of it and their readable twin. They are closures, because a cell is read in half the time of an
+attribute of ``self``.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from fastkv.errors import StoreBusy
 from fastkv.http.request import KEEP_ALIVE
 from fastkv.http.responses import HIT_CLOSE, HIT_MIDDLE, KEY_NOT_FOUND, value_reply
 from fastkv.http.routes import PLAIN
-from fastkv.http.urlform import PLAIN_KEY
+from fastkv.http.urlform import PLAIN_KEY, decode_percent
 from fastkv.stats import HIT, MISS
 
 if TYPE_CHECKING:
@@ -33,6 +33,8 @@ GET_LINE: Final = b"GET /get?key="
 """What the request line of a GET by key begins with; where a plain key follows, that is all of the line."""
 
 _END: Final = b"\r\n\r\n"
+# As ``PLAIN_KEY``, with all that an encoded key consists of as well.
+_ENCODED_KEY: Final = bytes(ord("a") if byte in b"%+" else PLAIN_KEY[byte] for byte in range(256))
 # What is answered in one piece; with more of them output is bounded reply by reply.
 _MOST_TOGETHER: Final = 64
 
@@ -67,8 +69,15 @@ def plain_gets(routes: Routes, preludes: Preludes, most: int) -> tuple[GetPlain,
             StoreBusy: as ``Routes.get``.
         """
         key = line.removeprefix(GET_LINE)
+        if key is line:
+            return None
         # Most keys are letters and digits, and to ask for that takes a third of asking for all that is plain.
-        if key is line or len(key) > max_key or not (key.isalnum() or key.translate(PLAIN_KEY).isalnum()):
+        if not key.isalnum():
+            if key.find(b" ") >= 0:  # several requests, and long: there is no need to look at all of it
+                return None
+            if not key.translate(PLAIN_KEY).isalnum():
+                return get_encoded(key)
+        if len(key) > max_key:
             return None
         entry = get(key, clock)
         if entry is None:
@@ -86,6 +95,35 @@ def plain_gets(routes: Routes, preludes: Preludes, most: int) -> tuple[GetPlain,
         except KeyError:
             head = preludes.hit(len(key) + len(value))
         return join((head, key, HIT_MIDDLE, value, HIT_CLOSE))
+
+    def get_encoded(raw: bytes) -> bytes | None:
+        """Answer one whose key has escapes.
+
+        Args:
+            raw: what follows ``GET_LINE``.
+
+        Returns:
+            As ``get_plain``.
+
+        Raises:
+            HttpError: 400 for a malformed escape.
+            StoreBusy: as ``Routes.get``.
+        """
+        if not raw.translate(_ENCODED_KEY).isalnum():
+            return None
+        key = decode_percent(raw.replace(b"+", b" "))
+        if len(key) > max_key:
+            return None
+        entry = get(key, clock)
+        if entry is None:
+            tally[MISS] += 1
+            return kept_alive[404] + not_found
+        tally[HIT] = hits = tally[HIT] + 1
+        if not hits & routes.offer_mask:
+            routes.source = entry
+        # Most of what is encoded need not have been.
+        plain = key.translate(PLAIN_KEY).isalnum()
+        return value_reply(key, entry[0], plain, entry[1] == PLAIN, kept_alive[200])
 
     def get_together(keys: list[bytes]) -> list[bytes] | None:
         """Answer several with one call into the store.
