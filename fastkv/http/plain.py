@@ -66,7 +66,7 @@ def plain_gets(routes: Routes, preludes: Preludes, most: int) -> tuple[GetPlain,
             The whole reply; None if the usual way has to answer.
 
         Raises:
-            StoreBusy: as ``Routes.get``.
+            HttpError, StoreBusy: as ``Routes.get``.
         """
         key = line.removeprefix(GET_LINE)
         if key is line:
