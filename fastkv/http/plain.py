@@ -135,8 +135,10 @@ def plain_gets(routes: Routes, preludes: Preludes, most: int) -> tuple[GetPlain,
             The replies, in parts, which take half as long to join as each reply by itself; the first part is
             all of the first reply, and ``source`` is set for it. None if they have to be answered one by one.
         """
+        if len(keys) > most:
+            return None
         text = join(keys)
-        if len(keys) > most or not text.translate(PLAIN_KEY).isalnum() or b"" in keys:
+        if not text.translate(PLAIN_KEY).isalnum() or b"" in keys:
             return None
         if len(text) > max_key and max(map(len, keys)) > max_key:
             return None
