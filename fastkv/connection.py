@@ -253,6 +253,9 @@ class Connection(Answering):
         if self._holding or not stream.at_rest:
             self._take_stock(stream)
         self._flush(out)
+        if not out and not stream.at_rest:
+            # The client may keep the rest back until then.
+            self._outlet.acknowledge()
 
     def _take_stock(self, stream: RequestStream) -> None:
         """Start the clock of what has begun to arrive, and count what it takes beside unread replies."""

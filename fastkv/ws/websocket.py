@@ -312,6 +312,9 @@ class WebSocket(Stalling):
                 self._stall()
         self._unread = data[at:]
         self._flush(out)
+        if not out and self._in_message:
+            # The client may keep the rest back until then.
+            self._outlet.acknowledge()
         return ended
 
     def _feed(self, chunk: bytes, out: list[bytes]) -> None:
