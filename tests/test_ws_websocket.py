@@ -11,11 +11,13 @@ import ws_frames
 from fake import MAX_OUTPUT_BYTES, Client, Worker, in_loop
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pubsub_helpers import settled
 from ws_echo import Echo, make_worker
 from ws_frames import BINARY, CLOSE, CONT, DEFLATE, HANDSHAKE, PING, PONG, TEXT, Frame, close, frame
 
 from fastkv.flow import SWEEP_TURNS, Phase
 from fastkv.stats import Column
+from fastkv.ws.websocket import MAX_EMPTY_FRAGMENTS
 
 LONGEST = 1000
 
@@ -394,6 +396,66 @@ async def test_a_message_that_does_not_end(begun: bytes) -> None:
     session = session_of(client)
     assert session.phase is Phase.BODY
     assert not session.idle
+    pass_time(worker, session, 21)
+    assert told(client) == [closed(1008)]
+    assert worker.counters[Column.BODY_TIMEOUTS] == 1
+
+
+NOTHING = b"\x00\x00\x00\xff\xff"  # a stored block of no bytes (RFC 1951, 3.2.4)
+# name: (fields of the handshake, the beginning of a message, what adds nothing to it)
+EMPTY: dict[str, tuple[bytes, bytes, bytes]] = {
+    "text": (b"", frame(TEXT, b"a", fin=False), frame(CONT, fin=False)),
+    "bytes, from the first fragment on": (b"", frame(BINARY, fin=False), frame(CONT, fin=False)),
+    "among control frames": (
+        b"",
+        frame(TEXT, b"a", fin=False),
+        frame(PING, b"1") + frame(CONT, fin=False) + frame(PONG),
+    ),
+    "compressed": (
+        DEFLATE,
+        frame(TEXT, NOTHING, fin=False, rsv=4),
+        frame(CONT, NOTHING, fin=False),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", EMPTY)
+@in_loop
+async def test_empty_fragments_of_a_message_are_bounded(name: str) -> None:
+    """Those of a message that ends in time count for it alone."""
+    extra, begun, empty = EMPTY[name]
+    worker = make_worker()
+    client = connect(worker, extra)
+    last = frame(CONT, b"\0" if extra else b"")  # of a compressed message it ends the last block
+    for _ in range(2):
+        client.send(begun + empty * (MAX_EMPTY_FRAGMENTS - 1) + last)
+        await settled()
+        *pongs, answer = told(client)
+        assert answer.opcode in (TEXT, BINARY)
+        assert {pong.opcode for pong in pongs} <= {PONG}
+    client.send(begun)
+    sent = 1
+    while not client.transport.ended:
+        client.send(empty)
+        sent += 1
+        assert sent <= MAX_EMPTY_FRAGMENTS + 2
+    assert told(client)[-1] == closed(1008)
+    assert sent >= MAX_EMPTY_FRAGMENTS
+    assert worker.counters[Column.BAD_MESSAGES] == 1
+
+
+@pytest.mark.parametrize("name", EMPTY)
+@in_loop
+async def test_what_adds_nothing_to_a_message_buys_it_no_time(name: str) -> None:
+    extra, begun, empty = EMPTY[name]
+    worker = make_worker()
+    client = connect(worker, extra)
+    client.send(begun)
+    client.send(empty * (MAX_EMPTY_FRAGMENTS // 2))
+    session = session_of(client)
+    assert session.phase is Phase.BODY
+    assert session.progress <= 1
+    client.take()
     pass_time(worker, session, 21)
     assert told(client) == [closed(1008)]
     assert worker.counters[Column.BODY_TIMEOUTS] == 1

@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 
 # What is longer is worth compressing for a client that wants it so.
 _DEFLATE_FROM_BYTES: Final = 1 << 10
+MAX_EMPTY_FRAGMENTS: Final = 1000
+"""How many fragments of one message may add nothing to it: each costs work and brings its end no nearer."""
 HOLD_FROM_BYTES: Final = 4 << 10
 """Less than this is not worth the count: it is bounded by the number of connections."""
 
@@ -61,9 +63,9 @@ class WebSocket(Stalling):
     """What takes a connection's transport over; `_answer` is left to subclasses."""
 
     __slots__ = (
-        "_arrived",
         "_closing",
         "_deaf",
+        "_empty",
         "_first",
         "_longest",
         "_message",
@@ -93,9 +95,9 @@ class WebSocket(Stalling):
         self._unread = b""  # received, not parsed
         self._missing = 0  # bytes of a frame that the protocol waits for
         self._partial = 0  # bytes of that frame which have arrived
-        self._arrived = 0  # bytes of the message under way, frames and all
         self._first = 0  # what a fragmented message would begin with if it came whole
         self._message = bytearray()  # what there is of it
+        self._empty = 0  # fragments that have added nothing to it
         self._text: codecs.IncrementalDecoder | None = None  # sees to it that it is UTF-8
         self._protocol = Protocol(Side.SERVER, state=OPEN, max_size=self._longest, logger=_quiet)
         self._protocol.extensions = list(extensions)
@@ -181,7 +183,8 @@ class WebSocket(Stalling):
     @property
     def progress(self) -> int:
         """Bytes of the message that have arrived, or of the output that the client has taken."""
-        return self._outlet.taken_bytes if self._owes_output else self._arrived
+        # Headers, control frames and fragments that inflate to nothing bring a message no nearer to its end.
+        return self._outlet.taken_bytes if self._owes_output else self._arriving_bytes
 
     @property
     def held_bytes(self) -> int:
@@ -299,12 +302,10 @@ class WebSocket(Stalling):
                 chunk = data[at : at + self._missing]
                 at += len(chunk)
                 self._missing -= len(chunk)
-                self._arrived += len(chunk)
                 self._partial = self._partial + len(chunk) if self._missing else 0
                 self._feed(chunk, out)
                 if not self._missing and self._protocol.current_size is None:
                     ended = True
-                    self._arrived = 0
             due += sum(map(len, out[known:]))
             room -= 1
             if at < len(data) and (due > self._service.output_limit or room <= 0 or monotonic() > end):
@@ -360,7 +361,13 @@ class WebSocket(Stalling):
                 out.append(self._reply(first, bytes(frame.data)))
                 return
             self._first = first
+            self._empty = 0
             self._text = _make_decoder() if first == frames.TEXT else None
+        if not (frame.data or frame.fin):
+            self._empty += 1
+            if self._empty > MAX_EMPTY_FRAGMENTS:
+                out.append(self._refuse(CloseCode.POLICY_VIOLATION, _TOO_EMPTY))
+                return
         if self._text is not None:
             # At once, not when all is there: of a long message it may be the beginning that is wrong.
             try:
@@ -446,7 +453,7 @@ class WebSocket(Stalling):
         self._at_rest = False
         self._unread = b""
         self._message = bytearray()
-        self._missing = self._partial = self._arrived = 0
+        self._missing = self._partial = 0
         transport = self._transport
         if transport is None or transport.is_closing():
             return
@@ -462,4 +469,5 @@ _MESSAGES: Final = int(Column.MESSAGES)
 _DATA: Final = frozenset((Opcode.TEXT, Opcode.BINARY, Opcode.CONT))
 _PADDED: Final = "The length of a frame takes more bytes than it needs."
 _NO_TEXT: Final = "The message is not UTF-8."
+_TOO_EMPTY: Final = f"The message has more than {MAX_EMPTY_FRAGMENTS} empty fragments."
 _make_decoder: Final = codecs.getincrementaldecoder("utf-8")
