@@ -19,7 +19,7 @@ COPY --from=build /opt/fastkv /opt/fastkv
 ENV PATH=/opt/fastkv/bin:$PATH
 # Neither the base image nor the stage above has byte code: here is that of what is imported, made once instead
 # of at every start and every check of health.
-RUN python -c "import fastkv.cli, fastkv.health, fastkv.kernel.applying, fastkv.supervisor, tomllib"
+RUN python -c "import fastkv.cli, fastkv.health, fastkv.kernel.applying, fastkv.launch, tomllib"
 ENV PYTHONDONTWRITEBYTECODE=1 \
     PYTHONUNBUFFERED=1 \
     FASTKV_HOST=0.0.0.0

@@ -26,11 +26,12 @@ import os
 import socket
 import stat
 from contextlib import suppress
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from fastkv.errors import StartError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
     from fastkv.settings import Settings
@@ -39,44 +40,62 @@ if TYPE_CHECKING:
 _TCP_NOTSENT_LOWAT: Final = 25  # linux/tcp.h; the socket module has no name for it
 
 
-class Listeners:
-    """The sockets of all workers.
+class _Reserved(NamedTuple):
+    """An address that this process holds.
 
     Attributes:
-        by_worker: for each worker the sockets that it accepts from.
+        host: what the settings call it.
+        family: AF_INET or AF_INET6.
+        address: as bind() takes it, with the port.
+        probe: a socket that is bound to it, and never listens.
+    """
+
+    host: str
+    family: int
+    address: tuple[Any, ...]
+    probe: socket.socket
+
+
+class Listeners:
+    """The sockets of all workers: reserved when this is made, and listening after `listen`.
+
+    Attributes:
+        by_worker: for each worker the sockets that it accepts from; empty before `listen`.
         addresses: where the server can be reached, as a person would write it.
     """
 
     def __init__(self, settings: Settings) -> None:
-        """Bind and listen.
+        """Resolve the hosts and reserve every address. No TCP port listens yet.
 
         Args:
-            settings: host, port, unix, workers, backlog, fastopen and keepalive count.
+            settings: host, port, unix, workers, fastopen and keepalive count.
 
         Raises:
-            StartError: if an address cannot be had; the sentence says which and why.
+            StartError: an address cannot be had; the sentence says which and why.
         """
         self.by_worker: list[list[socket.socket]] = [[] for _ in range(settings.workers)]
         self.addresses: list[str] = []
-        self._held: list[socket.socket] = []
-        self._bound: set[tuple[object, ...]] = set()
+        self._reserved: list[_Reserved] = []
+        self._unix_listener: socket.socket | None = None
         self._unix: Path | None = None
         self._settings = settings
-        self._backlog = settings.backlog or socket.SOMAXCONN
         self._scheme = "https" if settings.tls_cert else "http"
         self._unix_mode = int(settings.unix_mode, 8)
         try:
             port = settings.port
             for host in settings.host:
-                port = self._listen_tcp(host, port)
+                port = self._reserve_tcp(host, port)
             if settings.unix is not None:
-                self._listen_unix(settings.unix)
+                self._reserve_unix(settings.unix)
         except BaseException:
             self.close()
             raise
 
-    def _listen_tcp(self, host: str, port: int) -> int:
-        """Listen on all addresses of a host.
+    def _reserve_tcp(self, host: str, port: int) -> int:
+        """Bind a socket to each address of a host.
+
+        With SO_REUSEPORT alone a second server would quietly share the port: this bind asks for the port
+        without it. The socket is held and never listens, so it takes no connection from the workers.
 
         Args:
             host: a name or an address.
@@ -91,48 +110,62 @@ class Listeners:
             raise StartError(f"--host: '{host}' is no address of this machine ({error}).") from None
         for family, _, _, _, address in dict.fromkeys(found):
             where = (address[0], port, *address[2:])
-            if where in self._bound:
+            if any(where == reserved.address for reserved in self._reserved):
                 continue  # two names of one address
             try:
-                # With SO_REUSEPORT alone a second server would quietly share the port: the first bind asks
-                # for the port without it. Held but not listening, it is in nobody's way.
                 probe = _bound(family, where, reuse_port=False)
-                self._held.append(probe)
-                port = probe.getsockname()[1]
-                self._bound.add((address[0], port, *address[2:]))
-                for sockets in self.by_worker:
-                    listener = _bound(family, (address[0], port, *address[2:]), reuse_port=True)
-                    sockets.append(listener)
-                    _set_for_connections(listener, self._settings)
-                    listener.listen(self._backlog)
             except OSError as error:
                 raise StartError(_why_not(host, port, error)) from None
+            port = probe.getsockname()[1]
+            self._reserved.append(_Reserved(host, family, (address[0], port, *address[2:]), probe))
             shown = f"[{address[0]}]" if ":" in str(address[0]) else address[0]
             self.addresses.append(f"{self._scheme}://{shown}:{port}")
         return port
 
-    def _listen_unix(self, path: Path) -> None:
+    def _reserve_unix(self, path: Path) -> None:
+        """Make the Unix socket. It listens at once: a second server removes one that nobody listens on."""
         _remove_stale(path)
-        listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self._held.append(listener)
+        self._unix_listener = listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
             # The umask rather than a chmod afterwards: at no moment may others connect. This process has one
-            # thread, so that nobody makes a file of theirs meanwhile.
+            # thread, so no other file is made meanwhile.
             umask = os.umask(0o777 & ~self._unix_mode)
             try:
                 listener.bind(os.fspath(path))
             finally:
                 os.umask(umask)
             self._unix = path
-            listener.listen(self._backlog)
+            listener.listen()
         except OSError as error:
             raise StartError(
                 f"--unix: no socket can be made at '{path}' ({error.strerror or error})."
             ) from None
         listener.setblocking(False)
-        for sockets in self.by_worker:
-            sockets.append(listener)
         self.addresses.append(f"unix:{path}")
+
+    def listen(self, backlog: int) -> None:
+        """Make each worker's sockets, and accept connections into their queues.
+
+        Args:
+            backlog: connections that may wait on each socket, 1 or more.
+
+        Raises:
+            StartError: an address cannot be listened on after all.
+        """
+        for reserved in self._reserved:
+            host, (_, port, *_) = reserved.host, reserved.address
+            try:
+                for sockets in self.by_worker:
+                    listener = _bound(reserved.family, reserved.address, reuse_port=True)
+                    sockets.append(listener)
+                    _set_for_connections(listener, self._settings)
+                    listener.listen(backlog)
+            except OSError as error:
+                raise StartError(_why_not(host, port, error)) from None
+        if self._unix_listener is not None:
+            self._unix_listener.listen(backlog)
+            for sockets in self.by_worker:
+                sockets.append(self._unix_listener)
 
     def keep_only(self, worker: int | None) -> list[socket.socket]:
         """In a child, close the sockets of the others.
@@ -144,18 +177,27 @@ class Listeners:
             The worker's own.
         """
         own = [] if worker is None else self.by_worker[worker]
-        for listener in [*self._held, *(s for sockets in self.by_worker for s in sockets)]:
-            if listener not in own:
-                listener.close()
+        for each in self._all():
+            if each not in own:
+                each.close()
         return own
 
     def close(self) -> None:
         """Close all and remove the unix socket: from now on connections are refused."""
-        for listener in [*self._held, *(s for sockets in self.by_worker for s in sockets)]:
-            listener.close()
+        for each in self._all():
+            each.close()
         if self._unix is not None:
             self._unix.unlink(missing_ok=True)
             self._unix = None
+
+    def _all(self) -> Iterator[socket.socket]:
+        """Every socket; that of the Unix socket's path several times."""
+        for reserved in self._reserved:
+            yield reserved.probe
+        if self._unix_listener is not None:
+            yield self._unix_listener
+        for sockets in self.by_worker:
+            yield from sockets
 
 
 def _bound(family: int, address: tuple[object, ...], *, reuse_port: bool) -> socket.socket:

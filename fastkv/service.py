@@ -16,6 +16,7 @@ from fastkv.http.full import FullParser
 from fastkv.http.plain import plain_gets, plain_put
 from fastkv.http.request import KEEP_ALIVE, HttpError
 from fastkv.http.responses import RETRY_AFTER, TOO_MANY, Preludes, Reply, error_reply
+from fastkv.kernel.limits import clients_per_worker
 from fastkv.memo import Memo
 from fastkv.stats import Column
 
@@ -28,8 +29,6 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger("fastkv")
 
-# Of the open files, what is not for clients: listeners, logs, and those who are told that there is no place.
-_SPARE_FILES: Final = 128
 _MOST_REFUSED: Final = 64
 _TURN_SECONDS: Final = 0.05
 
@@ -134,10 +133,9 @@ class Service:
         self.connections: set[Drainable] = set()
         self.refused: set[Drainable] = set()
         self._board = board
-        # Of all workers together, and of this one: some files have to be left for all else.
+        # Of all workers together, and of this one.
         self._most = settings.max_connections or sys.maxsize
-        files = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-        self._most_own = max(1, files - _SPARE_FILES - len(board.rows))  # each row has a wake-up
+        self._most_own = clients_per_worker(resource.getrlimit(resource.RLIMIT_NOFILE)[0], len(board.rows))
         self.message_limit = settings.max_message_bytes or 0
         self.push_limit = settings.max_push_bytes
         self.draining = False

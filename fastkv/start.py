@@ -101,7 +101,7 @@ def serve(typed: Mapping[str, Any]) -> int:
         config = typed.get("config")
         settings = Settings.load(typed, os.environ, None if config is None else Path(config))
         # Late, so that a wrong setting does not wait for what only a server needs.
-        from fastkv.supervisor import run
+        from fastkv.launch import run
 
         return run(settings)
     except FastKVError as error:

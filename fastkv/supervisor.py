@@ -1,4 +1,4 @@
-"""The supervisor: makes what the workers share, starts them, and looks after them.
+"""The supervisor: starts the workers of a server, and looks after them until it stops.
 
 It serves nothing, takes no shard's lock and runs no event loop: one thread that waits for signals. Workers
 are its direct and only children and die with it. It holds every listening socket, so that connections wait
@@ -7,8 +7,6 @@ while a worker is being replaced, and are not refused.
 
 from __future__ import annotations
 
-import dataclasses
-import gc
 import logging
 import os
 import signal
@@ -18,26 +16,25 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
-from fastkv import access_log, machine, worker
+from fastkv import worker
 from fastkv.credentials import Credentials
 from fastkv.errors import StartError
-from fastkv.keeping import SETTLE_SECONDS, Keeping, open_store
-from fastkv.kernel.start import prepare
-from fastkv.listeners import Listeners
-from fastkv.names import may_be_loopback
+from fastkv.keeping import SETTLE_SECONDS, Keeping
 from fastkv.notify import Notifier
 from fastkv.options import format_size
-from fastkv.pubsub.ring import Ring
 from fastkv.stats import Board, Column, State
-from fastkv.store.layout import Geometry
 
 if TYPE_CHECKING:
+    from fastkv.listeners import Listeners
+    from fastkv.pubsub.ring import Ring
     from fastkv.settings import Settings
     from fastkv.store import Store
 
 _log = logging.getLogger("fastkv")
 
-_SIGNALS: Final = frozenset((signal.SIGCHLD, signal.SIGTERM, signal.SIGINT, signal.SIGHUP))
+SIGNALS: Final = frozenset((signal.SIGCHLD, signal.SIGTERM, signal.SIGINT, signal.SIGHUP))
+"""The signals that the supervisor waits for. They have to be blocked before it starts."""
+
 _START_SECONDS: Final = 30.0
 _POLL_SECONDS: Final = 0.01
 _WATCH_SECONDS: Final = 0.5
@@ -112,19 +109,9 @@ class Supervisor:
     _to_reload: list[Slot] = field(default_factory=list)
     _last_watch: float = 0.0
 
-    def run(self) -> int:
-        """Serve until SIGTERM or SIGINT.
-
-        Returns:
-            The exit code: 0.
-
-        Raises:
-            StartError: if the workers do not come up.
-        """
-        self.slots = [Slot(number) for number in range(self.settings.workers)]
+    def run(self) -> None:
+        """Look after the workers until SIGTERM or SIGINT, then stop them. `start` has to come first."""
         try:
-            self._start_all()
-            self._announce()
             while True:
                 arrived = self._next_signal()
                 if arrived in (signal.SIGTERM, signal.SIGINT):
@@ -140,21 +127,30 @@ class Supervisor:
                 self._restart_due()
                 self._reload_next()
         finally:
-            self.listeners.close()
             self._stop_all()
-            if self.keeping:
-                self.keeping.settle(self.notifier.alive)
-        _log.info("Stopped.")
-        return 0
 
     # -- starting ----------------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Start the workers, and announce the server once all of them are ready.
+
+        Raises:
+            StartError: a worker did not come up, or SIGTERM or SIGINT came first; no worker is left.
+        """
+        self.slots = [Slot(number) for number in range(self.settings.workers)]
+        try:
+            self._start_all()
+        except BaseException:
+            self._stop_all()
+            raise
+        self._announce()
 
     def _start_all(self) -> None:
         for slot in self.slots:
             slot.process = self._fork(slot)
         deadline = time.monotonic() + _START_SECONDS
         while not all(slot.process and slot.process.row[Column.STATE] == State.READY for slot in self.slots):
-            arrived = signal.sigtimedwait(_SIGNALS, _POLL_SECONDS)
+            arrived = signal.sigtimedwait(SIGNALS, _POLL_SECONDS)
             if arrived and arrived.si_signo in (signal.SIGTERM, signal.SIGINT):
                 raise StartError("Stopped before the workers were ready.")
             self._reap()
@@ -214,7 +210,7 @@ class Supervisor:
         """
         self.notifier.alive()
         waiting = self._to_reload or any(slot.process is None or slot.successor for slot in self.slots)
-        arrived = signal.sigtimedwait(_SIGNALS, _POLL_SECONDS if waiting else _WATCH_SECONDS)
+        arrived = signal.sigtimedwait(SIGNALS, _POLL_SECONDS if waiting else _WATCH_SECONDS)
         return arrived.si_signo if arrived else 0
 
     def _reap(self) -> None:
@@ -330,7 +326,8 @@ class Supervisor:
     # -- stopping ----------------------------------------------------------------------------------------
 
     def _stop_all(self) -> None:
-        """End every process: SIGTERM, and SIGKILL for whoever takes longer than the drain time."""
+        """Refuse connections and end every process: SIGTERM, and after the drain time SIGKILL."""
+        self.listeners.close()
         limit = self.settings.drain_seconds + _GRACE_SECONDS
         more = _GRACE_SECONDS + (SETTLE_SECONDS if self.keeping else 0)
         self.notifier.stopping("Requests under way are finished.", limit + more)
@@ -376,63 +373,3 @@ def _cause(status: int) -> str:
     if os.WIFSIGNALED(status):
         return f"killed by {signal.Signals(os.WTERMSIG(status)).name}"
     return f"exit code {os.waitstatus_to_exitcode(status)}"
-
-
-def run(settings: Settings) -> int:
-    """Serve, from limits to exit.
-
-    Args:
-        settings: the settings.
-
-    Returns:
-        The exit code: 0 after SIGTERM or SIGINT.
-
-    Raises:
-        StartError: if an address, the memory or a worker is not to be had.
-    """
-    logging.basicConfig(
-        level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr
-    )
-    for level, sentence in settings.notes:
-        _log.log(level, "%s", sentence)
-    signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
-    usable = machine.usable_memory_bytes()
-    if settings.memory_bytes > usable:
-        raise StartError(
-            f"--memory: {format_size(settings.memory_bytes)} is more than the {usable >> 20}mb "
-            "that this process may use."
-        )
-    geometry = Geometry.plan(settings.memory_bytes, settings.shards, settings.segment_bytes)
-    if settings.max_value_bytes > geometry.longest_value:
-        raise StartError(
-            f"--max-value-bytes: a store of {format_size(geometry.memory_bytes)} with segments of "
-            f"{format_size(geometry.segment_bytes)} takes values of at most "
-            f"{format_size(geometry.longest_value)}."
-        )
-    if settings.max_key_bytes > geometry.longest_key:
-        raise StartError(
-            f"--max-key-bytes: segments of {format_size(geometry.segment_bytes)} take keys of at most "
-            f"{format_size(geometry.longest_key)}."
-        )
-    if settings.access_log is not None:
-        access_log.check(settings.access_log)
-    credentials = Credentials.read(settings)
-    board = Board(2 * settings.workers + 1)
-    # Last, so that a server which cannot start has changed nothing, and first for the sockets.
-    settings = dataclasses.replace(settings, backlog=prepare(settings))
-    listeners = Listeners(settings)
-    if settings.token is None and credentials.token is None and not all(map(may_be_loopback, settings.host)):
-        _log.warning(
-            "Whoever reaches %s may read and write every entry; with --token-file they need a token.",
-            ", ".join(listeners.addresses),
-        )
-    try:
-        store, keeping = open_store(settings, geometry)
-    except StartError:
-        listeners.close()
-        raise
-    ring = Ring(settings.pubsub_memory_bytes, len(board.rows), settings.lock_wait_ms)
-    # Nobody will look at what start-up made, workers and their successors included.
-    gc.freeze()
-    gc.enable()
-    return Supervisor(settings, store, board, ring, listeners, keeping, credentials=credentials).run()

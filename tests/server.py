@@ -122,10 +122,10 @@ def environment() -> dict[str, str]:
 _DEFAULTS: dict[str, object] = {"port": 0, "workers": 2, "memory": "32mb", "tune": False}
 
 
-def run_to_end(**settings: object) -> tuple[int, str, str]:
+def run_to_end(program: Sequence[str] = (*SERVE, "serve"), **settings: object) -> tuple[int, str, str]:
     """Run a server that is expected to end by itself; exit code, stdout and stderr."""
     done = subprocess.run(
-        [*SERVE, "serve", *flags_of({**_DEFAULTS, **settings})],
+        [*program, *flags_of({**_DEFAULTS, **settings})],
         env=environment(),
         cwd=ROOT,
         capture_output=True,

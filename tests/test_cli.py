@@ -18,7 +18,7 @@ Run = Callable[..., tuple[int, str, str]]
 
 
 class Supervisor(ModuleType):
-    """Stands in for `fastkv.supervisor`: keeps the settings, and ends as it is told."""
+    """Stands in for `fastkv.launch`: keeps the settings, and ends as it is told."""
 
     settings: Settings | None = None
     outcome: int | Exception = 0
@@ -36,8 +36,8 @@ def supervisor(monkeypatch: pytest.MonkeyPatch) -> Supervisor:
     for option in OPTIONS:
         monkeypatch.delenv(option.variable, raising=False)
     monkeypatch.delenv("FASTKV_CONFIG", raising=False)
-    fake = Supervisor("fastkv.supervisor")
-    monkeypatch.setitem(sys.modules, "fastkv.supervisor", fake)
+    fake = Supervisor("fastkv.launch")
+    monkeypatch.setitem(sys.modules, "fastkv.launch", fake)
     return fake
 
 

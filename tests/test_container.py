@@ -194,7 +194,7 @@ def started(built: Image, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
 
 def test_it_brings_what_it_imports_as_byte_code(built: Image, tmp_path: Path) -> None:
     """Compiling at every start would take longer than starting."""
-    modules = "fastkv.cli, fastkv.health, fastkv.kernel.applying, fastkv.supervisor, tomllib"
+    modules = "fastkv.cli, fastkv.health, fastkv.kernel.applying, fastkv.launch, tomllib"
     script = f"import sys, {modules}\n{_CACHED}"
     told = image.run("chroot", built.root, "python", "-c", script, env=built.environment)
     wanted = told.split()

@@ -9,7 +9,7 @@ import resource
 import socket
 import struct
 from collections.abc import Iterator
-from contextlib import closing, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 
 import psutil
@@ -17,7 +17,7 @@ import pytest
 from kernel_helpers import Memory, in_child, make_read_only, memory_path, namespaced, tune
 from server import Server, running
 
-from fastkv.kernel.start import prepare
+from fastkv.kernel.start import prepare, raise_limits
 from fastkv.kernel.sysctl import Tree, path_of
 from fastkv.settings import Settings
 
@@ -42,7 +42,9 @@ def prepare_here(tree: Tree, state: Path, **values: object) -> tuple[int, list[l
     log.setLevel(logging.INFO)
     try:
         settings = {"memory_bytes": 32 << 20, "workers": 1, "open_files": 64, "state_dir": state, **values}
-        return prepare(Settings(**settings), tree), records  # type: ignore[arg-type]
+        made = Settings(**settings)  # type: ignore[arg-type]
+        raise_limits(made, rows=2 * made.workers + 1)
+        return prepare(made, tree).backlog, records
     finally:
         log.setLevel(level)
         log.removeHandler(handler)
@@ -179,19 +181,55 @@ def test_the_port_that_is_served_is_reserved(tmp_path: Path, port: int, reserved
     assert tree.named(RESERVED) == reserved
 
 
-def test_a_hard_limit_below_the_wish_is_a_warning_with_the_figures(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("limit", "workers", "max_connections", "level", "clients"),
+    [
+        (128, 2, None, logging.WARNING, 2),
+        (1000, 2, None, logging.WARNING, 2 * (1000 - 128 - 5)),
+        (5132, 2, None, logging.WARNING, 9998),
+        (5133, 2, None, logging.INFO, 10_000),
+        (10_130, 1, None, logging.WARNING, 9999),
+        (10_131, 1, None, logging.INFO, 10_000),
+        (1000, 2, 1734, logging.INFO, 1734),
+        (1000, 2, 1735, logging.WARNING, 1734),
+        (1000, 2, 20_000, logging.WARNING, 1734),
+    ],
+)
+def test_the_limit_of_open_files_is_told_as_clients_in_all_workers(
+    tmp_path: Path, limit: int, workers: int, max_connections: int | None, level: int, clients: int
+) -> None:
     def check() -> None:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (256, 1000))
-        _, records = prepare_here(Memory(), tmp_path, tune=False, open_files=1 << 30)
-        (warning,) = [record.getMessage() for record in records if record.levelno == logging.WARNING]
-        assert warning.startswith("Each process may open 1000 files, and so many connections at most: ")
-        assert "the hard limit is 1000, below the 1073741824 of --open-files" in warning
-        assert resource.getrlimit(resource.RLIMIT_NOFILE) == (1000, 1000)
-        _, records = prepare_here(Memory(), tmp_path, tune=False, open_files=900)
-        assert records[0].getMessage() == "Each process may open 1000 files."
-        assert records[0].levelno == logging.INFO
+        resource.setrlimit(resource.RLIMIT_NOFILE, (64, limit))
+        settings = {"tune": False, "workers": workers, "max_connections": max_connections}
+        _, (record, *_) = prepare_here(Memory(), tmp_path, open_files=1 << 30, **settings)
+        told = f"Each process may open {limit} files, so all workers together serve at most {clients} clients"
+        assert record.levelno == level
+        assert record.getMessage() == (
+            f"{told} at once: the hard limit is {limit}, below the 1073741824 of --open-files; "
+            "fastkv tune-kernel says where to raise it."
+        )
+        assert resource.getrlimit(resource.RLIMIT_NOFILE) == (limit, limit)
+        _, (record, *_) = prepare_here(Memory(), tmp_path, open_files=limit, **settings)
+        assert (record.levelno, record.getMessage()) == (level, f"{told} at once.")
 
     in_child(check)
+
+
+@namespaced
+def test_as_many_clients_are_served_as_the_log_says(tmp_path: Path) -> None:
+    resource.setrlimit(resource.RLIMIT_NOFILE, (150, 150))
+    with running(workers=1, state_dir=tmp_path) as server:
+        found = re.search(r"WARNING Each process may open 150 files, .* at most (\d+) clients", server.log())
+        assert found is not None
+        clients = int(found[1])
+        with ExitStack() as held:
+            for _ in range(clients):
+                client = held.enter_context(closing(server.connect()))
+                client.sendall(b"GET /health HTTP/1.1\r\nHost: a\r\n\r\n")
+                assert client.recv(4096).startswith(b"HTTP/1.1 200 ")
+            one_more = held.enter_context(closing(server.connect()))
+            one_more.sendall(b"GET /health HTTP/1.1\r\nHost: a\r\n\r\n")
+            assert one_more.recv(4096).startswith(b"HTTP/1.1 503 ")
 
 
 # -- a real server -------------------------------------------------------------------------------------------
@@ -231,7 +269,7 @@ def backlog_of(listener: socket.socket) -> int:
 @namespaced
 def test_a_server_tunes_before_it_listens_and_it_can_be_undone(tmp_path: Path) -> None:
     tree = Tree()
-    with running(tune=True, state_dir=tmp_path, open_files=300) as server:
+    with running(tune=True, state_dir=tmp_path) as server:
         log = server.log()
         changes = re.findall(r" INFO Kernel setting (\S+): (.+) → (.+)\n", log)
         assert [name for name, *_ in changes] == [
@@ -299,14 +337,3 @@ def test_a_server_whose_record_cannot_be_kept_serves_and_changes_nothing(tmp_pat
         assert Tree().read(path_of(SOMAXCONN)) == "4096"
         with closing(server.connect()):
             pass
-
-
-@namespaced
-def test_a_server_that_cannot_start_has_changed_nothing_that_cannot_be_undone(tmp_path: Path) -> None:
-    with closing(socket.socket()) as other, suppress(AssertionError):
-        other.bind(("127.0.0.1", 0))
-        other.listen()
-        with running(tune=True, state_dir=tmp_path, port=other.getsockname()[1]):
-            raise RuntimeError("It started on a port that is in use.")
-    assert tune("--revert", "--state-dir", tmp_path).code == 0
-    assert Tree().read(path_of(SOMAXCONN)) == "4096"

@@ -116,6 +116,56 @@ def test_what_was_written_last_is_undone_first(tmp_path: Path) -> None:
     assert [path for path in tree.written if path.startswith("proc/sys/net/ipv4/ip")] == written[::-1]
 
 
+def test_a_start_that_fails_undoes_its_own_changes(tmp_path: Path) -> None:
+    tree = make_files(tmp_path / "machine", **WORSE)
+    before = contents(tree)
+    tuner = Tuner(tree, tmp_path / "state")
+    changes = tuner.apply(plan_of(tree))
+    undone = tuner.undo(changes)
+    assert [change.name for change in undone] == [change.name for change in reversed(changes)]
+    assert set(outcomes(undone).values()) == {Outcome.RESTORED}
+    assert contents(tree) == before
+    assert sorted(path.name for path in tmp_path.glob("state/*")) == ["tuning.lock"]
+    assert tuner.revert() == []
+
+
+def test_a_start_that_fails_leaves_what_an_earlier_one_changed(tmp_path: Path) -> None:
+    tree = make_files(tmp_path / "machine", **WORSE)
+    before = contents(tree)
+    tuner = Tuner(tree, tmp_path / "state")
+    tuner.apply(plan_of(tree))
+    between, recorded = contents(tree), record_of(tmp_path / "state")
+    changes = tuner.apply(plan_of(tree, "ultrafast"))
+    assert len(changes) > 5
+    tuner.undo(changes)
+    assert contents(tree) == between
+    # The originals of the first start are still on record.
+    after = record_of(tmp_path / "state")
+    for space, entries in recorded.items():
+        assert {name: after[space][name]["original"] for name in entries} == {
+            name: entry["original"] for name, entry in entries.items()
+        }
+    tuner.revert()
+    assert contents(tree) == before
+
+
+def test_a_start_that_fails_leaves_what_was_changed_since(tmp_path: Path) -> None:
+    tree = make_files(tmp_path / "machine", **WORSE)
+    tuner = Tuner(tree, tmp_path / "state")
+    changes = tuner.apply(plan_of(tree))
+    tree.write(path_of(SOMAXCONN), "30000")
+    assert outcomes(tuner.undo(changes))[SOMAXCONN] is Outcome.LEFT
+    assert tree.read(path_of(SOMAXCONN)) == "30000"
+
+
+def test_undo_of_no_change_makes_no_record(tmp_path: Path) -> None:
+    tree = make_files(tmp_path / "machine")
+    tuner = Tuner(tree, tmp_path / "state")
+    same = Change(SOMAXCONN, "4096", "4096", Outcome.FAILED, "the kernel did not take it.")
+    assert tuner.undo([same]) == []
+    assert not (tmp_path / "state").exists()
+
+
 def test_the_originals_outlive_another_profile(tmp_path: Path) -> None:
     tree = make_files(tmp_path, **WORSE)
     before = contents(tree)

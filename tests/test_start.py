@@ -94,7 +94,7 @@ def test_the_arguments_are_the_process_own(
 
 
 class Supervisor(ModuleType):
-    """Stands in for `fastkv.supervisor`."""
+    """Stands in for `fastkv.launch`."""
 
     outcome: int | BaseException = 0
 
@@ -119,9 +119,9 @@ def test_a_server_ends_with_its_code(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    fake = Supervisor("fastkv.supervisor")
+    fake = Supervisor("fastkv.launch")
     fake.outcome = outcome
-    monkeypatch.setitem(sys.modules, "fastkv.supervisor", fake)
+    monkeypatch.setitem(sys.modules, "fastkv.launch", fake)
     with pytest.raises(SystemExit) as caught:
         start.main(["serve"])
     assert (caught.value.code, *capsys.readouterr()) == (code, "", told)
@@ -130,7 +130,7 @@ def test_a_server_ends_with_its_code(
 def test_a_server_imports_nothing_that_serving_does_not_need() -> None:
     script = (
         "import sys; from fastkv import start; start.read_plain(['serve', '--port', '0']); "
-        "import fastkv.supervisor; print(*sys.modules)"
+        "import fastkv.launch; print(*sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     loaded = set(done.stdout.split())

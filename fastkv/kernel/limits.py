@@ -6,6 +6,10 @@ low is a warning, never a refusal to start.
 
 import resource
 from dataclasses import dataclass
+from typing import Final
+
+# Of a worker's open files, what is not for clients: listeners, logs, and connections that are refused.
+_SPARE_FILES: Final = 128
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,3 +70,16 @@ def raise_open_files(wanted: int) -> OpenFiles:
                 continue
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     return OpenFiles(soft, hard, hard, wanted)
+
+
+def clients_per_worker(files: int, rows: int) -> int:
+    """How many clients a worker serves at once: each costs a file.
+
+    Args:
+        files: the worker's limit of open files.
+        rows: rows of the board, of all workers and their successors; each has an eventfd in every process.
+
+    Returns:
+        The number, 1 or more.
+    """
+    return max(1, files - _SPARE_FILES - rows)

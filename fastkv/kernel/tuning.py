@@ -5,6 +5,7 @@ not keep the others from it. Originals are on disk before the first write. May b
 """
 
 import re
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -145,9 +146,7 @@ class Tuner:
         Raises:
             TuningError: the record cannot be used.
         """
-        # None but what `apply` can have written.
-        known = (setting for setting in load("recommended").settings if not (setting.advice or setting.gone))
-        settings = {setting.name: setting for setting in known}
+        settings = _writable_settings()
         changes: list[Change] = []
         with self._journal(create=False) as journal:
             for space in (_MACHINE, self._network):
@@ -161,6 +160,37 @@ class Tuner:
             if changes:
                 journal.save()
         return changes
+
+    def undo(self, changes: Sequence[Change]) -> list[Change]:
+        """Put back what `apply` has just changed, and nothing that was changed before it or since.
+
+        A setting that an earlier start changed first gets the value of that start, and stays in the record.
+
+        Args:
+            changes: what `apply` returned.
+
+        Returns:
+            What became of each setting that was changed.
+
+        Raises:
+            TuningError: the record cannot be used.
+        """
+        changed = [change for change in reversed(changes) if change.after not in (None, change.before)]
+        if not changed:
+            return []
+        settings = _writable_settings()
+        undone: list[Change] = []
+        with self._journal(create=True) as journal:
+            for change in changed:
+                setting = settings[change.name]
+                entry = Entry(change.before or "", [change.after or ""])
+                undone.append(self._restore(change.name, entry, setting))
+                space = self._space(setting.scope)
+                recorded = journal.spaces.get(space, {}).get(change.name)
+                if recorded is not None and recorded.original == undone[-1].after:
+                    journal.forget(space, change.name)
+            journal.save()
+        return undone
 
     def _restore(self, name: str, entry: Entry, setting: Setting | None) -> Change:
         if setting is None or not _VALUE.fullmatch(entry.original):
@@ -262,6 +292,12 @@ class Tuner:
 
     def _space(self, scope: Scope) -> str:
         return self._network if scope is Scope.NETWORK else _MACHINE
+
+
+def _writable_settings() -> dict[str, Setting]:
+    """The settings that `Tuner.apply` may write, by name."""
+    known = (setting for setting in load("recommended").settings if not (setting.advice or setting.gone))
+    return {setting.name: setting for setting in known}
 
 
 def _foreign(path: Path) -> TuningError:
