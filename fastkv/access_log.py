@@ -162,9 +162,9 @@ class LoggedConnection(Connection):
         self._note(began, line, head.version, reply)
         return reply
 
-    def _error(self, error: HttpError, headless: bool) -> bytes:
-        reply = super()._error(error, headless)
-        self._note(time.time_ns(), b"", b"1.1", reply)
+    def _error(self, error: HttpError, line: bytes, headless: bool) -> bytes:
+        reply = super()._error(error, line, headless)
+        self._note(time.time_ns(), line, b"1.1", reply)
         return reply
 
     def _end_with(self, reply: Reply) -> None:

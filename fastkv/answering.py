@@ -281,14 +281,15 @@ class Answering(Stalling):
         self._closing = True
         return self._keep_alive[status] + tail
 
-    def _error(self, error: HttpError, headless: bool) -> bytes:
-        """The reply to what could not be read as a request; the last one.
+    def _error(self, error: HttpError, line: bytes, headless: bool) -> bytes:
+        """The reply to what is not read as a request: malformed, or refused before its body; the last one.
 
         Args:
             error: what was wrong.
+            line: method, space and target; b"" where they could not be read.
             headless: whether a HEAD is refused.
         """
-        reply, _ = self._service.failure(error)
+        reply, _ = self._service.failure(error, line.partition(b"?")[0])
         return self._last(without_body(reply) if headless else reply)
 
     def _last(self, reply: Reply) -> bytes:

@@ -52,7 +52,7 @@ class Connection(Answering):
         """
         super().__init__(service)
         self._parse = service.fast.parse
-        self._stream = RequestStream(service.fast, service.full_parser)
+        self._stream = RequestStream(service.fast, service.full_parser, service.judge)
         self._holding = False  # what it has received counts as memory held
         self._begun = False  # the client has said something
 
@@ -232,7 +232,7 @@ class Connection(Answering):
                 out.append(CONTINUE)
                 continue
             if isinstance(found, HttpError):
-                out.append(self._error(found, stream.headless))
+                out.append(self._error(found, stream.line, stream.headless))
                 break
             lines, head, body, rest = found
             self._routes.source = None  # whatever was answered before, it is not the batch's

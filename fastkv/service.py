@@ -14,13 +14,14 @@ from fastkv.flow import Flow
 from fastkv.http.fast import FastParser
 from fastkv.http.full import FullParser
 from fastkv.http.plain import plain_gets, plain_put
-from fastkv.http.request import KEEP_ALIVE, HttpError
+from fastkv.http.request import KEEP_ALIVE, HttpError, ValueRefused
 from fastkv.http.responses import RETRY_AFTER, TOO_MANY, Preludes, Reply, error_reply
 from fastkv.kernel.limits import clients_per_worker
 from fastkv.memo import Memo
 from fastkv.stats import Column
 
 if TYPE_CHECKING:
+    from fastkv.http.request import Head
     from fastkv.http.routes import Routes
     from fastkv.settings import Settings
     from fastkv.stats import Board
@@ -154,7 +155,8 @@ class Service:
         """
         counters = self.counters
         if isinstance(error, HttpError):
-            counters[_COLUMN_OF.get(error.status, Column.BAD_REQUESTS)] += 1
+            column = _COLUMN_OF.get(error.status, Column.BAD_REQUESTS)
+            counters[Column.VALUE_TOO_LONG if isinstance(error, ValueRefused) else column] += 1
             to_command = self.routes.is_command(route)
             return error_reply(error.status, error.message, error.extra, to_command=to_command), error.close
         for kind, column, status, extra in _STORE_ERRORS:
@@ -173,7 +175,30 @@ class Service:
             settings.max_body_bytes or 0,
             settings.max_fields,
             secure=settings.tls_cert is not None,
+            judge=self.judge,
         )
+
+    def judge(self, line: bytes, head: Head) -> int:
+        """Decide on a request whose body is still to come, by all that its head makes certain.
+
+        Args:
+            line: method, space and target.
+            head: its header section, which announces a body.
+
+        Returns:
+            How many bytes the body may have.
+
+        Raises:
+            HttpError: 400, 401, 403 or 421 for a sender that may not speak; 404, 405, 413 or 501 for what no
+                route takes. The connection has to end: what follows is the body.
+        """
+        handler, fields = self.access.judge(line, head)
+        try:
+            if handler is not None:
+                handler(b"", head, b"")
+            return self.routes.judge(line.partition(b"?")[0], head)
+        except HttpError as error:
+            raise type(error)(error.status, error.message, close=True, extra=error.extra + fields) from None
 
     def admit(self, connection: Drainable) -> Reply | None:
         """Give a new connection its place, if there is one.

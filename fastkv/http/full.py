@@ -1,14 +1,16 @@
 """The full parser: what HTTP/1.1 and HTTP/1.0 allow, at any split of its bytes, and an error for the rest.
 
 In: the bytes of one connection. Out: complete messages in order, or the one `HttpError` after which nothing
-is read any more. Nothing is raised.
+is read any more. Nothing is raised. Of a body that is still to come the judge is asked first: a request that
+it refuses is such an error, and no byte of its body is kept.
 
 It reads by lines what `fast` declines, with the functions of `request` that the fast parser uses too, and
 leaves the body to `body`.
 """
 
 from collections import deque
-from typing import Final
+from collections.abc import Callable
+from typing import Final, TypeAlias
 
 from fastkv.http.body import Body, ChunkedBody, too_large
 from fastkv.http.request import (
@@ -23,6 +25,10 @@ from fastkv.http.request import (
     parse_field,
     parse_request_line,
 )
+
+Judge: TypeAlias = Callable[[bytes, Head], int]
+"""Decides on a request by its line and head, before its body comes: returns how many bytes the body may have,
+raises the `HttpError` that is the answer whatever the body is."""
 
 MAX_EMPTY_LINES: Final = 4
 """Empty lines passed over before a request line (RFC 9112, 2.2): some clients send one after a body."""
@@ -41,11 +47,14 @@ class FullParser:
         max_body_bytes: Bytes of a body, declared or arrived (413).
         max_fields: Fields of a header section (431).
         secure: The connection is secured: an https URL may be asked for (421 otherwise).
+        judge: Decides on requests whose body is still to come; without one all are read.
 
     Attributes:
         messages: Complete messages, the oldest at the left; to be popped.
         error: Why the input was refused, or None. What arrives after it is ignored, and so is what follows a
             request that ends the connection.
+        line: Method, space and target of the message in progress, or of the one that was refused; b"" where
+            there is none or it could not be read.
         headless: True where it was a HEAD that was refused: the reply has no body (RFC 9110, 9.3.2).
     """
 
@@ -58,7 +67,7 @@ class FullParser:
         "_empty_lines",
         "_fields",
         "_head_bytes",
-        "_line",
+        "_judge",
         "_max_body",
         "_max_fields",
         "_max_head",
@@ -68,13 +77,21 @@ class FullParser:
         "_version",
         "error",
         "headless",
+        "line",
         "messages",
     )
 
     def __init__(
-        self, max_head_bytes: int, max_body_bytes: int, max_fields: int = MAX_FIELDS, *, secure: bool = False
+        self,
+        max_head_bytes: int,
+        max_body_bytes: int,
+        max_fields: int = MAX_FIELDS,
+        *,
+        secure: bool = False,
+        judge: Judge | None = None,
     ) -> None:
         self._secure = secure
+        self._judge = judge
         self._max_head = max_head_bytes
         self._max_body = max_body_bytes
         self._max_fields = max_fields
@@ -87,7 +104,7 @@ class FullParser:
         self._at_end = False
         self._at_upgrade = False
         # The message in progress: no line yet, then its head, then its body.
-        self._line = b""
+        self.line = b""
         self._authority: bytes | None = None
         self._version = b""
         self._fields: list[Field] = []
@@ -104,7 +121,7 @@ class FullParser:
     @property
     def in_head(self) -> bool:
         """True where a message has begun."""
-        return bool(self._line or self._rest)
+        return bool(self.line or self._rest)
 
     @property
     def at_boundary(self) -> bool:
@@ -162,7 +179,7 @@ class FullParser:
         except HttpError as error:
             # Without the traceback, which would hold this object and so make a cycle.
             self.error = error.with_traceback(None)
-            self.headless = (self._line or data[at : at + 5]).startswith(b"HEAD ")
+            self.headless = (self.line or data[at : at + 5]).startswith(b"HEAD ")
             self._at_end = True
             self._continue_due = False
             self._body = None
@@ -170,7 +187,7 @@ class FullParser:
 
     def _read_line(self, data: bytes, at: int) -> int:
         """Read a line of a head and return where the next begins, or `at` where it is not all there."""
-        if not self._line and data[at] != _CR and data[at] not in TOKEN_BYTES:
+        if not self.line and data[at] != _CR and data[at] not in TOKEN_BYTES:
             # A TLS handshake, for one: it may never send an LF.
             raise HttpError(400, "This is not an HTTP request.", close=True)
         end = data.find(b"\n", at + self._searched) + 1
@@ -183,18 +200,19 @@ class FullParser:
         if data[end - 2 : end] != b"\r\n":
             raise HttpError(400, "A line of the header section ends without CR.", close=True)
         line = data[at : end - 2]
-        if not self._line:
+        if not self.line:
             self._begin(line)
         elif line:
             self._add_field(line)
         else:
-            self._end_head(build_head(self._version, tuple(self._fields), self._authority))
+            head = build_head(self._version, tuple(self._fields), self._authority)
+            self._end_head(head, len(data) - end)
         return end
 
     def _check_head_size(self, data: bytes, at: int, line_bytes: int) -> None:
         """Refuse a line before it is complete if its end, one LF away at best, is out of bounds."""
         longest = self._max_head // 2 + 2
-        if not self._line and line_bytes > longest:
+        if not self.line and line_bytes > longest:
             # Without a space it is not the target that is too long; whether it is a method nobody can say.
             if data.find(b" ", at, at + longest) < 0:
                 raise HttpError(400, "This is not an HTTP request.", close=True)
@@ -205,7 +223,7 @@ class FullParser:
     def _begin(self, line: bytes) -> None:
         """Read a request line, or the empty line that may precede it."""
         if line:
-            self._line, self._authority, self._version = parse_request_line(line, secure=self._secure)
+            self.line, self._authority, self._version = parse_request_line(line, secure=self._secure)
             return
         self._head_bytes = 0
         self._empty_lines += 1
@@ -218,12 +236,21 @@ class FullParser:
             raise HttpError(431, "The header section has too many fields.", close=True)
         self._fields.append(parse_field(line))
 
-    def _end_head(self, head: Head) -> None:
-        """Go on to the body, if there is one."""
+    def _end_head(self, head: Head, arrived_bytes: int) -> None:
+        """Go on to the body, if there is one and it is wanted.
+
+        Args:
+            head: The head.
+            arrived_bytes: What has arrived behind it. A body that is all there needs no judge: the handler
+                refuses it as well, and the connection can go on.
+        """
         if head.content_length > self._max_body:
             raise too_large()
+        most = self._max_body
+        if self._judge is not None and (head.chunked or head.content_length > arrived_bytes):
+            most = min(most, self._judge(self.line, head))
         if head.chunked:
-            self._body = ChunkedBody(head, self._max_body, self._max_head, self._max_fields)
+            self._body = ChunkedBody(head, most, self._max_head, self._max_fields)
         elif head.content_length:
             self._body = Body(head)
         else:
@@ -241,10 +268,10 @@ class FullParser:
 
     def _end_message(self, head: Head, content: bytes) -> None:
         """Hand over a message and make ready for the next, if there may be one."""
-        self.messages.append((self._line, head, content))
+        self.messages.append((self.line, head, content))
         self._at_end = head.persistence == CLOSE
         self._at_upgrade = head.upgrade is not None
-        self._line = b""
+        self.line = b""
         self._authority = None
         self._fields = []
         self._head_bytes = 0

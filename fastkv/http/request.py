@@ -66,6 +66,10 @@ class HttpError(Exception):
         self.extra = extra
 
 
+class ValueRefused(HttpError):
+    """A body that is longer than the value which it would become may be: 413, counted apart."""
+
+
 @dataclass(frozen=True, slots=True)
 class Head:
     """The facts of a header section and the version it came with.

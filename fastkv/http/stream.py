@@ -10,7 +10,7 @@ from enum import Enum
 from typing import Final, TypeAlias
 
 from fastkv.http.fast import DECLINED, NEED_DATA, FastParser, Outcome, Parsed
-from fastkv.http.full import FullParser
+from fastkv.http.full import FullParser, Judge
 from fastkv.http.request import Head, HttpError
 
 Requests: TypeAlias = tuple[list[bytes], Head, bytes, bytes]
@@ -42,15 +42,30 @@ class RequestStream:
     Args:
         fast: The worker's fast parser.
         full: Makes a full parser, for a connection that sends what the fast one declines.
+        judge: Decides on requests whose body is still to come, as the full parsers do; without one all bodies
+            are read.
 
     Attributes:
         began: A head or a body has begun to arrive, and is not all there, since this was last set to False.
     """
 
-    __slots__ = ("_body", "_data", "_full", "_known", "_make_full", "_parse", "_partial", "_pending", "began")
+    __slots__ = (
+        "_body",
+        "_data",
+        "_full",
+        "_judge",
+        "_known",
+        "_make_full",
+        "_parse",
+        "_partial",
+        "_pending",
+        "_refused",
+        "began",
+    )
 
-    def __init__(self, fast: FastParser, full: Callable[[], FullParser]) -> None:
+    def __init__(self, fast: FastParser, full: Callable[[], FullParser], judge: Judge | None = None) -> None:
         self._parse = fast.parse
+        self._judge = judge
         self._make_full = full
         self._data = b""  # received, not parsed
         self._known: Parsed | Outcome | None = None  # what the fast parser says of that
@@ -58,6 +73,7 @@ class RequestStream:
         self._pending: tuple[bytes, Head, bytes] | None = None  # line, head and rest of a body that arrives
         self._body = bytearray()
         self._full: FullParser | None = None
+        self._refused = b""  # line of a request that the judge has refused
         self.began = False
 
     @property
@@ -71,9 +87,14 @@ class RequestStream:
         return not self._data and self._pending is None and (self._full is None or self._full.idle)
 
     @property
+    def line(self) -> bytes:
+        """Method, space and target of the request that was refused; b"" where its line could not be read."""
+        return self._refused if self._full is None else self._full.line
+
+    @property
     def headless(self) -> bool:
         """True where it was a HEAD that was refused: the reply has no body (RFC 9110, 9.3.2)."""
-        return self._full is not None and self._full.headless
+        return self._refused.startswith(b"HEAD ") if self._full is None else self._full.headless
 
     @property
     def more(self) -> bool:
@@ -169,6 +190,9 @@ class RequestStream:
         self._partial = False
         lines, head, body, used = found
         if body is None:
+            refusal = self._refusal(lines[0], head)
+            if refusal is not None:
+                return refusal
             rest = data[len(lines[0]) : used]
             self._pending = lines[0], head, rest
             self.began = True
@@ -181,6 +205,16 @@ class RequestStream:
             used = rest_bytes * most + sum(map(len, lines))
         self._data = data[used:]
         return lines, head, body, data[first : first + rest_bytes]
+
+    def _refusal(self, line: bytes, head: Head) -> HttpError | None:
+        """Ask the judge; no byte of the body has been looked at."""
+        try:
+            if self._judge is not None:
+                self._judge(line, head)
+        except HttpError as error:
+            self._refused = line
+            return error.with_traceback(None)  # which would hold this object
+        return None
 
     def _collect(self, line: bytes, head: Head, rest: bytes) -> Requests | None:
         """Take what belongs to the body that is due."""
