@@ -15,6 +15,7 @@ from fastkv.http.request import CLOSE, KEEP_ALIVE
 from fastkv.http.responses import DRAINING, with_fields, without_body
 from fastkv.stalling import Stalling
 from fastkv.stats import MEMO_HIT
+from fastkv.steps import Unfinished
 from fastkv.store.layout import COUNT_MAX
 from fastkv.takeover import Takeover
 
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from fastkv.http.responses import Handler, Reply
     from fastkv.memo import Remembered
     from fastkv.service import Service
+    from fastkv.steps import Steps
     from fastkv.takeover import Successor
 
 _SWITCHING: Final = 101  # Switching Protocols
@@ -32,6 +34,11 @@ _SWITCHING: Final = 101  # Switching Protocols
 
 def _decline(data: bytes) -> None:
     """A short way that is none."""
+
+
+def _with_fields_in_steps(work: Steps[bytes], fields: bytes) -> Steps[bytes]:
+    """``with_fields`` for a reply that takes steps."""
+    return with_fields((yield from work), fields)
 
 
 class Answering(Stalling):
@@ -93,7 +100,7 @@ class Answering(Stalling):
             handler: what answers in place of the route's.
 
         Returns:
-            The reply.
+            The reply; b"" where it takes further turns, and the connection is stalled until it is there.
         """
         route, _, query = line.partition(b"?")
         try:
@@ -103,8 +110,34 @@ class Answering(Stalling):
             status, tail = handler(query, head, body)
         except Takeover as takeover:
             return self._give_way(takeover)
+        except Unfinished as unfinished:
+            return self._begin_work(self._answer_in_steps(unfinished.steps, line, head))
         except Exception as error:  # noqa: BLE001 - whatever it is, the client gets a reply
             status, tail = self._failed(error, line)
+        return self._build(status, tail, head)
+
+    def _answer_in_steps(self, steps: Steps[Reply], line: bytes, head: Head) -> Steps[bytes]:
+        """``_answer`` for a handler whose reply takes steps.
+
+        Args:
+            steps: what the reply comes from.
+            line: method, space and target.
+            head: its header section.
+        """
+        try:
+            status, tail = yield from steps
+        except Exception as error:  # noqa: BLE001 - whatever it is, the client gets a reply
+            status, tail = self._failed(error, line)
+        return self._build(status, tail, head)
+
+    def _build(self, status: int, tail: bytes, head: Head) -> bytes:
+        """Put the prelude before a reply; the connection is closing from here on if it is the last one.
+
+        Args:
+            status: of the reply.
+            tail: what follows the prelude.
+            head: the request's header section.
+        """
         if head.persistence == KEEP_ALIVE and not self._service.draining and not self._closing:
             return self._keep_alive[status] + tail
         persistence = CLOSE if self._service.draining or self._closing else head.persistence
@@ -157,7 +190,9 @@ class Answering(Stalling):
         """
         handler, fields = self._service.access.judge(line, head)
         reply = self._answer(line, head, body, handler)
-        return with_fields(reply, fields) if fields else reply
+        if fields and self._work is not None:
+            self._work = _with_fields_in_steps(self._work, fields)
+        return with_fields(reply, fields) if fields and reply else reply
 
     def _answer_batch(self, lines: list[bytes], head: Head, out: list[bytes]) -> tuple[int, list[bytes]]:
         """Answer pipelined requests that share a header section, one by one.
@@ -187,7 +222,7 @@ class Answering(Stalling):
             due += len(reply)
             if self._closing:
                 break
-            if due > self._service.output_limit or late:
+            if due > self._service.output_limit or late or self._work is not None:
                 return due, lines[number:]
         return due, []
 

@@ -220,7 +220,7 @@ class Connection(Answering):
         stream = self._stream
         stream.receive(data, parsed)
         out: list[bytes] = []
-        due, room = 0, self._service.pipeline_limit
+        due, room = self._resume_work(out), self._service.pipeline_limit
         end = monotonic() + self._service.turn_seconds
         while not (self._closing or self._stalled):
             found = stream.next(room)

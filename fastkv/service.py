@@ -19,6 +19,7 @@ from fastkv.http.responses import RETRY_AFTER, TOO_MANY, Preludes, Reply, error_
 from fastkv.kernel.limits import clients_per_worker
 from fastkv.memo import Memo
 from fastkv.stats import Column
+from fastkv.turns import TURN_SECONDS, Turns
 
 if TYPE_CHECKING:
     from fastkv.http.request import Head
@@ -31,7 +32,6 @@ if TYPE_CHECKING:
 _log = logging.getLogger("fastkv")
 
 _MOST_REFUSED: Final = 64
-_TURN_SECONDS: Final = 0.05
 
 _INTERNAL_ERROR: Final = error_reply(500, "The server made a mistake; it is logged there.")
 _COLUMN_OF: Final = {
@@ -59,7 +59,8 @@ class Service:
         get_plain, get_together, put_plain: the short ways of requests (``fastkv.http.plain``).
         refused: those among them that had no place, until they have read that.
         drained: set when the last of them ends after ``drain``.
-        turn_seconds: after so long of one client's pipeline others have a turn.
+        turn_seconds: after so long of one client's pipeline, or work in steps, others have a turn.
+        turns: the connections that wait for a further turn.
     """
 
     __slots__ = (
@@ -88,6 +89,7 @@ class Service:
         "routes",
         "store",
         "turn_seconds",
+        "turns",
     )
 
     def __init__(
@@ -130,7 +132,8 @@ class Service:
         self.flow = Flow(settings, counters)
         self.output_limit = settings.max_output_bytes
         self.pipeline_limit = settings.max_pipeline
-        self.turn_seconds = _TURN_SECONDS
+        self.turn_seconds = TURN_SECONDS
+        self.turns = Turns()
         self.connections: set[Drainable] = set()
         self.refused: set[Drainable] = set()
         self._board = board

@@ -1,12 +1,14 @@
 """A connection that reads no more than its client reads: what HTTP and WebSockets have in common.
 
-In: what the transport says of its output, by way of an outlet. Out: a stop of reading, and ``_receive`` again
-once there is room. Nothing is raised out of a callback.
+In: what the transport says of its output, by way of an outlet, and replies that take steps (`fastkv.steps`).
+Out: a stop of reading, and ``_receive`` again once there is room and the connection has its next turn.
+Nothing is raised out of a callback.
 """
 
 from __future__ import annotations
 
 import asyncio
+from time import monotonic
 from typing import TYPE_CHECKING, cast
 
 from fastkv.outlet import CLOSED
@@ -17,6 +19,7 @@ if TYPE_CHECKING:
 
     from fastkv.outlet import ClosedOutlet, Outlet
     from fastkv.service import Service
+    from fastkv.steps import Steps
     from fastkv.takeover import Drainable
 
 
@@ -38,6 +41,8 @@ class Stalling(asyncio.Protocol):
         "_service",
         "_stalled",
         "_transport",
+        "_wait_seconds",
+        "_work",
         "_write",
         "heard",
         "since",
@@ -61,6 +66,8 @@ class Stalling(asyncio.Protocol):
         self._paused = False  # the outlet takes no more output
         self._stalled = False  # there is something to answer that waits for output to go out
         self._at_rest = False  # on a boundary between messages, and nothing is in the way
+        self._work: Steps[bytes] | None = None  # what the next reply comes from, if it takes several turns
+        self._wait_seconds = 0.0  # before the next turn
         self.heard = False
         self.since = 0.0
 
@@ -119,6 +126,9 @@ class Stalling(asyncio.Protocol):
         """The connection has ended: let go of the transport, so that no cycle is left."""
         self._service.forget(self._client)
         self._at_rest = False
+        if self._work is not None:
+            self._work.close()
+            self._work = None
         self._transport = None
         self._outlet.drop()
         self._outlet = CLOSED
@@ -150,8 +160,63 @@ class Stalling(asyncio.Protocol):
             return
         self._stalled = True
         transport.pause_reading()
-        # Everybody else has a turn before this connection goes on.
-        asyncio.get_running_loop().call_soon(self._go_on)
+        # The other connections have a turn before this one goes on.
+        self._service.turns.later(self._go_on, self._wait_seconds)
+
+    def _begin_work(self, work: Steps[bytes]) -> bytes:
+        """Begin what a reply comes from, and take the first turn.
+
+        Args:
+            work: the steps, with the reply as their result; they raise nothing.
+
+        Returns:
+            The reply; b"" where further turns are needed: the connection is stalled then, and ``_receive``
+            goes on with the work.
+        """
+        self._work = work
+        reply = self._take_turn()
+        if reply is not None:
+            return reply
+        self._stall()
+        return b""
+
+    def _resume_work(self, out: list[bytes]) -> int:
+        """Go on with the work, if there is any; if it takes yet more turns the connection is stalled again.
+
+        Args:
+            out: where the reply goes.
+
+        Returns:
+            How long it is in bytes, 0 if there is none yet.
+        """
+        reply = self._take_turn() if self._work is not None else b""
+        if reply is None:
+            self._stall()
+        elif reply:
+            out.append(reply)
+        return len(reply or b"")
+
+    def _take_turn(self) -> bytes | None:
+        """Run steps of the work, which is there, for a turn.
+
+        Returns:
+            The reply; None if there is more to do.
+        """
+        work = self._work
+        assert work is not None
+        end = monotonic() + self._service.turn_seconds
+        self._wait_seconds = 0.0
+        try:
+            while not self._wait_seconds:
+                self._wait_seconds = next(work) or 0.0
+                if monotonic() > end:
+                    break
+        except StopIteration as done:
+            self._work = None
+            reply: bytes = done.value
+            return reply
+        self.since = self._flow.now  # the client is not to blame for this time
+        return None
 
     def _go_on(self) -> None:
         """Go on with what had to wait, if the transport takes output again."""

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Generator
 from typing import TYPE_CHECKING
 
 from store_helpers import NOW_MS, HandClock
 
-from fastkv.commands.context import Limits, Nobody
+from fastkv.commands.context import NOBODY, Client, Limits, Nobody
 from fastkv.commands.execute import Commands
 from fastkv.commands.replies import CommandError, Reply
 from fastkv.commands.session import Session
 from fastkv.stats import ROW_WORDS, Column
+from fastkv.steps import finish
 
 if TYPE_CHECKING:
     from fastkv.store import Store
@@ -49,11 +51,21 @@ class Asked:
 
     def run(self, text: str) -> Reply:
         """Run a command whose words have no blanks in them."""
-        return self.commands.run(text.encode().split(), self.client)
+        return self.run_words(text.encode().split(), self.client)
+
+    def run_words(self, words: list[bytes], client: Client = NOBODY) -> Reply:
+        """Run a command to its end."""
+        return run_to_end(self.commands, words, client)
 
     def counted(self) -> dict[str, int]:
         """What was counted, by the names of the columns."""
         return {column.name: self.counters[column] for column in Column if self.counters[column]}
+
+
+def run_to_end(commands: Commands, words: list[bytes], client: Client) -> Reply:
+    """Run a command, all of its steps included."""
+    reply = commands.run(words, client)
+    return finish(reply) if isinstance(reply, Generator) else reply
 
 
 def error(reply: Reply) -> str:

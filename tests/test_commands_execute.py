@@ -10,6 +10,7 @@ from commands_helpers import LIMITS, Asked, error
 from fastkv.commands.context import NOBODY
 from fastkv.commands.replies import OK, CommandError
 from fastkv.errors import StoreBusy, StoreFull
+from fastkv.steps import finish
 from fastkv.store import Store
 
 
@@ -31,7 +32,7 @@ def test_what_is_done_is_counted_and_told_of(asked: Asked) -> None:
 
 
 def test_no_words_and_no_such_command_are_errors(asked: Asked) -> None:
-    assert error(asked.commands.run([], NOBODY)) == "ERR empty command"
+    assert error(asked.run_words([], NOBODY)) == "ERR empty command"
     assert (
         error(asked.run("FOO bar baz")) == "ERR unknown command 'FOO', with args beginning with: 'bar' 'baz' "
     )
@@ -40,12 +41,12 @@ def test_no_words_and_no_such_command_are_errors(asked: Asked) -> None:
 
 
 def test_the_bounds_of_keys_and_values_are_errors_that_are_counted(asked: Asked) -> None:
-    assert asked.commands.run([b"SET", b"k" * 100, b"v" * 10_000], NOBODY) is OK
-    too_long = error(asked.commands.run([b"SET", b"k" * 101, b""], NOBODY))
+    assert asked.run_words([b"SET", b"k" * 100, b"v" * 10_000], NOBODY) is OK
+    too_long = error(asked.run_words([b"SET", b"k" * 101, b""], NOBODY))
     assert too_long == "ERR the key has 101 bytes; at most 100 are allowed"
-    too_large = error(asked.commands.run([b"APPEND", b"k" * 100, b"v"], NOBODY))
+    too_large = error(asked.run_words([b"APPEND", b"k" * 100, b"v"], NOBODY))
     assert too_large == "ERR the value would have 10001 bytes; at most 10000 are allowed"
-    assert error(asked.commands.run([b"SET", b"", b""], NOBODY)).startswith("ERR the key is empty")
+    assert error(asked.run_words([b"SET", b"", b""], NOBODY)).startswith("ERR the key is empty")
     assert asked.counted() == {"PUTS": 1, "KEY_TOO_LONG": 1, "VALUE_TOO_LONG": 1}
 
 
@@ -70,9 +71,11 @@ def test_what_the_store_raises_is_a_reply(
 
 def test_more_commands_than_may_come_together_are_not_executed(asked: Asked) -> None:
     incr = [b"INCR", b"n"]
-    assert asked.commands.run_in_turn([incr] * 20, NOBODY) == list(range(1, 21))
-    for run in (asked.commands.run_in_turn, asked.commands.run_together):
-        refused = run([incr] * 21, NOBODY)
+    assert finish(asked.commands.run_in_turn([incr] * 20, NOBODY)) == list(range(1, 21))
+    for refused in (
+        finish(asked.commands.run_in_turn([incr] * 21, NOBODY)),
+        asked.commands.run_together([incr] * 21, NOBODY),
+    ):
         assert isinstance(refused, CommandError)
         assert refused.text == "ERR 21 commands are too many; at most 20 may come together"
     assert asked.run("GET n") == b"20"
@@ -111,26 +114,24 @@ def test_what_waits_for_exec_is_bounded_in_bytes(asked: Asked, begin: str) -> No
     assert session.held_bytes == 0
 
 
-def test_commands_together_take_no_longer_than_they_may(asked: Asked) -> None:
+def test_a_transaction_takes_no_longer_than_it_may(asked: Asked) -> None:
     context = asked.commands._context
     context.limits = replace(LIMITS, batch_seconds=-1.0)
     incr = [b"INCR", b"n"]
-    replies = asked.commands.run_in_turn([incr, incr], NOBODY)
-    assert isinstance(replies, list)
-    assert [error(reply)[:46] for reply in replies] == ["ERR not executed: the commands before this one"] * 2
     refused = asked.commands.run_together([incr], NOBODY)
     assert isinstance(refused, CommandError)
     assert refused.text == "ERR the transaction takes longer than -1 s"
-    assert asked.counted() == {"BATCH_TOO_LONG": 3}
+    assert asked.counted() == {"BATCH_TOO_LONG": 1}
+    # Commands in turn let others have turns, and may take as long as it takes.
+    assert finish(asked.commands.run_in_turn([incr, incr], NOBODY)) == [1, 2]
     context.limits = LIMITS
-    assert asked.commands.run_in_turn([incr, incr], NOBODY) == [1, 2]
     assert asked.commands.run_together([incr], NOBODY) == [3]
 
 
 def test_replies_together_are_bounded_and_one_alone_is_not(asked: Asked) -> None:
     asked.run("SET a " + "x" * 9_000)
     get = [b"GET", b"a"]
-    replies = asked.commands.run_in_turn([get, get, get, get, [b"DEL", b"a"]], NOBODY)
+    replies = finish(asked.commands.run_in_turn([get, get, get, get, [b"DEL", b"a"]], NOBODY))
     assert isinstance(replies, list)
     assert [len(reply) for reply in replies[:3] if isinstance(reply, bytes)] == [9_000] * 3
     for reply in replies[3:]:

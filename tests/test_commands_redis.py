@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from commands_cases import CASES, DIFFERENCES, Case, Step
-from commands_helpers import LIMITS
+from commands_helpers import LIMITS, run_to_end
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from redis_server import SERVER, RedisClient, running_redis
@@ -54,7 +54,8 @@ class Both:
 
     def run(self, connection: int, words: list[bytes]) -> tuple[Reply, Reply]:
         """Run a command on both."""
-        return self.commands.run(list(words), self.clients[connection]), self.redis[connection].run(words)
+        ours = run_to_end(self.commands, list(words), self.clients[connection])
+        return ours, self.redis[connection].run(words)
 
     def step(self, step: Step) -> tuple[Reply, Reply]:
         """Run a step on both."""

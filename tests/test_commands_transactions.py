@@ -58,10 +58,10 @@ def test_keys_are_no_more_than_commands_may_be(asked: Asked, text: str) -> None:
     most = asked.commands._context.limits.max_batch
     step = 2 if text.startswith("MSET") else 1
     words = [text.encode(), *[b"%d" % i for i in range(most * step)]]
-    assert not isinstance(asked.commands.run(words, NOBODY), CommandError)
+    assert not isinstance(asked.run_words(words, NOBODY), CommandError)
     more = words + [b"more"] * step
     refusal = f"ERR {most + 1} keys are too many; at most {most} may come together"
-    assert error(asked.commands.run(more, NOBODY)) == refusal
+    assert error(asked.run_words(more, NOBODY)) == refusal
     assert error(asked.commands.run_together([words, [b"GET", b"more"]], NOBODY)) == refusal
     assert error(asked.commands.run_together([words, [b"GET", b"more"], [b"DBSIZE"]], NOBODY)) == refusal
     assert asked.run("EXISTS more") == 0
@@ -122,7 +122,7 @@ def test_a_transaction_that_fails_is_not_told_of(asked: Asked, sent: list[tuple[
 
 @pytest.mark.parametrize("text", ["MULTI", "EXEC", "DISCARD", "WATCH a", "UNWATCH"])
 def test_who_keeps_no_session_has_no_transaction(asked: Asked, text: str) -> None:
-    reply = asked.commands.run(text.encode().split(), NOBODY)
+    reply = asked.run_words(text.encode().split(), NOBODY)
     assert error(reply).startswith(f"ERR {text.split()[0]} is for connections that keep a transaction")
 
 

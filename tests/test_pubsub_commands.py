@@ -6,7 +6,7 @@ from contextlib import closing, contextmanager
 from typing import TYPE_CHECKING
 
 import pytest
-from commands_helpers import LIMITS
+from commands_helpers import LIMITS, run_to_end
 from fake import in_loop
 from pubsub_helpers import House, Listener, house, settled
 from redis_server import SERVER, RedisClient, running_redis
@@ -64,7 +64,7 @@ class Here:
         )
 
     def run(self, text: str, caller: Caller | None = None) -> Reply:
-        return self.commands.run(text.encode().split(), caller.client if caller else NOBODY)
+        return run_to_end(self.commands, text.encode().split(), caller.client if caller else NOBODY)
 
 
 @pytest.fixture(scope="module")

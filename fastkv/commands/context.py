@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from fastkv.commands.session import Session
     from fastkv.pubsub.hub import Hub
     from fastkv.pubsub.messages import Subscriber
+    from fastkv.steps import Steps
     from fastkv.store import Decide, Entry, Scanned
 
     T = TypeVar("T")
@@ -50,14 +51,17 @@ class Space(Protocol):
     ) -> tuple[list[Scanned], int]:
         """Read some of all entries, without their values."""
 
-    def random_key(self, clock: Callable[[], int]) -> bytes | None:
+    def random_key(self, clock: Callable[[], int]) -> Steps[bytes | None]:
         """Pick an entry, each about as likely as any other."""
 
     def entries(self) -> int:
         """How many entries there are, those included that have expired and were not given back yet."""
 
     def flush(self) -> int:
-        """Remove all entries; how many they were."""
+        """Remove all entries at one moment; how many they were."""
+
+    def flush_in_steps(self) -> Steps[int]:
+        """Remove all entries shard by shard; how many they were."""
 
     def transact(
         self, keys: Sequence[bytes] | None, body: Callable[[Space], T], clock: Callable[[], int]
@@ -114,7 +118,7 @@ class Limits:
     Attributes:
         max_key, max_value: the longest that may be written, in bytes.
         max_batch: so many commands may come together, and so many keys.
-        batch_seconds: how long they may take.
+        batch_seconds: how long a transaction may take.
         max_reply: the longest reply with several values, in bytes.
         max_keys: so many entries may be looked at by one command.
         max_transaction: what a connection may keep for its transaction, in bytes.

@@ -1,11 +1,12 @@
 """The way of a command: its words → the table → what does it → the reply.
 
-In: words and who asks. Out: a reply, an error as a value among them. Nothing is raised.
+In: words and who asks. Out: a reply, or the steps that it takes; an error is a reply, too. Nothing is raised.
 """
 
 from __future__ import annotations
 
-from time import monotonic
+from collections.abc import Generator
+from types import GeneratorType
 from typing import TYPE_CHECKING, Final
 
 from fastkv.clock import unix_ahead_ms
@@ -23,12 +24,12 @@ if TYPE_CHECKING:
     from fastkv.commands.replies import Reply
     from fastkv.commands.table import Command
     from fastkv.pubsub.hub import Hub
+    from fastkv.steps import Steps
     from fastkv.store import Store
 
 FAMILIES: Final = (bits, counters, expiry, keys, keyspace, pubsub, server, strings, transactions)
 """The modules that have put their commands into the table."""
 
-_NO_TIME: Final = "not executed: the commands before this one took as long as they may together"
 _NO_ROOM: Final = "not executed: the replies before this one are as long as they may be together"
 
 
@@ -74,7 +75,7 @@ class Commands:
             stats=stats or space.stats,
         )
 
-    def run(self, words: list[bytes], client: Client) -> Reply:
+    def run(self, words: list[bytes], client: Client) -> Reply | Steps[Reply]:
         """Execute a command, or put it into the client's transaction.
 
         Args:
@@ -82,7 +83,8 @@ class Commands:
             client: who asks.
 
         Returns:
-            The reply; a CommandError where it could not be done.
+            The reply; a CommandError where it could not be done. Or a generator, the steps with that as their
+            result, which has begun nothing yet.
         """
         # The way of most commands has one look into the table and no call but the handler's.
         try:
@@ -94,7 +96,16 @@ class Commands:
                 return transactions.enqueue(self._context, session, command, words)
             context = self._context
             context.client = client
-            return command.handler(context, words)
+            reply = command.handler(context, words)
+            return self._in_steps(reply, client) if reply.__class__ is GeneratorType else reply
+        except Exception as error:  # noqa: BLE001 - no client ends a worker
+            return failure(error, self._context.counters)
+
+    def _in_steps(self, steps: Steps[Reply], client: Client) -> Steps[Reply]:
+        """Steps of a command whose result is an error where it could not be done."""
+        self._context.client = client  # another one's command may have come between
+        try:
+            return (yield from steps)
         except Exception as error:  # noqa: BLE001 - no client ends a worker
             return failure(error, self._context.counters)
 
@@ -126,17 +137,16 @@ class Commands:
         except Exception as error:  # noqa: BLE001 - no client ends a worker
             return failure(error, context.counters)
 
-    def run_in_turn(self, commands: list[list[bytes]], client: Client) -> list[Reply] | CommandError:
-        """Execute several commands one after the other; others may come in between.
+    def run_in_turn(self, commands: list[list[bytes]], client: Client) -> Steps[list[Reply] | CommandError]:
+        """Execute several commands one after the other; others may come in between, and have turns.
 
         Args:
             commands: the words of each.
             client: who asks.
 
         Returns:
-            Their replies in order; once they are longer together than they may be, or took longer, an error
-            for each of those that are left, which are not executed. Or one CommandError if the commands are
-            too many.
+            Their replies in order; once they are longer together than they may be, an error for each of those
+            that are left, which are not executed. Or one CommandError if the commands are too many.
         """
         context = self._context
         try:
@@ -145,16 +155,16 @@ class Commands:
             return failure(error, context.counters)
         replies: list[Reply] = []
         room = context.limits.max_reply
-        end = monotonic() + context.limits.batch_seconds
         for words in commands:
             if room < 0:
-                reply: Reply = failure(ReplyTooLong(_NO_ROOM), context.counters)
-            elif monotonic() > end:
-                reply = failure(BatchTooLong(_NO_TIME), context.counters)
+                reply: Reply | Steps[Reply] = failure(ReplyTooLong(_NO_ROOM), context.counters)
             else:
                 reply = self.run(words, client)
-            room -= len(reply) if reply.__class__ is bytes else size_of(reply)
+            if isinstance(reply, Generator):
+                reply = yield from reply
+            room -= size_of(reply)
             replies.append(reply)
+            yield None
         return replies
 
     @staticmethod

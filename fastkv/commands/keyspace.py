@@ -1,4 +1,7 @@
-"""All keys there are: KEYS, SCAN, RANDOMKEY, DBSIZE, FLUSHALL, FLUSHDB."""
+"""All keys there are: KEYS, SCAN, RANDOMKEY, DBSIZE, FLUSHALL, FLUSHDB.
+
+What goes through many entries does so in steps, between which other connections are served.
+"""
 
 from __future__ import annotations
 
@@ -14,22 +17,26 @@ if TYPE_CHECKING:
     from fastkv.commands.context import Context
     from fastkv.commands.replies import Reply
     from fastkv.glob import Glob
+    from fastkv.steps import Steps
 
-# Entries are looked at in pieces of so many, and so many bytes.
-_MOST_AT_ONCE: Final = 4096
-_MOST_BYTES: Final = 1 << 20
+# A step looks at so many entries, 2.5 µs each, and returns so many bytes.
+_STEP_ENTRIES: Final = 512
+_STEP_BYTES: Final = 1 << 20
+# SCAN looks at no more entries, whatever COUNT says, and takes no more steps.
+_MOST_SCANNED: Final = 4096
+_MOST_STEPS: Final = 32
 _DEFAULT_COUNT: Final = 10
 _match_cursor = re.compile(rb"[0-9]{0,20}").fullmatch
 
 
 def _some_keys(context: Context, cursor: int, most: int) -> tuple[list[bytes], int]:
     """Some of the keys, and the cursor to go on with."""
-    entries, cursor = context.space.scan_keys(cursor, context.clock, _MOST_BYTES, most)
+    entries, cursor = context.space.scan_keys(cursor, context.clock, _STEP_BYTES, most)
     return [entry[0] for entry in entries], cursor
 
 
 @command("KEYS", 2, all_keys=True)
-def keys(context: Context, words: list[bytes]) -> Reply:
+def keys(context: Context, words: list[bytes]) -> Steps[Reply]:
     """All keys that match a pattern."""
     glob = glob_of(words[1])
     there = context.space.entries()
@@ -41,26 +48,35 @@ def keys(context: Context, words: list[bytes]) -> Reply:
     found: dict[bytes, None] = {}
     cursor = size = 0
     while True:
-        some, cursor = _some_keys(context, cursor, _MOST_AT_ONCE)
+        some, cursor = _some_keys(context, cursor, _STEP_ENTRIES)
         matching = some if glob.matches_all else list(filter(glob.matches, some))
         size += sum(map(len, matching))
         context.check_reply(size)
         found.update(dict.fromkeys(matching))
         if not cursor:
             return list(found)
+        yield None
 
 
 @command("SCAN", -2, all_keys=True)
-def scan(context: Context, words: list[bytes]) -> Reply:
+def scan(context: Context, words: list[bytes]) -> Steps[Reply]:
     """Some of the keys, and the cursor to go on with."""
     if not _match_cursor(words[1]):
         raise CommandError("ERR invalid cursor")
     glob, count, wanted = _scan_options(words)
-    try:
-        some, cursor = _some_keys(context, int(words[1] or b"0"), min(count, _MOST_AT_ONCE))
-    except WrongCursor:
-        raise CommandError("ERR invalid cursor") from None
-    matching: list[Reply] = [key for key in some if wanted and (glob is None or glob.matches(key))]
+    left = min(count, _MOST_SCANNED)
+    cursor = int(words[1] or b"0")
+    matching: list[Reply] = []
+    for _ in range(_MOST_STEPS):
+        try:
+            some, cursor = _some_keys(context, cursor, min(left, _STEP_ENTRIES))
+        except WrongCursor:
+            raise CommandError("ERR invalid cursor") from None
+        matching += [key for key in some if wanted and (glob is None or glob.matches(key))]
+        left -= len(some)
+        if not cursor or left <= 0:
+            break
+        yield None
     return [b"%d" % cursor, matching]
 
 
@@ -84,9 +100,9 @@ def _scan_options(words: list[bytes]) -> tuple[Glob | None, int, bool]:
 
 
 @command("RANDOMKEY", 1, all_keys=True)
-def randomkey(context: Context, words: list[bytes]) -> Reply:
+def randomkey(context: Context, words: list[bytes]) -> Steps[Reply]:
     """Any key."""
-    return context.space.random_key(context.clock)
+    return (yield from context.space.random_key(context.clock))
 
 
 @command("DBSIZE", 1, all_keys=True)
@@ -95,12 +111,16 @@ def dbsize(context: Context, words: list[bytes]) -> Reply:
     return context.space.entries()
 
 
-def _flush(context: Context, words: list[bytes]) -> Reply:
-    """Remove all entries."""
-    if len(words) > 2 or (len(words) == 2 and words[1].upper() not in (b"SYNC", b"ASYNC")):
+def _flush(context: Context, words: list[bytes]) -> Steps[Reply]:
+    """Remove all entries: at one moment, or with ASYNC shard by shard, while other connections are served."""
+    mode = words[1].upper() if len(words) == 2 else b"SYNC"
+    if len(words) > 2 or mode not in (b"SYNC", b"ASYNC"):
         raise syntax_error()
     try:
-        context.space.flush()
+        if mode == b"ASYNC":
+            yield from context.space.flush_in_steps()
+        else:
+            context.space.flush()
     except StoreBusy:
         raise
     except StoreError as error:  # in a transaction, which changes single keys
@@ -109,12 +129,12 @@ def _flush(context: Context, words: list[bytes]) -> Reply:
 
 
 @command("FLUSHALL", -1, writes=True, all_keys=True)
-def flushall(context: Context, words: list[bytes]) -> Reply:
+def flushall(context: Context, words: list[bytes]) -> Steps[Reply]:
     """Remove all entries."""
     return _flush(context, words)
 
 
 @command("FLUSHDB", -1, writes=True, all_keys=True)
-def flushdb(context: Context, words: list[bytes]) -> Reply:
+def flushdb(context: Context, words: list[bytes]) -> Steps[Reply]:
     """Remove all entries; here it is FLUSHALL."""
     return _flush(context, words)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, TypeAlias
+from typing import TYPE_CHECKING, Final, TypeAlias, TypeVar
 
 from fastkv.commands.arguments import printable
 from fastkv.commands.replies import CommandError
@@ -14,9 +14,11 @@ if TYPE_CHECKING:
 
     from fastkv.commands.context import Context
     from fastkv.commands.replies import Reply
+    from fastkv.steps import Steps
 
-Handler: TypeAlias = "Callable[[Context, list[bytes]], Reply]"
-"""From a command's words, its name among them, to the reply; raises CommandError and the store's errors."""
+Handler: TypeAlias = "Callable[[Context, list[bytes]], Reply | Steps[Reply]]"
+"""From a command's words, its name among them, to the reply; raises CommandError and the store's errors. One
+that may take long is a generator; it sees the context's client only before its first ``yield``."""
 
 # How much of an unknown command is repeated to the client.
 _REPEATED_BYTES: Final = 128
@@ -62,6 +64,8 @@ class Command:
         return words[self.first_key : last + 1 : self.key_step]
 
 
+H = TypeVar("H", bound=Handler)
+
 COMMANDS: Final[dict[bytes, Command]] = {}
 """By name, in capitals."""
 
@@ -77,10 +81,10 @@ def command(
     writes: bool = False,
     all_keys: bool = False,
     queued: bool = True,
-) -> Callable[[Handler], Handler]:
+) -> Callable[[H], H]:
     """Put the function that follows into the table; see ``Command``."""
 
-    def register(handler: Handler) -> Handler:
+    def register(handler: H) -> H:
         most = arity if arity > 0 else sys.maxsize
         made = Command(name, handler, arity, abs(arity), most, writes, *keys, all_keys, queued)
         COMMANDS[name.encode()] = SPELLINGS[name.encode()] = SPELLINGS[name.lower().encode()] = made

@@ -6,6 +6,7 @@ again, and what they did before is forgotten.
 
 from __future__ import annotations
 
+from collections.abc import Generator
 from contextlib import suppress
 from time import monotonic
 from typing import TYPE_CHECKING, Final, TypeAlias
@@ -15,6 +16,7 @@ from fastkv.commands.replies import OK, QUEUED, CommandError, size_of
 from fastkv.commands.table import command
 from fastkv.errors import BatchTooLong, StoreBusy
 from fastkv.stats import ROW_WORDS
+from fastkv.steps import finish
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
     from fastkv.commands.replies import Reply
     from fastkv.commands.session import Session
     from fastkv.commands.table import Command
+    from fastkv.steps import Steps
 
 ABORTED: Final = "EXECABORT Transaction discarded because of previous errors."
 
@@ -150,7 +153,8 @@ def _attempt(context: Context, asked: Command, words: list[bytes]) -> Reply:
     try:
         if not asked.queued:
             raise CommandError(f"ERR {asked.name} inside MULTI is not allowed")
-        return asked.handler(context, words)
+        reply = asked.handler(context, words)
+        return finish(reply) if isinstance(reply, Generator) else reply
     except OWN_FAULT as error:
         return failure(error, context.counters)
 
@@ -232,7 +236,7 @@ def discard(context: Context, words: list[bytes]) -> Reply:
 
 
 @command("WATCH", -2, (1, -1, 1), queued=False)
-def watch(context: Context, words: list[bytes]) -> Reply:
+def watch(context: Context, words: list[bytes]) -> Steps[Reply]:
     """Let the next EXEC do nothing if one of these keys is changed before."""
     session = _session(context, "WATCH")
     if session.queue is not None:
@@ -242,6 +246,7 @@ def watch(context: Context, words: list[bytes]) -> Reply:
         if key not in session.watched:
             _hold(context, session, [key])
             session.watched[key] = state_of(context.space, context, key)
+            yield None
     return OK
 
 

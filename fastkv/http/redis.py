@@ -2,12 +2,13 @@
 
 ``POST /`` runs one command, ``POST /pipeline`` several, ``POST /multi-exec`` several at one moment, all from
 JSON; in the path style the words stand in the path, as in ``/set/k/v/EX/60``. A handler takes the query, the
-head and the body and returns a reply; `HttpError` is raised for a malformed escape. What a command means
-`fastkv.commands` knows.
+head and the body and returns a reply; `HttpError` is raised for a malformed escape, `Unfinished` for a reply
+that takes steps. What a command means `fastkv.commands` knows.
 """
 
 from __future__ import annotations
 
+from collections.abc import Generator
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
@@ -18,15 +19,16 @@ from fastkv.commands.replies import CommandError
 from fastkv.http.responses import Reply, json_reply, without_body
 from fastkv.http.urlform import decode_percent, form_pairs
 from fastkv.jsonwire import InexactError, answer, load, load_exactly, words_of
+from fastkv.steps import Unfinished
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from fastkv.commands.context import Client
     from fastkv.commands.execute import Commands
     from fastkv.commands.replies import Reply as Answer
     from fastkv.http.request import Head
     from fastkv.http.responses import Handler
+    from fastkv.steps import Steps
 
 PATH_METHODS: Final = (b"GET", b"HEAD", b"POST", b"PUT")
 """The methods that the path style takes."""
@@ -58,8 +60,8 @@ class RedisRest:
         self._believes_queries = believes_queries
         self.handlers: dict[bytes, Handler] = {
             b"POST /": self.one,
-            b"POST /pipeline": partial(self._several, commands.run_in_turn),
-            b"POST /multi-exec": partial(self._several, commands.run_together),
+            b"POST /pipeline": self.pipeline,
+            b"POST /multi-exec": self.multi_exec,
         }
 
     def one(self, query: bytes, head: Head, body: bytes) -> Reply:
@@ -69,6 +71,22 @@ class RedisRest:
         except CommandError as error:
             return _reply(answer(error))
         return self._run(words, head)
+
+    def pipeline(self, query: bytes, head: Head, body: bytes) -> Reply:
+        """``POST /pipeline`` with ``[["SET", "k", "v"], ["GET", "k"]]``: each with its result or error."""
+        try:
+            commands = _read(body, _commands_of)
+        except CommandError as error:
+            return _reply(answer(error))
+        raise Unfinished(self._run_in_turn(commands, head))
+
+    def multi_exec(self, query: bytes, head: Head, body: bytes) -> Reply:
+        """``POST /multi-exec``, as ``pipeline``, at one moment."""
+        try:
+            commands = _read(body, _commands_of)
+        except CommandError as error:
+            return _reply(answer(error))
+        return _reply_to_several(self._commands.run_together(commands, NOBODY), head)
 
     def find(self, route: bytes) -> Handler | None:
         """Find what answers a command in the path style.
@@ -106,11 +124,21 @@ class RedisRest:
             # What a page may embed, a crawler follow or a browser fetch ahead must not change anything.
             reply = _NOT_BY_GET
         else:
-            reply = self._run(words, head)
+            reply = self._run(words, head, bodiless=method == b"HEAD")
         return without_body(reply) if method == b"HEAD" else reply
 
-    def _run(self, words: list[bytes], head: Head) -> Reply:
-        return _reply(answer(self._commands.run(words, NOBODY), in_base64=_wants_base64(head)))
+    def _run(self, words: list[bytes], head: Head, *, bodiless: bool = False) -> Reply:
+        reply = self._commands.run(words, NOBODY)
+        if isinstance(reply, Generator):
+            raise Unfinished(self._reply_in_steps(reply, head, bodiless=bodiless))
+        return _reply(answer(reply, in_base64=_wants_base64(head)))
+
+    def _reply_in_steps(self, steps: Steps[Answer], head: Head, *, bodiless: bool) -> Steps[Reply]:
+        reply = _reply(answer((yield from steps), in_base64=_wants_base64(head)))
+        return without_body(reply) if bodiless else reply
+
+    def _run_in_turn(self, commands: list[list[bytes]], head: Head) -> Steps[Reply]:
+        return _reply_to_several((yield from self._commands.run_in_turn(commands, NOBODY)), head)
 
     def _presents_token(self, parameters: list[tuple[bytes, bytes | None]], head: Head) -> bool:
         """Whether a request presents a token; whether it is the right one was asked before.
@@ -122,24 +150,6 @@ class RedisRest:
         return (scheme.lower() == b"bearer" and bool(token)) or (
             self._believes_queries and any(name == TOKEN_PARAMETER and value for name, value in parameters)
         )
-
-    def _several(
-        self,
-        run: Callable[[list[list[bytes]], Client], list[Answer] | CommandError],
-        query: bytes,
-        head: Head,
-        body: bytes,
-    ) -> Reply:
-        """Several commands, each with its result or error."""
-        try:
-            commands = _read(body, _commands_of)
-        except CommandError as error:
-            return _reply(answer(error))
-        replies = run(commands, NOBODY)
-        if isinstance(replies, CommandError):
-            return _reply(answer(replies))
-        in_base64 = _wants_base64(head)
-        return json_reply(200, orjson.dumps([answer(reply, in_base64=in_base64) for reply in replies]))
 
 
 def _commands_of(item: Any) -> list[list[bytes]]:
@@ -158,6 +168,13 @@ def _read(body: bytes, parse: Callable[[Any], Any]) -> Any:
 
 def _reply(told: dict[str, Any]) -> Reply:
     return json_reply(400 if "error" in told else 200, orjson.dumps(told))
+
+
+def _reply_to_several(replies: list[Answer] | CommandError, head: Head) -> Reply:
+    if isinstance(replies, CommandError):
+        return _reply(answer(replies))
+    in_base64 = _wants_base64(head)
+    return json_reply(200, orjson.dumps([answer(reply, in_base64=in_base64) for reply in replies]))
 
 
 def _wants_base64(head: Head) -> bool:

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from fastkv.errors import StoreFull
 from fastkv.store.layout import (
-    LOG_STATES,
     POOL_GHOST_WORDS,
     RESERVE,
     SH_DUE,
@@ -313,9 +312,24 @@ class Commit:
             raise
         return dropped
 
+    def flush_shard(self, shard: Shard) -> int:
+        """Drop the entries of one shard, whose lock is held.
+
+        A death in the middle leaves some of them; a failure likewise, and the shard has to be repaired.
+
+        Returns:
+            How many they were.
+        """
+        dropped = self._words[shard.header + SH_ENTRIES]
+        with shard.several_steps():
+            for page in self._index.pages(shard.number):
+                self._index.make_blank(page)
+            self._clear(shard)
+        return dropped
+
     def _clear(self, shard: Shard) -> None:
         """Give back what a shard has whose slots are all empty; one page stays."""
-        log = [segment for segment, state in self._segments.owned(shard.number) if state in LOG_STATES]
+        log = list(self._segments.log(shard.header))
         self._guard.rebuild_queue(shard, [])
         self._words[shard.header + SH_ENTRIES] = self._words[shard.header + SH_DUE] = 0
         for segment in log:

@@ -17,15 +17,11 @@ from fastkv.store.layout import (
     SEG_STAMP,
     SEG_STATE,
     SH_DUE,
-    SH_OPEN,
-    SH_OPEN_MAIN,
     Arena,
 )
 from fastkv.store.sweep import LEAVE
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from fastkv.store.repair import Guard
     from fastkv.store.segments import Segments
     from fastkv.store.shard import Shard
@@ -109,7 +105,7 @@ class Expiry:
         words = self._words
         looks = _LOOKS
         first_due = 0
-        for segment in list(self._log(shard)):
+        for segment in list(self._segments.log(shard.header)):
             if looks <= 0:
                 return  # the shard stays due
             row = self._segments.row(segment)
@@ -129,14 +125,6 @@ class Expiry:
         """Tell whether a segment is in the log of a shard; else its row is somebody else's to change."""
         state = self._words[row + SEG_STATE]
         return state >> 8 == shard.number and state & 0xFF in LOG_STATES
-
-    def _log(self, shard: Shard) -> Iterator[int]:
-        """The segments of a shard's log."""
-        yield from self._segments.closed(shard.header)
-        for field in (SH_OPEN, SH_OPEN_MAIN):
-            place = self._words[shard.header + field]
-            if place:
-                yield self._segments.segment_named(place)
 
     def _look_through(self, shard: Shard, segment: int, now_ms: int, looks: int) -> int:
         """Sweep a segment, from where the last step left off if it was this one.

@@ -3,7 +3,7 @@
 A shard by its number of entries, a page of it by the tags that it covers, which are hashes, and a slot of
 that page: the first that is occupied. After some looks in vain the pages are not that full, so all slots of a
 page are looked at, and pages of several shards; and if nothing was found even so, the first entry of a walk
-through all will do. Nothing is locked, and a record is verified by its checksum.
+through all will do. Nothing is locked, and a record is verified by its checksum. A step is a page at most.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from fastkv.store.records import FRAGMENT, whole_record
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from fastkv.steps import Steps
     from fastkv.store.index import Index
     from fastkv.store.scan import Scanner
 
@@ -69,7 +70,7 @@ class Picker:
     def _counts(self) -> list[int]:
         return self._words[self._entries_at : self._entries_end : SHARD_WORDS].tolist()
 
-    def key(self, clock: Callable[[], int]) -> bytes | None:
+    def key(self, clock: Callable[[], int]) -> Steps[bytes | None]:
         """Pick an entry.
 
         Args:
@@ -107,7 +108,8 @@ class Picker:
                     key = self._key_at(slot, now_ms)
                     if key is not None:
                         return key
-        return self._first(clock)
+                yield None
+        return (yield from self._first(clock))
 
     def _pages(self, shard: int) -> list[int]:
         """Where the pages of a shard begin, each as often as the directory names it."""
@@ -131,7 +133,7 @@ class Picker:
             return None
         return None if 0 < deadline_ms <= now_ms else key
 
-    def _first(self, clock: Callable[[], int]) -> bytes | None:
+    def _first(self, clock: Callable[[], int]) -> Steps[bytes | None]:
         """The first entry of a walk, None if there is none."""
         cursor = 0
         while True:
@@ -140,3 +142,4 @@ class Picker:
                 return found[0][0]
             if not cursor:
                 return None
+            yield None

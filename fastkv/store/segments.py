@@ -40,6 +40,8 @@ from fastkv.store.layout import (
     SH_MAIN_OLDEST,
     SH_MOST_DEAD,
     SH_OLDEST,
+    SH_OPEN,
+    SH_OPEN_MAIN,
     Arena,
 )
 
@@ -333,6 +335,20 @@ class Segments:
         """
         yield from self.queue(header + SH_OLDEST)
         yield from self.queue(header + SH_MAIN_OLDEST)
+
+    def log(self, header: int) -> Iterator[int]:
+        """All segments of a shard that hold records: the closed ones, and those that take new ones.
+
+        Args:
+            header: word offset of the shard's header.
+
+        Yields:
+            Segment numbers.
+        """
+        yield from self.closed(header)
+        for field in (header + SH_OPEN, header + SH_OPEN_MAIN):
+            if opened := self._words[field]:
+                yield self.segment_named(opened)
 
     def queue(self, oldest_at: int) -> Iterator[int]:
         """The segments of a queue, oldest first.

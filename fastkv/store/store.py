@@ -80,11 +80,11 @@ class Store:
         get_together: that of ``Together``.
         put: as ``short_put`` makes it.
         entries: how many entries there are, those included that have expired and were not given back yet.
-        random_key: an entry's key, each about as likely as any other; that of the ``Picker``.
+        random_key: the steps to an entry's key, each about as likely as any other; that of the ``Picker``.
         scan: that of the ``Scanner``.
         scan_keys: that of the ``KeyScanner``: all values are empty.
         update: that of the ``Updater``.
-        transact, flush: ``run`` and ``flush`` of the ``Transactions``.
+        transact, flush, flush_in_steps: ``run`` and the others of the ``Transactions``.
         removals: which entries went by themselves.
         max_key_bytes: the longest key, a quarter of a segment.
         max_value_bytes: the longest value, a quarter of the arena or less.
@@ -111,6 +111,7 @@ class Store:
         "entries",
         "find",
         "flush",
+        "flush_in_steps",
         "geometry",
         "get",
         "get_small",
@@ -249,6 +250,7 @@ class Store:
         )
         self.transact = transactions.run
         self.flush = transactions.flush
+        self.flush_in_steps = transactions.flush_in_steps
 
     def _begin(self, origin: Origin, first_version: int) -> None:
         """Begin a run: versions go on, counters begin anew."""

@@ -17,6 +17,7 @@ from fastkv.store.update import DELETE, Retime
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from fastkv.steps import Steps
     from fastkv.store.reading import Entry
     from fastkv.store.scan import Scanned, Scanner
     from fastkv.store.transactions import Transactions
@@ -201,6 +202,12 @@ class Transaction:
         """
         raise StoreError("Inside of a transaction the store cannot be emptied.")
 
+    def flush_in_steps(self) -> Steps[int]:
+        """As ``flush``."""
+        self.flush()
+        yield None
+        return 0
+
     def entries(self) -> int:
         """How many entries there are; as ``Store.entries``."""
         self._need_all()
@@ -208,14 +215,14 @@ class Transaction:
             write.there - self._store.stands(write.key_hash, write.key) for write in self._writes.values()
         )
 
-    def random_key(self, clock: Callable[[], int]) -> bytes | None:
+    def random_key(self, clock: Callable[[], int]) -> Steps[bytes | None]:
         """An entry's key; as ``Store.random_key``."""
         self._need_all()
         made = self._made(clock)
         if made and randrange(max(self.entries(), 1)) < len(made):
             return choice(made)
         for _ in range(_PICKS):
-            key = self._store.picker.key(self._instant(clock))
+            key = yield from self._store.picker.key(self._instant(clock))
             if key is None:
                 break
             if key not in self._writes or self._see(self._hash(key), key, clock, with_value=False):
@@ -225,6 +232,7 @@ class Transaction:
             found, cursor = self.scan(cursor, clock, 1, 1)
             if found or not cursor:
                 return found[0][0] if found else None
+            yield None
 
     def scan(
         self, cursor: int, clock: Callable[[], int], limit_bytes: int, limit_entries: int

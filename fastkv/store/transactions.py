@@ -21,6 +21,7 @@ from fastkv.store.transaction import Transaction
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
+    from fastkv.steps import Steps
     from fastkv.store.commit import Commit
     from fastkv.store.index import Index
     from fastkv.store.reading import Entry, Reader
@@ -153,6 +154,22 @@ class Transactions:
         """
         with self._redo.locked(), self._guard.holding_all(range(len(self._shards)), self._shards):
             return self._commit.flush()
+
+    def flush_in_steps(self) -> Steps[int]:
+        """Drop the entries of one shard after the other, each at one moment. What is put meanwhile may stay.
+
+        Returns:
+            How many they were, those included that had expired.
+
+        Raises:
+            StoreBusy: if a lock was not free within the bound; the shards before it are empty.
+        """
+        dropped = 0
+        for shard in self._shards:
+            with self._guard.holding(shard):
+                dropped += self._commit.flush_shard(shard)
+            yield None
+        return dropped
 
     # -- what a transaction needs of the store ---------------------------------------------------------------
 

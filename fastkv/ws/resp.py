@@ -7,11 +7,13 @@ In: a message of whole commands, each an array of bulk strings. Out: their repli
 from __future__ import annotations
 
 import re
+from collections.abc import Generator
 from typing import TYPE_CHECKING, Any, Final
 
 from hiredis import HiredisError, Reader
 
 from fastkv.commands.replies import CommandError, Several, Status
+from fastkv.steps import Unfinished
 from fastkv.ws import frames
 from fastkv.ws.asker import is_subscribing
 
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
     from fastkv.commands.execute import Commands
     from fastkv.commands.replies import Reply
     from fastkv.pubsub.messages import Message
+    from fastkv.steps import Steps
     from fastkv.ws.asker import Asker
 
 _GETS: Final = frozenset((b"GET", b"get"))
@@ -58,6 +61,7 @@ def reply_to(payload: bytes, commands: Commands, asker: Asker) -> bytes:
 
     Raises:
         ProtocolError: see there.
+        Unfinished: for several commands, and those that may take long; the steps may raise ProtocolError.
     """
     asked, problem = _split(payload), ""
     if asked is None:
@@ -68,16 +72,40 @@ def reply_to(payload: bytes, commands: Commands, asker: Asker) -> bytes:
         if is_subscribing(words):
             asker.pushes = frames.BINARY
         reply = commands.run(words, asker)
-        if reply.__class__ is bytes and words[0] in _GETS:
-            asker.read = words[1], reply
+        if reply.__class__ is bytes:
+            if words[0] in _GETS:
+                asker.read = words[1], reply
+        elif isinstance(reply, Generator):
+            raise Unfinished(_build_in_steps(reply))
         return build_reply(reply)
     if any(map(is_subscribing, asked)):
         asker.pushes = frames.BINARY
-    replies = commands.run_in_turn(asked, asker)
+    raise Unfinished(_reply_to_several(asked, problem, commands, asker))
+
+
+def _reply_to_several(
+    asked: list[list[bytes]], problem: str, commands: Commands, asker: Asker
+) -> Steps[bytes]:
+    """Execute several commands.
+
+    Args:
+        asked: their words.
+        problem: what is wrong behind them, "" for nothing.
+        commands: the commands.
+        asker: who asks.
+
+    Raises:
+        ProtocolError: if something is wrong.
+    """
+    replies = yield from commands.run_in_turn(asked, asker)
     told = build_reply(replies) if isinstance(replies, CommandError) else b"".join(map(build_reply, replies))
     if problem:
         raise ProtocolError(problem, told)
     return told
+
+
+def _build_in_steps(steps: Steps[Reply]) -> Steps[bytes]:
+    return build_reply((yield from steps))
 
 
 def push(message: Message) -> bytes:

@@ -13,6 +13,7 @@ from websockets.frames import CloseCode
 
 from fastkv.commands.session import Session as CommandSession
 from fastkv.stats import Column
+from fastkv.steps import Unfinished
 from fastkv.store.layout import COUNT_MAX
 from fastkv.takeover import Takeover
 from fastkv.ws import frames, resp, text
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from fastkv.http.responses import Reply
     from fastkv.pubsub.messages import Message, Subscriber
     from fastkv.service import Service
+    from fastkv.steps import Steps
 
 _MEMO_HITS: Final = int(Column.MEMO_HITS)
 _MESSAGES: Final = int(Column.MESSAGES)
@@ -158,6 +160,8 @@ class Session(WebSocket):
             if self._transaction.queue is not None:
                 self._at_rest = False
             self._hold_transaction()
+        except Unfinished as unfinished:
+            self._flush([self._begin_work(self._in_steps(unfinished.steps))])
         except (UnicodeDecodeError, Refused) as error:
             self._flush([self._refusal(error)])
         except Exception as error:  # noqa: BLE001 - one connection's mistake must not reach the others
@@ -175,6 +179,24 @@ class Session(WebSocket):
 
     def _execute(self, first: int, payload: bytes) -> bytes:
         """Execute what a message says; raises as ``_answer``."""
+        try:
+            return self._execute_at_once(first, payload)
+        except Unfinished as unfinished:
+            raise Unfinished(self._frame_in_steps(first, unfinished.steps)) from None
+
+    def _frame_in_steps(self, first: int, steps: Steps[bytes]) -> Steps[bytes]:
+        """The frame of a reply that takes steps; raises as ``_answer``."""
+        try:
+            told = yield from steps
+        except resp.ProtocolError as error:
+            raise self._unsupported(error) from None
+        return self._frame(first, told) if told else b""
+
+    def _unsupported(self, error: resp.ProtocolError) -> Refused:
+        return Refused(CloseCode.UNSUPPORTED_DATA, str(error), self._frame(BINARY, error.replies))
+
+    def _execute_at_once(self, first: int, payload: bytes) -> bytes:
+        """``_execute``; the steps that are raised are those of a reply, not of a frame."""
         if first == TEXT:
             parts = text.split(payload)
             if parts is not None:
@@ -186,8 +208,7 @@ class Session(WebSocket):
             try:
                 told = resp.reply_to(payload, self._commands, self)
             except resp.ProtocolError as error:
-                reply = self._frame(BINARY, error.replies)
-                raise Refused(CloseCode.UNSUPPORTED_DATA, str(error), reply) from None
+                raise self._unsupported(error) from None
             frame = self._frame(BINARY, told) if told else b""
         if self.read is not None:
             key, value = self.read
@@ -210,7 +231,10 @@ class Session(WebSocket):
             frame = self._remembered(TEXT, command)
             if frame is not None:
                 return frames.build(TEXT, text.with_id(ident, frames.payload_of(frame)))
-        told = text.reply_to_one(command, self._commands, self)
+        try:
+            told = text.reply_to_one(command, self._commands, self)
+        except Unfinished as unfinished:
+            raise Unfinished(_with_id_in_steps(ident, unfinished.steps)) from None
         if told is None:
             return None
         if self.read is not None:
@@ -255,6 +279,10 @@ class Session(WebSocket):
         """Count what waits for EXEC among what the worker's connections hold; the sweep forgets it again."""
         if self._transaction.held_bytes >= HOLD_FROM_BYTES and self._transport is not None:
             self._flow.hold(self, self.held_bytes)
+
+
+def _with_id_in_steps(ident: bytes, steps: Steps[bytes]) -> Steps[bytes]:
+    return text.with_id(ident, (yield from steps))
 
 
 def _push_text(message: Message) -> bytes:

@@ -2,18 +2,21 @@
 
 In: a message: a command ``["GET","k"]``, or ``{"id":…,"cmd":[…]}``, or an array of such, which is a batch.
 Out: the reply, one array for a batch, with the ids that were given. What is no command is answered with an
-error. Nothing is raised but UnicodeDecodeError, for what is no text.
+error. Nothing is raised but UnicodeDecodeError, for what is no text, and `Unfinished`, for a reply that takes
+steps.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Generator
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 import orjson
 
 from fastkv.commands.replies import CommandError
 from fastkv.jsonwire import InexactError, Number, answer, load, load_exactly, words_of
+from fastkv.steps import Unfinished
 from fastkv.ws import frames
 from fastkv.ws.asker import is_subscribing
 
@@ -21,6 +24,7 @@ if TYPE_CHECKING:
     from fastkv.commands.execute import Commands
     from fastkv.commands.replies import Reply
     from fastkv.pubsub.messages import Message
+    from fastkv.steps import Steps
     from fastkv.ws.asker import Asker
 
 _Ident: TypeAlias = "str | int | orjson.Fragment | None"
@@ -53,6 +57,7 @@ def reply_to(payload: bytes, commands: Commands, asker: Asker) -> bytes:
 
     Raises:
         UnicodeDecodeError: if the message is not UTF-8; nothing was executed then.
+        Unfinished: for a batch, and commands that may take long.
     """
     try:
         said = load(payload)
@@ -64,7 +69,7 @@ def reply_to(payload: bytes, commands: Commands, asker: Asker) -> bytes:
         return _reply_to_one(said, payload, commands, asker)
     plain = _plain_batch(said)
     if plain is not None:
-        return _reply_to_plain(plain, commands, asker)
+        raise Unfinished(_reply_to_plain(plain, commands, asker))
     try:
         is_batch, asked = _parse(said)
     except InexactError:  # nothing was executed yet
@@ -72,16 +77,37 @@ def reply_to(payload: bytes, commands: Commands, asker: Asker) -> bytes:
     known = [words for words, _ in asked if words.__class__ is list]
     if any(map(is_subscribing, known)):
         asker.pushes = frames.TEXT
-    replies: list[Reply] | CommandError
     if is_batch:
-        replies = commands.run_in_turn(known, asker)
-        if isinstance(replies, CommandError):
-            return orjson.dumps(answer(replies))
-    else:
-        replies = [commands.run(words, asker) for words in known]
+        raise Unfinished(_reply_to_batch(asked, known, commands, asker))
+    words, ident = asked[0]
+    reply = commands.run(words, asker) if words.__class__ is list else words
+    if isinstance(reply, Generator):
+        raise Unfinished(_tell_in_steps(reply, ident))
+    return orjson.dumps(_tell(reply, ident))
+
+
+def _reply_to_batch(
+    asked: list[_Asked], known: list[list[bytes]], commands: Commands, asker: Asker
+) -> Steps[bytes]:
+    """Execute a batch.
+
+    Args:
+        asked: all of its parts.
+        known: the words of those that are commands.
+        commands: the commands.
+        asker: who asks.
+    """
+    replies = yield from commands.run_in_turn(known, asker)
+    if isinstance(replies, CommandError):
+        return orjson.dumps(answer(replies))
     in_order = iter(replies)
-    told = [_tell(next(in_order) if words.__class__ is list else words, ident) for words, ident in asked]
-    return orjson.dumps(told if is_batch else told[0])
+    return orjson.dumps(
+        [_tell(next(in_order) if words.__class__ is list else words, ident) for words, ident in asked]
+    )
+
+
+def _tell_in_steps(steps: Steps[Reply], ident: _Ident) -> Steps[bytes]:
+    return orjson.dumps(_tell((yield from steps), ident))
 
 
 def split(payload: bytes) -> tuple[bytes, bytes] | None:
@@ -168,6 +194,8 @@ def _reply_to_one(said: list[Any], payload: bytes, commands: Commands, asker: As
             return b'{"result":%b}' % orjson.dumps(reply.decode())
         except UnicodeDecodeError:
             pass
+    if isinstance(reply, Generator):
+        raise Unfinished(_tell_in_steps(reply, None))
     return orjson.dumps(answer(reply))
 
 
@@ -184,10 +212,10 @@ def _plain_batch(said: Any) -> list[list[bytes]] | None:
         return None
 
 
-def _reply_to_plain(known: list[list[bytes]], commands: Commands, asker: Asker) -> bytes:
+def _reply_to_plain(known: list[list[bytes]], commands: Commands, asker: Asker) -> Steps[bytes]:
     if any(map(is_subscribing, known)):
         asker.pushes = frames.TEXT
-    replies = commands.run_in_turn(known, asker)
+    replies = yield from commands.run_in_turn(known, asker)
     if isinstance(replies, CommandError):
         return orjson.dumps(answer(replies))
     try:

@@ -21,6 +21,7 @@ from websockets.protocol import OPEN, Protocol, Side
 from fastkv.flow import Phase
 from fastkv.stalling import Stalling
 from fastkv.stats import Column
+from fastkv.steps import Unfinished
 from fastkv.ws import frames
 
 if TYPE_CHECKING:
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from websockets.extensions import Extension
 
     from fastkv.service import Service
+    from fastkv.steps import Steps
     from fastkv.takeover import HandedOver
 
 # What is longer is worth compressing for a client that wants it so.
@@ -115,6 +117,7 @@ class WebSocket(Stalling):
         Raises:
             UnicodeDecodeError: the text is none.
             Refused: the connection has to end.
+            Unfinished: the frame takes steps, which may raise the two above.
         """
         raise NotImplementedError
 
@@ -273,7 +276,7 @@ class WebSocket(Stalling):
         data, at = self._unread, 0
         ended = False
         out: list[bytes] = []
-        due, room = 0, self._service.pipeline_limit
+        due, room = self._resume_work(out), self._service.pipeline_limit
         end = monotonic() + self._service.turn_seconds
         while not (self._deaf or self._stalled):
             found = None
@@ -386,8 +389,21 @@ class WebSocket(Stalling):
         self._counters[_MESSAGES] += 1
         try:
             return self._answer(first, payload)
+        except Unfinished as unfinished:
+            return self._begin_work(self._in_steps(unfinished.steps))
         except (UnicodeDecodeError, Refused) as error:
             return self._refusal(error)
+
+    def _in_steps(self, steps: Steps[bytes]) -> Steps[bytes]:
+        """A frame that takes steps, or what is sent instead of it."""
+        try:
+            return (yield from steps)
+        except (UnicodeDecodeError, Refused) as error:
+            return self._refusal(error)
+        except Exception as error:  # noqa: BLE001 - one connection's mistake must not reach the others
+            self._service.failure(error)
+            self.abort()
+            return b""
 
     def _refusal(self, error: UnicodeDecodeError | Refused) -> bytes:
         """The last frames after a message that ends its connection."""
