@@ -82,7 +82,7 @@ class Worker:
         self._preludes = Preludes(int(time.time()))
         self._clock_ms = arena_clock(store.offset_ms)
         self._hub = Hub(ring, board, board.number(row), settings)
-        self._events = Events(self._hub, ring.listening, store.removals, settings.keyspace_events, row)
+        self._events = Events(self._hub, store.removals, settings.keyspace_events, row)
         routes = Routes(store, settings, board, row, self._clock_ms, self._hub, self._events)
         open_wires(routes, settings)
         self._service = Service(store, settings, routes, board, row, self._preludes)

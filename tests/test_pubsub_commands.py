@@ -51,7 +51,7 @@ class Here:
         self.place = place
         self.store = store
         self.hub = place.hub(0)
-        self.events = Events(self.hub, place.ring.listening, store.removals, "AKE", place.board.rows[0])
+        self.events = Events(self.hub, store.removals, "AKE", place.board.rows[0])
         self.clock = HandClock()
         self.commands = Commands(
             store,

@@ -440,38 +440,48 @@ async def test_both_generations_of_a_reload_get_everything() -> None:
 
 # -- who listens to keys -----------------------------------------------------------------------------------
 
-LISTENS: list[tuple[bytes, bool, bool]] = [
-    (b"news", False, False),
-    (b"__keyspace@0__:k", False, True),
-    (b"__keyevent@0__:set", False, True),
-    (b"__keyevent@1__:set", False, False),
-    (b"*", False, False),
-    (b"*", True, True),
-    (b"?_key*", True, True),
-    (b"__key*", True, True),
-    (b"__keyspace@0__:user:*", True, True),
-    (b"__keyspace@0__:user", True, True),
-    (b"__key", True, False),
-    (b"", True, False),
-    (b"news.*", True, False),
-    (b"_\\_key*", True, True),
+# A channel or a pattern, whether it is a pattern, whether it may carry events of keys, and `expired` ones.
+LISTENS: list[tuple[bytes, bool, bool, bool]] = [
+    (b"news", False, False, False),
+    (b"__keyspace@0__:k", False, True, True),
+    (b"__keyevent@0__:set", False, True, False),
+    (b"__keyevent@0__:expired", False, True, True),
+    (b"__keyevent@0__:expired2", False, True, False),
+    (b"__keyevent@1__:set", False, False, False),
+    (b"*", False, False, False),
+    (b"*", True, True, True),
+    (b"?_key*", True, True, True),
+    (b"__key*", True, True, True),
+    (b"__keyspace@0__:user:*", True, True, True),
+    (b"__keyspace@0__:user", True, True, True),
+    (b"__keyevent@0__:*", True, True, True),
+    (b"__keyevent@0__:e*", True, True, True),
+    (b"__keyevent@0__:[de]*", True, True, True),
+    (b"__keyevent@0__:[ab]*", True, True, False),
+    (b"__keyevent@0__:expired", True, True, True),
+    (b"__keyevent@0__:set", True, True, False),
+    (b"__key", True, False, False),
+    (b"", True, False, False),
+    (b"news.*", True, False, False),
+    (b"_\\_key*", True, True, True),
 ]
 
 
-@pytest.mark.parametrize(("name", "pattern", "listens"), LISTENS)
+@pytest.mark.parametrize(("name", "pattern", "keys", "expired"), LISTENS)
 @in_loop
-async def test_what_may_be_about_keys(name: bytes, pattern: bool, listens: bool) -> None:
+async def test_what_may_be_about_keys(name: bytes, pattern: bool, keys: bool, expired: bool) -> None:
     with house() as place:
         (one,) = await hubs(place, 1)
         listener, other = Listener(), Listener()
+        words = place.ring.listening, place.ring.listening_expired
         one.subscribe(listener, name, pattern=pattern)
-        assert place.ring.listening[0] == listens
+        assert [word[0] for word in words] == [keys, expired]
         one.subscribe(other, name, pattern=pattern)
         one.unsubscribe(listener, name, pattern=pattern)
-        assert place.ring.listening[0] == listens
+        assert [word[0] for word in words] == [keys, expired]
         one.forget(other)
         await settled()
-        assert place.ring.listening[0] == 0
+        assert [word[0] for word in words] == [0, 0]
 
 
 # -- bounds ------------------------------------------------------------------------------------------------

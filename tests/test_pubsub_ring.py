@@ -179,11 +179,19 @@ def test_a_wakeup_that_nobody_sent_is_harmless(ring: Ring) -> None:
 
 
 def test_the_word_of_those_who_listen_counts_rows(ring: Ring) -> None:
-    assert ring.listening[0] == 0
-    for row, listens, count in ((0, True, 1), (2, True, 2), (2, True, 2), (0, False, 1), (2, False, 0)):
+    assert (ring.listening[0], ring.listening_expired[0]) == (0, 0)
+    for row, keys, expired, counts in (
+        (0, True, False, (1, 0)),
+        (2, True, True, (2, 1)),
+        (2, True, True, (2, 1)),
+        (0, False, False, (1, 1)),
+        (2, True, False, (1, 0)),
+        (2, False, False, (0, 0)),
+    ):
         with ring.locked():
-            ring.listen(row, listens=listens)
-        assert (ring.listening[0], ring.listens(row)) == (count, listens)
+            ring.listen(row, keys=keys, expired=expired)
+        assert (ring.listening[0], ring.listening_expired[0]) == counts
+        assert ring.listens(row) == (keys, expired)
 
 
 # -- deaths ------------------------------------------------------------------------------------------------
@@ -227,12 +235,12 @@ def test_death_at_each_step_of_listening_leaves_a_count_that_is_right_for_the_ne
 
             def change(ring: Ring = ring) -> None:
                 with ring.locked():
-                    ring.listen(0, listens=True)
+                    ring.listen(0, keys=True, expired=True)
 
             died = dies_at(at, change, "ring")
             with ring.locked():
                 pass
-            assert ring.listening[0] == ring.listens(0), at
+            assert (ring.listening[0], ring.listening_expired[0]) == ring.listens(0), at
         at += 1
     assert at > 15
 

@@ -86,7 +86,7 @@ class HubWorker(Worker):
         self.ring = Ring(1 << 20, 1, 1000)
         self.hub = Hub(self.ring, board, 0, chosen)
         self.hub.start(loop)
-        events = Events(self.hub, self.ring.listening, self.store.removals, "AKE", row)
+        events = Events(self.hub, self.store.removals, "AKE", row)
         self.routes = Routes(self.store, chosen, board, row, lambda: self.now_ms, self.hub, events)
         open_wires(self.routes, chosen)
         self.service = Service(self.store, chosen, self.routes, board, row, Preludes(0))
@@ -322,6 +322,20 @@ def test_what_one_worker_changes_is_told_by_all(server: Server) -> None:
             told = [client.event().rpartition(b":")[2] for _ in range(13)]
             assert sorted(told[:10]) == [b"set,key%d" % i for i in range(10)]
             assert told[10:] == [b"set,short", b"expire,short", b"expired,short"]
+
+
+def test_what_expires_among_many_that_live_on_is_told_soon(server: Server) -> None:
+    """Without anybody to hear of it the sweep would look again after a minute."""
+    for batch in range(2):
+        many = [["SET", f"long {batch} {i}", "v", "EX", 1000] for i in range(10_000)]
+        assert server.request("POST", "/pipeline", json.dumps(many)).status == 200
+    with streams(server, "/subscribe/__keyevent@0__:expired", 2) as clients:
+        for i in range(50):
+            run(server, "SET", f"brief {i}", "v", "PX", str(100 + 40 * i))
+        for client in clients:
+            told = [client.event() for _ in range(50)]
+            assert sorted(told) == sorted(b"message,__keyevent@0__:expired,brief %d" % i for i in range(50))
+    run(server, "FLUSHALL")
 
 
 def test_the_counts_follow_those_who_leave_and_workers_that_die() -> None:

@@ -31,6 +31,21 @@ def expire_all(store: Store, now_ms: int) -> int:
     raise AssertionError("it does not come to an end")
 
 
+@pytest.fixture
+def looks(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The looks of each sweep."""
+    made: list[int] = []
+    run = Sweep.run
+
+    def counting(*arguments: object, **named: object) -> Swept:
+        swept = run(*arguments, **named)  # type: ignore[arg-type]
+        made.append(swept.looks)
+        return swept
+
+    monkeypatch.setattr(Sweep, "run", counting)
+    return made
+
+
 # name: the size of the i-th value
 SIZES: dict[str, Callable[[int], int]] = {
     "small": lambda i: i % 100,
@@ -100,16 +115,7 @@ def test_the_newest_version_of_a_key_counts() -> None:
         assert all(value_of(store, b"kept %d" % i, now) == b"new" for i in range(50))
 
 
-def test_a_step_looks_at_a_bounded_number_of_records(monkeypatch: pytest.MonkeyPatch) -> None:
-    looks: list[int] = []
-    run = Sweep.run
-
-    def counting(*arguments: object, **named: object) -> Swept:
-        swept = run(*arguments, **named)  # type: ignore[arg-type]
-        looks.append(swept.looks)
-        return swept
-
-    monkeypatch.setattr(Sweep, "run", counting)
+def test_a_step_looks_at_a_bounded_number_of_records(looks: list[int]) -> None:
     now = HandClock()
     with open_store(16 * MIB, shards=None, segment_bytes=64 * KIB) as store:
         for i in range(60_000):
@@ -128,18 +134,9 @@ def test_a_step_looks_at_a_bounded_number_of_records(monkeypatch: pytest.MonkeyP
 
 @pytest.mark.parametrize("share", [0.1, 0.3, 0.9])
 def test_looking_costs_a_bounded_number_of_looks_for_each_that_expires(
-    share: float, monkeypatch: pytest.MonkeyPatch
+    share: float, looks: list[int]
 ) -> None:
     """Deadlines that pass one by one do not have a segment swept for each of them."""
-    looks: list[int] = []
-    run = Sweep.run
-
-    def counting(*arguments: object, **named: object) -> Swept:
-        swept = run(*arguments, **named)  # type: ignore[arg-type]
-        looks.append(swept.looks)
-        return swept
-
-    monkeypatch.setattr(Sweep, "run", counting)
     now = HandClock()
     with open_store(4 * MIB, shards=1, segment_bytes=64 * KIB) as store:
         count = 10_000
@@ -166,6 +163,90 @@ def test_a_single_one_among_many_that_live_on_is_gone_a_minute_later() -> None:
         now.now_ms += 60_000
         expire_all(store, now.now_ms)
         assert store.stats()["entries"] == 300
+
+
+# -- while `expired` events are waited for -------------------------------------------------------------------
+
+
+def want_expired(store: Store, *, wanted: bool = True) -> None:
+    word = memoryview(bytearray(8)).cast("Q")
+    word[0] = wanted
+    store.removals.wanted = store.removals.expired_wanted = word
+
+
+def noted_until(store: Store, now: HandClock, end_ms: int) -> dict[bytes, int]:
+    """Step as a worker does, each step a millisecond after one with more to do; when each key was noted."""
+    noted: dict[bytes, int] = {}
+    while now.now_ms < end_ms:
+        more = store.look_after(now)
+        noted |= {key: now.now_ms for _, key in store.removals.take()[0]}
+        now.now_ms += 1 if more else 50
+    return noted
+
+
+# name: the deadline of the i-th of 3,000 entries in ms, 0 for none
+DEADLINES: dict[str, Callable[[int], int]] = {
+    "spread": lambda i: 1 + i * 7919 % 6000,
+    "at once": lambda i: 3000,
+    "a few among many without": lambda i: 0 if i % 300 else 1 + i,
+    "a few among many later ones": lambda i: 86_400_000 if i % 300 else 1 + i,
+    "one after a long time": lambda i: 5500 if i == 7 else 86_400_000,
+}
+
+
+@pytest.mark.parametrize("shards", [1, 16])
+@pytest.mark.parametrize("name", DEADLINES)
+def test_what_expires_is_noted_within_a_second_if_that_is_waited_for(name: str, shards: int) -> None:
+    now = HandClock()
+    begin = now.now_ms
+    with open_store(8 * MIB, shards=shards, segment_bytes=64 * KIB) as store:
+        want_expired(store)
+        deadlines = {b"%d" % i: DEADLINES[name](i) for i in range(3000)}
+        for key, deadline_ms in deadlines.items():
+            store.put(key, b"", now, deadline_ms=deadline_ms and begin + deadline_ms)
+        noted = noted_until(store, now, begin + 7000)
+        assert noted.keys() == {key for key, deadline_ms in deadlines.items() if 0 < deadline_ms <= 6000}
+        assert max(at - begin - deadlines[key] for key, at in noted.items()) < 1000
+
+
+@pytest.mark.parametrize("shards", [1, 16])
+def test_who_begins_to_wait_for_it_waits_for_no_look_that_was_put_off(shards: int) -> None:
+    now = HandClock()
+    begin = now.now_ms
+    with open_store(8 * MIB, shards=shards, segment_bytes=64 * KIB) as store:
+        for i in range(3000):
+            store.put(b"first %d" % i, b"", now, deadline_ms=begin + 10)
+            store.put(b"%d" % i, b"", now, deadline_ms=begin + (86_400_000 if i % 500 else 20 + i))
+        assert noted_until(store, now, begin + 8000) == {}
+        assert store.stats()["entries"] > 3000 - 6  # some of the six wait for a look that is worth it
+        for _ in range(2):  # and a second time as well
+            put_off = store.stats()["entries"] - (3000 - 6)
+            want_expired(store)
+            assert len(noted_until(store, now, now.now_ms + 1000)) == put_off
+            assert store.stats()["entries"] == 3000 - 6
+            want_expired(store, wanted=False)
+            for i in range(6):
+                store.put(b"%d" % (500 * i), b"", now, deadline_ms=now.now_ms + 20 + i)
+            noted_until(store, now, now.now_ms + 8000)
+
+
+@pytest.mark.parametrize("looks_per_ms", [1, 10])
+def test_looking_for_what_expires_has_a_bound_however_many_there_are(
+    looks_per_ms: int, looks: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fastkv.store.expiry._PROMPT_LOOKS_PER_MS", looks_per_ms)
+    now = HandClock()
+    begin, seconds = now.now_ms, 20
+    with open_store(8 * MIB, shards=4, segment_bytes=64 * KIB) as store:
+        want_expired(store)
+        for i in range(20_000):
+            # One a second expires, and each segment has several.
+            deadline_ms = 1000 * (i // 200) if i % 200 == 0 else 86_400_000
+            store.put(b"%d" % i, b"some value", now, deadline_ms=begin + 1 + deadline_ms)
+        noted = noted_until(store, now, begin + seconds * 1000)
+        # Each was looked at once to begin with.
+        assert sum(looks) <= 2 * 20_000 + looks_per_ms * 1000 * seconds
+        assert len(noted) >= seconds / 2 * min(1, looks_per_ms / 10)
 
 
 def test_two_processes_give_back_what_has_expired() -> None:

@@ -37,7 +37,7 @@ from fastkv.http.rest import BODY_IS_VALUE, Resources
 from fastkv.http.snapshots import Snapshots
 from fastkv.http.urlform import key_of
 from fastkv.names import may_be_loopback
-from fastkv.pubsub.events import NOBODY, Events
+from fastkv.pubsub.events import Events
 from fastkv.stats import HIT, MISS, PUT, Column, Tally
 
 if TYPE_CHECKING:
@@ -129,7 +129,7 @@ class Routes:
             events: is told of each change; None where nobody wants to know.
         """
         self.hub = hub
-        self.events = events or Events(hub, NOBODY, store.removals, "", counters)
+        self.events = events or Events(hub, store.removals, "", counters)
         self.wanted = self.events.wanted
         self.store = store
         self._board = board

@@ -47,7 +47,6 @@ class Events:
     def __init__(
         self,
         hub: Hub | None,
-        listening: memoryview[int],
         removals: Removals,
         letters: str,
         counters: memoryview[int],
@@ -56,8 +55,7 @@ class Events:
 
         Args:
             hub: passes messages on; None where nothing is told.
-            listening: the ring's word of those who listen.
-            removals: the store's; it is told whether they are wanted.
+            removals: the store's; learns what is wanted from the ring's words.
             letters: which events are told, and on which channels, as ``keyspace_events`` has it.
             counters: this worker's row of the board.
         """
@@ -67,8 +65,8 @@ class Events:
         self._on_key = "K" in letters
         self._on_event = "E" in letters
         self._classes = frozenset("g$xe" if "A" in letters else letters)
-        self.wanted = listening if hub and letters else NOBODY
-        removals.wanted = self.wanted
+        self.wanted = removals.wanted = hub.listening if hub and letters else NOBODY
+        removals.expired_wanted = hub.listening_expired if hub and "x" in self._classes else NOBODY
 
     def notify(self, event: bytes, key: bytes) -> None:
         """Tell what happened to a key, if anybody listens.

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from fastkv.pubsub.subscriptions import may_be_about_keys
+from fastkv.pubsub.subscriptions import may_be_about_expired, may_be_about_keys
 from fastkv.pubsub.wire import build_counts, build_hello
 
 if TYPE_CHECKING:
@@ -52,8 +52,11 @@ class Herald:
             name: the channel or the pattern.
             pattern: whether it is one.
         """
-        if may_be_about_keys(name, pattern=pattern) and not self._ring.listens(self._row):
-            self._ring.listen(self._row, listens=True)
+        keys, expired = self._ring.listens(self._row)
+        self._listen(
+            keys=keys or may_be_about_keys(name, pattern=pattern),
+            expired=expired or may_be_about_expired(name, pattern=pattern),
+        )
         count = self._subscriptions.count(name, pattern=pattern) + 1
         self._append(build_counts(self._row, [(pattern, name, count)]))
         self._untold.discard((pattern, name))
@@ -75,19 +78,27 @@ class Herald:
             changed = [(p, name, subscriptions.count(name, pattern=p)) for p, name in self._untold]
             self._append(build_counts(self._row, changed))
             self._untold.clear()
-            if self._ring.listens(self._row) and not subscriptions.about_keys:
-                self._ring.listen(self._row, listens=False)
+            self._listen_to_own()
 
     def tell_all(self) -> None:
         """Tell all counts."""
         self._append(build_counts(self._row, self._subscriptions.counts(), complete=True))
         self._untold.clear()
-        self._ring.listen(self._row, listens=self._subscriptions.about_keys > 0)
+        self._listen_to_own()
 
     def hello(self) -> None:
         """Ask all others for their counts, and tell one's own."""
         self._ring.append(build_hello(self._row), None)
         self.tell_all()
+
+    def _listen_to_own(self) -> None:
+        """Say what this worker's subscriptions listen to."""
+        subscriptions = self._subscriptions
+        self._listen(keys=subscriptions.about_keys > 0, expired=subscriptions.about_expired > 0)
+
+    def _listen(self, *, keys: bool, expired: bool) -> None:
+        if self._ring.listens(self._row) != (keys, expired):
+            self._ring.listen(self._row, keys=keys, expired=expired)
 
     def _append(self, frames: Iterable[bytes]) -> None:
         """Append what nobody is woken for: who publishes reads it before that."""

@@ -38,7 +38,11 @@ _TURNS_TO_HELLO: Final = 4
 
 
 class Hub:
-    """The subscribers of one worker."""
+    """The subscribers of one worker.
+
+    Attributes:
+        listening, listening_expired: views of the ring's words of these names.
+    """
 
     __slots__ = (
         "_board",
@@ -54,6 +58,8 @@ class Hub:
         "_subscriptions",
         "_turn_due",
         "_turns_to_hello",
+        "listening",
+        "listening_expired",
     )
 
     def __init__(self, ring: Ring, board: Board, row: int, settings: Settings) -> None:
@@ -66,6 +72,8 @@ class Hub:
             settings: the bounds.
         """
         self._ring = ring
+        self.listening = ring.listening
+        self.listening_expired = ring.listening_expired
         self._board = board
         self._row = row
         self._counters = board.rows[row]
@@ -386,11 +394,11 @@ class Hub:
             if words[Column.STATE] == State.NONE:
                 if row in known:
                     self._census.forget(row)
-                if self._ring.listens(row):
+                if any(self._ring.listens(row)):
                     with self._ring.locked():
                         # Its successor says hello with the lock held, and speaks for itself from then on.
                         if words[Column.STATE] == State.NONE:
-                            self._ring.listen(row, listens=False)
+                            self._ring.listen(row, keys=False, expired=False)
 
     def _hello(self) -> None:
         """Ask all others for their counts.

@@ -20,14 +20,19 @@ if TYPE_CHECKING:
 
 _WORD: Final = 8
 # The shared words, each on a cache line of its own: where the next frame begins; what lies before it is gone;
-# how many rows listen. Two words follow for each row.
+# how many rows listen to keys; how many of these to keys that expire. Some words follow for each row.
 _HEAD: Final = 0
 _TAIL: Final = 8
 _LISTENING: Final = 16
-_ROWS: Final = 24
+_LISTENING_EXPIRED: Final = 24
+_ROWS: Final = 32
 _ROW_WORDS: Final = 2
 _STATE: Final = 0
 _LISTENS: Final = 1
+
+# What a row listens to.
+_KEYS: Final = 1
+_EXPIRED: Final = 2
 
 _LENGTH_BYTES: Final = 4
 
@@ -54,8 +59,9 @@ class Ring:
     Attributes:
         wakeups: an eventfd for each row; readable when its reader was woken.
         most_bytes: the longest frame.
-        listening: a view of one word: how many rows listen. Above 0 somebody may want to know what happens
-            to entries; whoever changes one looks at nothing else before that.
+        listening: a view of one word: how many rows have subscriptions to what happens to keys. While it is 0
+            a writer looks at nothing else.
+        listening_expired: the same of subscriptions that may match `expired` events.
     """
 
     __slots__ = (
@@ -66,6 +72,7 @@ class Ring:
         "_size",
         "_words",
         "listening",
+        "listening_expired",
         "most_bytes",
         "wakeups",
     )
@@ -85,6 +92,7 @@ class Ring:
         self._locks = LockTable([lock_wait_ms])
         (self._lock,) = self._locks.locks
         self.listening = self._words[_LISTENING : _LISTENING + 1]
+        self.listening_expired = self._words[_LISTENING_EXPIRED : _LISTENING_EXPIRED + 1]
         self.most_bytes = memory_bytes // _PARTS - _LENGTH_BYTES
         self.wakeups = [os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC) for _ in range(rows)]
 
@@ -175,19 +183,21 @@ class Ring:
         """
         self._words[_ROWS + row * _ROW_WORDS + _STATE] = _WAITS if waits else _IDLE
 
-    def listen(self, row: int, *, listens: bool) -> None:
-        """Say whether a row listens; see ``listening``.
+    def listen(self, row: int, *, keys: bool, expired: bool) -> None:
+        """Say what a row listens to; see ``listening`` and ``listening_expired``.
 
         Args:
             row: the row.
-            listens: whether it does.
+            keys: whether it has subscriptions to what happens to keys.
+            expired: whether some of them may match `expired` events.
         """
-        self._words[_ROWS + row * _ROW_WORDS + _LISTENS] = listens
+        self._words[_ROWS + row * _ROW_WORDS + _LISTENS] = keys * _KEYS | expired * _EXPIRED
         self._count_listening()
 
-    def listens(self, row: int) -> bool:
-        """Whether a row listens. May be asked without the lock."""
-        return bool(self._words[_ROWS + row * _ROW_WORDS + _LISTENS])
+    def listens(self, row: int) -> tuple[bool, bool]:
+        """What a row listens to: keys, and those that expire. May be asked without the lock."""
+        listens = self._words[_ROWS + row * _ROW_WORDS + _LISTENS]
+        return bool(listens & _KEYS), bool(listens & _EXPIRED)
 
     # -- without it --------------------------------------------------------------------------------------
 
@@ -203,6 +213,7 @@ class Ring:
     def close(self) -> None:
         """Unmap the memory in this process, and close the descriptors."""
         self.listening.release()
+        self.listening_expired.release()
         self._words.release()
         self._mem.close()
         for wakeup in self.wakeups:
@@ -215,7 +226,9 @@ class Ring:
         self._words[_ROWS + row * _ROW_WORDS + _STATE] = _WOKEN
 
     def _count_listening(self) -> None:
-        self._words[_LISTENING] = sum(self._words[_ROWS + _LISTENS :: _ROW_WORDS].tolist())
+        listens = self._words[_ROWS + _LISTENS :: _ROW_WORDS].tolist()
+        self._words[_LISTENING] = sum(bool(row & _KEYS) for row in listens)
+        self._words[_LISTENING_EXPIRED] = sum(bool(row & _EXPIRED) for row in listens)
 
     def _write(self, at: int, data: bytes) -> None:
         """Write bytes at some count of all that were ever written, over the ring's end where they meet it."""

@@ -20,6 +20,7 @@ KEYSPACE: Final = b"__keyspace@0__:"
 """What the channels begin with that tell what happens to a key."""
 KEYEVENT: Final = b"__keyevent@0__:"
 """What the channels begin with that tell to which keys something happens."""
+_EXPIRED_CHANNEL: Final = KEYEVENT + b"expired"
 
 
 class _Table:
@@ -61,10 +62,20 @@ class Subscriptions:
     Attributes:
         total: how many there are.
         name_bytes: how long the names are together, each counted once.
-        about_keys: how many of them may bring messages about keys.
+        about_keys: how many of them may bring events of keys.
+        about_expired: how many of these may bring `expired` events.
     """
 
-    __slots__ = ("_channels", "_fits", "_patterns", "_wants", "about_keys", "name_bytes", "total")
+    __slots__ = (
+        "_channels",
+        "_fits",
+        "_patterns",
+        "_wants",
+        "about_expired",
+        "about_keys",
+        "name_bytes",
+        "total",
+    )
 
     def __init__(self) -> None:
         # What each wants: channels, patterns.
@@ -75,6 +86,7 @@ class Subscriptions:
         self.total = 0
         self.name_bytes = 0
         self.about_keys = 0
+        self.about_expired = 0
 
     def __contains__(self, subscriber: Subscriber) -> bool:
         return subscriber in self._wants
@@ -114,6 +126,7 @@ class Subscriptions:
                 self._fits[name] = Glob(name).matches
         self.total += 1
         self.about_keys += may_be_about_keys(name, pattern=pattern)
+        self.about_expired += may_be_about_expired(name, pattern=pattern)
 
     def remove(self, subscriber: Subscriber, name: bytes, *, pattern: bool) -> None:
         """Note the end of a subscription that there was."""
@@ -127,6 +140,7 @@ class Subscriptions:
                 del self._fits[name]
         self.total -= 1
         self.about_keys -= may_be_about_keys(name, pattern=pattern)
+        self.about_expired -= may_be_about_expired(name, pattern=pattern)
 
     def targets(self, channel: bytes) -> Iterator[tuple[bytes | None, tuple[Subscriber, ...]]]:
         """Who gets a message.
@@ -148,16 +162,34 @@ class Subscriptions:
 
 
 def may_be_about_keys(name: bytes, *, pattern: bool) -> bool:
-    """Whether a channel tells of keys, or a pattern may fit one that does.
+    """Whether a channel carries events of keys, or a pattern may match one that does.
 
     Args:
         name: the channel or the pattern.
         pattern: whether it is one.
     """
+    return _may_begin_with(KEYSPACE, name, pattern=pattern) or _may_begin_with(
+        KEYEVENT, name, pattern=pattern
+    )
+
+
+def may_be_about_expired(name: bytes, *, pattern: bool) -> bool:
+    """Whether `expired` events may come by a channel, as by that of a key, or by a pattern.
+
+    Args:
+        name: the channel or the pattern.
+        pattern: whether it is one.
+    """
+    if _may_begin_with(KEYSPACE, name, pattern=pattern):
+        return True
+    return Glob(name).matches(_EXPIRED_CHANNEL) if pattern else name == _EXPIRED_CHANNEL
+
+
+def _may_begin_with(beginning: bytes, name: bytes, *, pattern: bool) -> bool:
+    """Whether a channel begins with something, or a pattern may match one that does."""
     if not pattern:
-        return name.startswith((KEYSPACE, KEYEVENT))
+        return name.startswith(beginning)
     glob = Glob(name)
     if glob.is_literal:
-        return glob.prefix.startswith((KEYSPACE, KEYEVENT))
-    beginnings = KEYSPACE, KEYEVENT
-    return any(glob.prefix.startswith(about) or about.startswith(glob.prefix) for about in beginnings)
+        return glob.prefix.startswith(beginning)
+    return glob.prefix.startswith(beginning) or beginning.startswith(glob.prefix)

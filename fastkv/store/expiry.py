@@ -1,9 +1,12 @@
-"""Giving back what has expired, although nobody asks for it.
+"""Sweep of expired entries: their space comes back although no client reads them.
 
-Each segment says when it has to be looked at, each shard when the first of its segments has. A step sweeps a
-bounded number of records, so that a million entries that expire at once hold up nobody: whoever calls it
-again and again decides how much time it may take. A reader never needs it, because it looks at the deadline
-itself.
+Each segment says when it has to be looked at, each shard when the first of its segments has. A step looks at
+a bounded number of records, so a million entries that expire at once hold up no client: the caller decides
+how often it steps. Reads do not depend on the sweep, because they look at the deadline themselves.
+
+The sweep has two paces. As a rule a segment is looked at again when that is worth it: an expired entry costs
+16 looks at most, and may stay for a minute. While subscriptions wait for `expired` events, a segment is
+looked at half a second after the last look, and a process spends 200,000 looks a second on that at most.
 """
 
 from __future__ import annotations
@@ -27,16 +30,20 @@ if TYPE_CHECKING:
     from fastkv.store.shard import Shard
     from fastkv.store.sweep import Sweep
 
-# A step looks at so many records: 0.2 ms if they live on, 0.5 ms if they have all expired.
+# A step looks at this many records: 0.2 ms if they live on, 0.5 ms if they have all expired.
 _LOOKS: Final = 512
-# A segment costs so many looks besides those at its records: to find them, and to give it back.
+# To find a segment and to give it back costs as much as this many records.
 _SEGMENT_LOOKS: Final = 16
-# One in so many of a segment's records, or of those that have a deadline, expires before it is looked at
-# again, so that each costs 16 looks at most. But ...
+# One of 16 records of a segment, or of 4 that have a deadline, expires before the segment is looked at again,
+# so an expired entry costs 16 looks at most. But ...
 _RECORDS_SHARE: Final = 16
 _DEADLINES_SHARE: Final = 4
-# ... it does not take longer than this after the first of them did: what has gone is to be seen as gone.
+# ... it is looked at no later than this after the first of them has expired: its space is to come back.
 _DUE_MS: Final = 60_000
+# While `expired` events are waited for: the time from one look at a segment to the next, and the looks that a
+# process may spend on them, a tenth of its CPU. With more records than that the next look comes later.
+_PROMPT_MS: Final = 500
+_PROMPT_LOOKS_PER_MS: Final = 200
 
 
 class Expiry:
@@ -48,10 +55,13 @@ class Expiry:
         "_location",
         "_next",
         "_records",
+        "_removals",
         "_segments",
         "_shards",
+        "_spent_until_ms",
         "_stamp",
         "_sweep",
+        "_to_hasten",
         "_words",
     )
 
@@ -68,6 +78,7 @@ class Expiry:
             guard: holds a shard's lock.
         """
         self._words = arena.words
+        self._removals = arena.removals
         self._shards = shards
         self._segments = segments
         self._sweep = sweep
@@ -76,6 +87,10 @@ class Expiry:
         # In the midst of the segment with this stamp: where, the records before it and their deadlines.
         self._stamp = self._location = self._records = 0
         self._deadlines: list[int] = []
+        # The prompt pace: shards whose segments may be due later than it wants, None while it is off; and the
+        # time up to which the looks that it may take are spent.
+        self._to_hasten: list[Shard] | None = None
+        self._spent_until_ms = 0.0
 
     def step(self, now_ms: int) -> bool:
         """Look at some records that may have expired.
@@ -91,6 +106,8 @@ class Expiry:
         """
         if self._next is None:  # each process begins elsewhere
             self._next = randrange(len(self._shards))
+        if self._hasten(now_ms):
+            return True
         for _ in self._shards:
             shard = self._shards[self._next]
             if 0 < self._words[shard.header + SH_DUE] <= now_ms:
@@ -99,6 +116,33 @@ class Expiry:
                 return True
             self._next = (self._next + 1) % len(self._shards)
         return False
+
+    def _hasten(self, now_ms: int) -> bool:
+        """Keep the pace that is wanted; as the prompt one begins, bring forward what is due too late for it.
+
+        A shard at a time, and the next one once the looks at it are paid for.
+
+        Returns:
+            Whether a shard was brought forward.
+        """
+        if not self._removals.expired_wanted[0]:
+            self._to_hasten = None
+            return False
+        if self._to_hasten is None:
+            self._to_hasten = list(self._shards)
+        words, waiting = self._words, self._to_hasten
+        while waiting and not words[waiting[-1].header + SH_DUE]:
+            waiting.pop()  # none of its entries has a deadline
+        if not waiting or self._spent_until_ms > now_ms:
+            return False
+        shard = waiting[-1]
+        with self._guard.holding(shard):
+            for segment in self._log(shard):
+                due = self._segments.row(segment) + SEG_DUE
+                if words[due] > now_ms + _PROMPT_MS:
+                    words[due] = words[shard.header + SH_DUE] = now_ms
+        waiting.pop()
+        return True
 
     def _expire(self, shard: Shard, now_ms: int) -> None:
         """Sweep segments of a shard that are due, as long as the step lasts."""
@@ -152,16 +196,25 @@ class Expiry:
         if not swept.location:
             self._stamp = 0
             if words[row + SEG_STAMP] == stamp:
-                words[row + SEG_DUE] = _next_due(self._records, self._deadlines, now_ms)
+                words[row + SEG_DUE] = self._next_due(now_ms)
         return swept.looks
 
+    def _next_due(self, now_ms: int) -> int:
+        """When to look again at a segment that was looked through, in milliseconds; 0 for never."""
+        due = _economical_due(self._records, self._deadlines, now_ms)
+        if self._to_hasten is None or not due:
+            return due
+        spent = (self._records + _SEGMENT_LOOKS) / _PROMPT_LOOKS_PER_MS
+        self._spent_until_ms = max(self._spent_until_ms, now_ms) + spent
+        return min(due, max(self._deadlines[0], now_ms + _PROMPT_MS, int(self._spent_until_ms)))
 
-def _next_due(records: int, deadlines: list[int], now_ms: int) -> int:
-    """When to look at a segment again: not for each of its records, lest looking costs more than it gives.
+
+def _economical_due(records: int, deadlines: list[int], now_ms: int) -> int:
+    """When a look at a segment is worth it: several of its records have expired by then.
 
     Args:
         records: how many there are, dead or alive.
-        deadlines: those that have not passed.
+        deadlines: those that have not passed; sorted in place.
         now_ms: now.
 
     Returns:

@@ -20,14 +20,16 @@ class Removals:
 
     Attributes:
         wanted: a view of a word; as long as it is 0 nothing is noted.
+        expired_wanted: a view of a word; as long as it is not 0 the sweep looks for expired entries soon
+            after their deadlines instead of when it costs least.
         noted: the event and the key of each, in order.
         lost: how many there was no room for.
     """
 
-    __slots__ = ("lost", "noted", "wanted")
+    __slots__ = ("expired_wanted", "lost", "noted", "wanted")
 
     def __init__(self) -> None:
-        self.wanted = memoryview(bytes(8)).cast("Q")
+        self.wanted = self.expired_wanted = memoryview(bytes(8)).cast("Q")
         self.noted: list[tuple[bytes, bytes]] = []
         self.lost = 0
 
