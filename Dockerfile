@@ -22,7 +22,7 @@ ENV PATH=/opt/fastkv/bin:$PATH
 RUN python -c "import fastkv.cli, fastkv.health, fastkv.kernel.applying, fastkv.launch, tomllib"
 ENV PYTHONDONTWRITEBYTECODE=1 \
     PYTHONUNBUFFERED=1 \
-    FASTKV_HOST=0.0.0.0
+    FASTKV_HOST=::
 # A number is known not to be root's without a look into the image. It owns no file.
 USER 7171:7171
 WORKDIR /

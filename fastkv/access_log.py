@@ -23,6 +23,7 @@ import orjson
 
 from fastkv.connection import Connection
 from fastkv.errors import StartError
+from fastkv.names import client_address
 from fastkv.stats import Column
 
 if TYPE_CHECKING:
@@ -174,7 +175,7 @@ class LoggedConnection(Connection):
     def _note(self, began_ns: int, line: bytes, version: bytes, reply: bytes) -> None:
         if not self._peer:
             name = self._transport.get_extra_info("peername") if self._transport is not None else None
-            self._peer = str(name[0]) if isinstance(name, tuple) else "-"
+            self._peer = client_address(str(name[0])) if isinstance(name, tuple) else "-"
         self._access_log.note(
             Noted(
                 began_ns,

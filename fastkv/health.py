@@ -18,6 +18,7 @@ from urllib.parse import urlsplit
 
 from fastkv import __version__
 from fastkv.errors import FastKVError, SettingsError
+from fastkv.machine import has_ipv6_loopback
 from fastkv.names import DEFAULT_PORTS, parse_address
 from fastkv.options import Hosts, Option, Seconds, SocketPath, UnfitError, quote
 from fastkv.settings import CONFIG_VARIABLE, OPTIONS, Settings
@@ -182,7 +183,8 @@ def server_address(flags: Mapping[str, Any], env: Mapping[str, str], config: Pat
             "--port: 0 takes a free port when the server starts; "
             "give the one that its first line names, with --port or --url."
         )
-    host = _reachable(settings.host[0])
+    # Without a host the server has 127.0.0.1 in any case.
+    host = _reachable(settings.host[0] if settings.host else "127.0.0.1")
     if settings.tls_cert is not None:
         return Address("https", host, settings.port, str(settings.tls_cert))
     return Address("http", host, settings.port)
@@ -299,7 +301,13 @@ def _ask(address: Address, token: str | None) -> int | None:
 
 def _reachable(host: str) -> str:
     """Return a host that one can connect to where a server listens on this one."""
-    return {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(parse_address(host) or host, host)
+    match parse_address(host):
+        case "0.0.0.0":
+            return "127.0.0.1"
+        case "::":
+            # It takes IPv4 as well, or stands for 0.0.0.0, where there is no ::1.
+            return "::1" if has_ipv6_loopback() else "127.0.0.1"
+    return host
 
 
 def name_of_status(status: int) -> str:

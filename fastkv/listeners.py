@@ -26,17 +26,20 @@ import os
 import socket
 import stat
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
+from fastkv.addresses import BindAddress, resolve
 from fastkv.errors import StartError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
     from fastkv.settings import Settings
 
 
+# Of --port 0: ports that are free on one address and in use on another.
+_MOST_REFUSED_PORTS: Final = 100
 _TCP_NOTSENT_LOWAT: Final = 25  # linux/tcp.h; the socket module has no name for it
 
 
@@ -44,15 +47,13 @@ class _Reserved(NamedTuple):
     """An address that this process holds.
 
     Attributes:
-        host: what the settings call it.
-        family: AF_INET or AF_INET6.
-        address: as bind() takes it, with the port.
-        probe: a socket that is bound to it, and never listens.
+        address: the address.
+        port: the port.
+        probe: a socket that is bound to both, and never listens.
     """
 
-    host: str
-    family: int
-    address: tuple[Any, ...]
+    address: BindAddress
+    port: int
     probe: socket.socket
 
 
@@ -82,45 +83,15 @@ class Listeners:
         self._scheme = "https" if settings.tls_cert else "http"
         self._unix_mode = int(settings.unix_mode, 8)
         try:
-            port = settings.port
-            for host in settings.host:
-                port = self._reserve_tcp(host, port)
+            self._reserved = _reserve(resolve(settings.host), settings.port)
+            for address, port, _ in self._reserved:
+                shown = f"[{address.ip}]" if ":" in address.ip else address.ip
+                self.addresses.append(f"{self._scheme}://{shown}:{port}")
             if settings.unix is not None:
                 self._reserve_unix(settings.unix)
         except BaseException:
             self.close()
             raise
-
-    def _reserve_tcp(self, host: str, port: int) -> int:
-        """Bind a socket to each address of a host.
-
-        With SO_REUSEPORT alone a second server would quietly share the port: this bind asks for the port
-        without it. The socket is held and never listens, so it takes no connection from the workers.
-
-        Args:
-            host: a name or an address.
-            port: 0 for any; then the first address chooses for all.
-
-        Returns:
-            The port.
-        """
-        try:
-            found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-        except (OSError, UnicodeError) as error:
-            raise StartError(f"--host: '{host}' is no address of this machine ({error}).") from None
-        for family, _, _, _, address in dict.fromkeys(found):
-            where = (address[0], port, *address[2:])
-            if any(where == reserved.address for reserved in self._reserved):
-                continue  # two names of one address
-            try:
-                probe = _bound(family, where, reuse_port=False)
-            except OSError as error:
-                raise StartError(_why_not(host, port, error)) from None
-            port = probe.getsockname()[1]
-            self._reserved.append(_Reserved(host, family, (address[0], port, *address[2:]), probe))
-            shown = f"[{address[0]}]" if ":" in str(address[0]) else address[0]
-            self.addresses.append(f"{self._scheme}://{shown}:{port}")
-        return port
 
     def _reserve_unix(self, path: Path) -> None:
         """Make the Unix socket. It listens at once: a second server removes one that nobody listens on."""
@@ -152,16 +123,15 @@ class Listeners:
         Raises:
             StartError: an address cannot be listened on after all.
         """
-        for reserved in self._reserved:
-            host, (_, port, *_) = reserved.host, reserved.address
+        for address, port, _ in self._reserved:
             try:
                 for sockets in self.by_worker:
-                    listener = _bound(reserved.family, reserved.address, reuse_port=True)
+                    listener = address.bound(port, reuse_port=True)
                     sockets.append(listener)
                     _set_for_connections(listener, self._settings)
                     listener.listen(backlog)
             except OSError as error:
-                raise StartError(_why_not(host, port, error)) from None
+                raise StartError(_why_not(address.host, port, error)) from None
         if self._unix_listener is not None:
             self._unix_listener.listen(backlog)
             for sockets in self.by_worker:
@@ -200,22 +170,42 @@ class Listeners:
             yield from sockets
 
 
-def _bound(family: int, address: tuple[object, ...], *, reuse_port: bool) -> socket.socket:
-    made = socket.socket(family, socket.SOCK_STREAM)
+def _reserve(addresses: Sequence[BindAddress], wanted: int) -> list[_Reserved]:
+    """Bind a socket to each address, all at the same port.
+
+    With SO_REUSEPORT alone a second server would quietly share the port: this bind asks for the port without
+    it. The sockets are held and never listen, so they take no connection from the workers.
+
+    Args:
+        addresses: where.
+        wanted: the port; 0 for one that is free on all addresses.
+
+    Returns:
+        What is held.
+
+    Raises:
+        StartError: an address or the port cannot be had.
+    """
+    refused: list[_Reserved] = []  # held, so that the next try gets another port
     try:
-        made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        if reuse_port:
-            made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-        if family == socket.AF_INET6:
-            made.setsockopt(
-                socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1
-            )  # so that 0.0.0.0 can be given as well
-        made.setblocking(False)
-        made.bind(address)
-    except BaseException:
-        made.close()
-        raise
-    return made
+        while True:
+            port = wanted
+            reserved: list[_Reserved] = []
+            try:
+                for address in addresses:
+                    probe = address.bound(port)
+                    port = probe.getsockname()[1]
+                    reserved.append(_Reserved(address, port, probe))
+            except OSError as error:
+                refused += reserved
+                in_use = error.errno == errno.EADDRINUSE and reserved and not wanted
+                if not in_use or len(refused) > _MOST_REFUSED_PORTS:
+                    raise StartError(_why_not(address.host, port, error)) from None
+            else:
+                return reserved
+    finally:
+        for held in refused:
+            held.probe.close()
 
 
 def _set_for_connections(listener: socket.socket, settings: Settings) -> None:

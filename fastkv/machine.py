@@ -1,4 +1,4 @@
-"""What this process may use of the machine: CPUs and memory, control groups counted.
+"""What this process may use of the machine: CPUs and memory, control groups counted, and IPv6.
 
 A container's limit sits in a control group, its own or any ancestor, and every one of them binds. Both
 generations are read: version 2, version 1, and the two side by side. What cannot be read is taken as no
@@ -9,6 +9,7 @@ Sources: cgroups(7), proc_pid_mountinfo(5), and the kernel's admin-guide/cgroup-
 
 import os
 import re
+import socket
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
@@ -57,6 +58,25 @@ def usable_memory_bytes(root: Path = ROOT, total: int | None = None) -> int:
         texts = (_read(group / name) for name in ("memory.max", "memory.high", "memory.limit_in_bytes"))
         limits.extend(int(text) for text in texts if text.isdecimal())
     return min(limits)
+
+
+def has_ipv6() -> bool:
+    """Whether sockets of IPv6 can be made; in some containers they cannot."""
+    try:
+        socket.socket(socket.AF_INET6, socket.SOCK_STREAM).close()
+    except OSError:
+        return False
+    return True
+
+
+def has_ipv6_loopback() -> bool:
+    """Whether the machine has the address ::1."""
+    try:
+        with socket.socket(socket.AF_INET6, socket.SOCK_STREAM) as probe:
+            probe.bind(("::1", 0))
+    except OSError:
+        return False
+    return True
 
 
 def _groups(root: Path, controller: str) -> Iterator[Path]:

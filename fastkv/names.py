@@ -71,6 +71,16 @@ def is_local_name(host: str) -> bool:
     return host == "localhost" or host.endswith(".localhost")
 
 
+def client_address(text: str) -> str:
+    """Return the address of a client as it would write it itself.
+
+    Args:
+        text: What the socket says. One that takes both families says ``::ffff:192.0.2.1`` for an IPv4 client
+            (RFC 4291, 2.5.5.2).
+    """
+    return text.removeprefix("::ffff:") if "." in text else text
+
+
 def may_be_loopback(host: str) -> bool:
     """True for a loopback address, and for a name, which may be one of such an address.
 

@@ -262,10 +262,13 @@ class Hosts(Several):
     def _normal(self, text: str) -> str | None:
         bare = text[1:-1] if text.startswith("[") and text.endswith("]") else text
         try:
-            fits = ipaddress.ip_address(bare).version == 6 or bare == text
+            address = ipaddress.ip_address(bare)
         except ValueError:
-            fits = _HOST_NAME.fullmatch(text) is not None
-        return bare if fits else None
+            return text if _HOST_NAME.fullmatch(text) else None
+        if isinstance(address, ipaddress.IPv6Address):
+            # ::ffff:127.0.0.1 is an IPv4 address (RFC 4291, 2.5.5.2).
+            return str(address.ipv4_mapped) if address.ipv4_mapped else bare
+        return bare if bare == text else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -357,7 +360,9 @@ class Option:
         Raises:
             SettingsError: It is not allowed.
         """
-        if self.auto and (raw is None or (isinstance(raw, str) and raw.strip().lower() == AUTO)):
+        # A flag that may be repeated gives a list.
+        only = raw[0] if isinstance(raw, list) and len(raw) == 1 else raw
+        if self.auto and (only is None or (isinstance(only, str) and only.strip().lower() == AUTO)):
             return None
         try:
             return self.kind.parse(raw)

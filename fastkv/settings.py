@@ -60,7 +60,11 @@ class Settings:
         SettingsError: A value is out of its bounds, or two of them do not go together.
     """
 
-    host: tuple[str, ...] = _option(Hosts(), "Address to listen on.", default=("127.0.0.1",))
+    host: tuple[str, ...] = _option(
+        Hosts(),
+        "Address to listen on; 0.0.0.0 for all of IPv4, :: for all of both families.",
+        auto="127.0.0.1, and ::1 where the machine has it",
+    )
     port: int = _option(
         Whole(0, 65535, metavar="PORT"), "TCP port to listen on; 0 takes a free one.", default=7171
     )
@@ -307,6 +311,7 @@ class Settings:
         for option in OPTIONS:
             object.__setattr__(self, option.field, option.parse(getattr(self, option.field), option.flag))
         found: dict[str, Callable[[], object]] = {
+            "host": _loopback_addresses,
             "workers": lambda: min(machine.usable_cpus(), _MOST_WORKERS),
             "memory_bytes": lambda: _quarter(machine.usable_memory_bytes()),
             "state_dir": default_state_directory,
@@ -463,6 +468,11 @@ def default_state_directory() -> Path:
         return Path("~/.local/state/fastkv").expanduser()
     except RuntimeError:  # a user without a home, as in a container
         return Path("/var/lib/fastkv")
+
+
+def _loopback_addresses() -> tuple[str, ...]:
+    """Return what the name localhost may stand for on this machine."""
+    return ("127.0.0.1", "::1") if machine.has_ipv6_loopback() else ("127.0.0.1",)
 
 
 def _quarter(memory_bytes: int) -> int:

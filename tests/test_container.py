@@ -87,7 +87,7 @@ def test_its_variables_are_settings() -> None:
     ours = {name: value for name, value in variables.items() if name.startswith("FASTKV_")}
     assert ours.keys() <= {option.variable for option in OPTIONS}
     settings = Settings.load({}, ours)
-    assert settings.host == ("0.0.0.0",)
+    assert settings.host == ("::",)
     assert of("EXPOSE") == [str(settings.port)] == [str(DEFAULTS.port)]
 
 

@@ -297,7 +297,8 @@ def test_a_unix_socket(tmp_path: Path) -> None:
 )
 def test_the_ready_line(settings: dict[str, Any], pattern: str) -> None:
     with running(**settings) as server:
-        assert re.fullmatch(rf"fastkv serves http://127\.0\.0\.1:{server.port} {pattern}", server.ready)
+        addresses = rf"http://127\.0\.0\.1:{server.port}(, http://\[::1\]:{server.port})?"
+        assert re.fullmatch(rf"fastkv serves {addresses} {pattern}", server.ready)
         assert server.port not in (0, 7171)
         assert (
             server.request("GET", "/version").body

@@ -17,15 +17,16 @@ KB, MB, GB = 1 << 10, 1 << 20, 1 << 30
 
 @pytest.fixture(autouse=True)
 def made_up_machine(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Six CPUs, 10 GiB and root, whatever the tests run on."""
+    """Six CPUs, 10 GiB, ::1 and root, whatever the tests run on."""
     monkeypatch.setattr(os, "geteuid", lambda: 0)
     monkeypatch.setattr(machine, "usable_cpus", lambda: 6)
     monkeypatch.setattr(machine, "usable_memory_bytes", lambda: 10 * GB)
+    monkeypatch.setattr(machine, "has_ipv6_loopback", lambda: True)
 
 
 def test_the_defaults() -> None:
     assert dataclasses.asdict(Settings()) == {
-        "host": ("127.0.0.1",),
+        "host": ("127.0.0.1", "::1"),
         "port": 7171,
         "unix": None,
         "workers": 6,
@@ -181,6 +182,13 @@ def test_an_empty_path_takes_back_a_socket() -> None:
     assert Settings.load({"unix": ""}, {"FASTKV_UNIX": "x.sock"}).unix is None
 
 
+def test_without_ipv6_the_default_is_the_loopback_address_of_ipv4(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine, "has_ipv6_loopback", lambda: False)
+    assert Settings().host == ("127.0.0.1",)
+    for flags, env in (({"host": ["auto"]}, {}), ({"host": "AUTO"}, {}), ({}, {"FASTKV_HOST": "auto"})):
+        assert Settings.load(flags, env).host == ("127.0.0.1",)
+
+
 def test_several_hosts_in_each_source(tmp_path: Path) -> None:
     config = tmp_path / "x.toml"
     for text in ('host = ["127.0.0.1", "::1"]', 'host = "127.0.0.1,::1"'):
@@ -205,7 +213,9 @@ def test_the_body_has_room_for_escapes_whatever_the_sizes() -> None:
 
 
 SWITCH_ALLOWED = "allowed: true, false, yes, no, on, off, 1 or 0."
-HOST_ALLOWED = "allowed: IPv4 and IPv6 addresses and host names, several of them separated by commas."
+HOST_ALLOWED = (
+    "allowed: IPv4 and IPv6 addresses and host names, several of them separated by commas, or auto."
+)
 NO_FILE = "'no.toml' cannot be read (No such file or directory); allowed: a TOML file."
 TOO_LITTLE = (
     "--memory {} is too little for --max-value-bytes {}: a value may take a quarter of the memory; "
