@@ -137,7 +137,7 @@ class Expiry:
             return False
         shard = waiting[-1]
         with self._guard.holding(shard):
-            for segment in self._log(shard):
+            for segment in self._segments.log(shard.header):
                 due = self._segments.row(segment) + SEG_DUE
                 if words[due] > now_ms + _PROMPT_MS:
                     words[due] = words[shard.header + SH_DUE] = now_ms
