@@ -32,6 +32,7 @@ from store_helpers import (
 from xxhash import xxh3_64_intdigest
 
 from fastkv.errors import StoreBusy
+from fastkv.steps import finish
 from fastkv.store import Retime, Store
 from fastkv.store.datafile import DataDirectory
 from fastkv.store.layout import (
@@ -237,6 +238,28 @@ def test_death_at_any_point_leaves_all_or_nothing(name: str, modules: str, strid
         assert died > 30
         assert seen == {True, False}
         assert one_by_one(store) == after
+
+
+@pytest.mark.parametrize(("modules", "stride"), [("commit index.merge transactions", 3), ("*", 31)])
+def test_death_while_shards_are_flushed_one_by_one_leaves_each_entry_or_none(
+    modules: str, stride: int
+) -> None:
+    with open_store(shards=SHARDS) as store:
+        prepare(store)
+        died = 0
+        for at in deaths(store, lambda: finish(store.flush_in_steps()), modules, stride):
+            died += 1
+            found = LOOKS[died % len(LOOKS)](store)
+            assert all(found[key] in (BEFORE[key], None) for key in KEYS), f"opcode {at}"
+            assert store.check() == [], f"opcode {at}"
+            for key in KEYS:
+                store.put(key, b"next", clock)
+            assert one_by_one(store) == dict.fromkeys(KEYS, (b"next", 0))
+            finish(store.flush_in_steps())
+            assert one_by_one(store) == EMPTY
+            assert store.check() == [], f"opcode {at}"
+        assert died > 20
+        assert one_by_one(store) == EMPTY
 
 
 @pytest.mark.parametrize("name", OPERATIONS)

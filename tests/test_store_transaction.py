@@ -330,8 +330,9 @@ def test_accesses_inside_count() -> None:
 # -- everything ----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("flush", [lambda store: store.flush(), lambda store: finish(store.flush_in_steps())])
 @pytest.mark.parametrize("count", [0, 10, 3000])
-def test_a_store_that_was_emptied_has_all_its_room(count: int) -> None:
+def test_a_store_that_was_emptied_has_all_its_room(count: int, flush: Callable[[Store], int]) -> None:
     with open_store(2 * MIB, shards=4) as store:
         free, pages = store.stats()["segments_free"], store.stats()["index_pages"]
         last = 0
@@ -340,12 +341,26 @@ def test_a_store_that_was_emptied_has_all_its_room(count: int) -> None:
                 last = max(store.put(b"%d" % i, payload(i, i % 300), clock), last)
             if count:
                 store.put(b"large", LARGE, clock, deadline_ms=NOW_MS + 1)
-            assert store.flush() == store.stats()["entries"] + (count + 1 if count else 0)
+            assert flush(store) == store.stats()["entries"] + (count + 1 if count else 0)
             assert content(store) == {}
             assert (store.stats()["segments_free"], store.stats()["index_pages"]) == (free, pages)
             assert store.check() == []
         assert store.put(b"1", b"", clock) > (last if count else 0)
         assert (store.stats()["dropped"], store.stats()["repairs"]) == (0, 0)
+
+
+def test_what_is_put_between_the_steps_of_a_flush_stays_where_its_shard_is_empty() -> None:
+    with open_store(2 * MIB, shards=4) as store:
+        for i in range(1000):
+            store.put(b"%d" % i, b"old", clock)
+        steps = store.flush_in_steps()
+        next(steps)
+        assert 0 < store.entries() < 1000
+        empty = [key for key in map(b"%d".__mod__, range(1000)) if store.get(key, clock) is None]
+        store.put(empty[0], b"new", clock)
+        finish(steps)
+        assert content(store) == {empty[0]: b"new"}
+        assert store.check() == []
 
 
 # -- room ----------------------------------------------------------------------------------------------------
