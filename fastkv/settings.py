@@ -148,7 +148,7 @@ class Settings:
     )
     batch_seconds: float = _option(
         Seconds(0.01, 3600),
-        "Time that commands which come together may take; then no further one of them is executed.",
+        "Longest time that a transaction may take; a longer one fails as a whole.",
         default=2.0,
     )
     max_reply_bytes: int = _option(
@@ -158,7 +158,7 @@ class Settings:
     )
     max_keys: int = _option(
         Whole(1, 1 << 40),
-        "Entries that KEYS looks through, some microseconds each; in a larger store it is refused.",
+        "Entries that KEYS looks through, in steps; in a larger store it is refused.",
         default=1_000_000,
     )
     pubsub_memory_bytes: int = _option(
