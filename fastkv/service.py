@@ -117,7 +117,6 @@ class Service:
         self.preludes = preludes
         # A request that is answered from the memo is not looked at, and cannot be logged.
         memo_bytes = 0 if settings.access_log is not None else settings.memo_bytes
-        self.get_plain, self.get_together = plain_gets(routes, preludes, settings.max_pipeline)
         self.memo = Memo(memo_bytes, preludes.kinds[KEEP_ALIVE])
         # Payloads of messages, and the frames that answer them; they are no requests, and never logged.
         self.message_memo = Memo(settings.memo_bytes, {200: b""})
@@ -127,6 +126,9 @@ class Service:
             settings.max_body_bytes or 0,
             settings.max_fields,
             accepts=self.access.accepts,
+        )
+        self.get_plain, self.get_together = plain_gets(
+            routes, preludes, settings.max_pipeline, self.fast.max_line
         )
         self.put_plain = plain_put(routes, preludes, self.fast.before_bodies)
         self.flow = Flow(settings, counters)

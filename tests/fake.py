@@ -189,14 +189,13 @@ class Worker:
     """
 
     def __init__(self, store: Store | None = None, **settings: Any) -> None:
-        chosen = Settings(
-            workers=1,
-            memory_bytes=1 << 20,
-            max_key_bytes=MAX_KEY_BYTES,
-            max_value_bytes=MAX_VALUE_BYTES,
-            max_output_bytes=MAX_OUTPUT_BYTES,
-            **settings,
-        )
+        limits = {
+            "memory_bytes": 1 << 20,
+            "max_key_bytes": MAX_KEY_BYTES,
+            "max_value_bytes": MAX_VALUE_BYTES,
+            "max_output_bytes": MAX_OUTPUT_BYTES,
+        }
+        chosen = Settings(workers=1, **limits | settings)
         self.now_ms = 1_000_000
         self.store = store or Store(1 << 20)
         board = Board(1)

@@ -884,12 +884,10 @@ async def test_no_continue_for_what_is_refused() -> None:
     worker = Worker()
     client = worker.client()
     head = b"POST /put HTTP/1.1\r\nHost: a\r\nContent-Length: 9999999\r\nExpect: 100-continue\r\n\r\n"
-    assert client.ask(head) == error("413 Content Too Large", "The request body is too large.", b"", CLOSE)
+    assert client.ask(head).startswith(b"HTTP/1.1 413 Content Too Large\r\n" + CLOSE)
     client = worker.client()
     refused = client.ask(put(PAIR, b"Expect: 200-ok\r\n"))
-    assert refused == error(
-        "417 Expectation Failed", "Only the expectation 100-continue is known.", b"", CLOSE
-    )
+    assert refused.startswith(b"HTTP/1.1 417 Expectation Failed\r\n" + CLOSE)
     worker.verify()
 
 

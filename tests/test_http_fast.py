@@ -36,8 +36,8 @@ def test_a_batch_shares_one_head(parser: FastParser) -> None:
     [
         b"GET /a b", b"GET /a\xff", b"get /a", b"GET /a\r\nGET /b", b"GET", b"", b"GET /#", b"GET a",
         b" GET /a",
-        b"GET /a HTTP/1.0\r\nX: y", b"GET /\n", b"\nGET /", b"GET /" + b"a" * 1100, b"a",
-        b"/",
+        b"GET /a HTTP/1.0\r\nX: y", b"GET /\n", b"\nGET /", b"GET /" + b"a" * 1100, b"a", b"/",
+        b"GET /[", b"GET /{}", b"GET /|",
     ],
 )  # fmt: skip
 def test_a_batch_ends_before_the_first_odd_line(parser: FastParser, odd: bytes) -> None:

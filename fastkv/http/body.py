@@ -162,7 +162,12 @@ class ChunkedBody(Body):
         size = (end or len(data) + 1) - at
         framing = self._framing + max(0, size if self._in_trailers else size - MAX_SIZE_DIGITS - len(_CRLF))
         if framing > self._max_framing:
-            raise HttpError(431, "The chunk extensions or trailers are too large.", close=True)
+            raise HttpError(
+                431,
+                f"Chunk extensions and trailers have more than {self._max_framing} bytes; "
+                "--max-head-bytes allows more.",
+                close=True,
+            )
         if not end:
             return at
         if data[end - 2 : end] != _CRLF:
@@ -185,7 +190,7 @@ class ChunkedBody(Body):
             raise _malformed()
         size = int(match[1], 16)
         if len(self.content) + size > self._max_bytes:
-            raise too_large()
+            raise too_large(self._max_bytes)
         if size:
             self._left = size + len(_CRLF)
         else:
@@ -199,7 +204,11 @@ class ChunkedBody(Body):
             raise HttpError(400, "A trailer field must not frame the message.", close=True)
         self._fields += 1
         if self._fields > self._max_fields:
-            raise HttpError(431, "The trailer section has too many fields.", close=True)
+            raise HttpError(
+                431,
+                f"The trailer section has more than {self._max_fields} fields; --max-fields allows more.",
+                close=True,
+            )
 
 
 class _Witness:
@@ -246,9 +255,11 @@ class _Seen:
         self.complete = True
 
 
-def too_large() -> HttpError:
-    """The refusal of a body that is out of bounds."""
-    return HttpError(413, "The request body is too large.", close=True)
+def too_large(max_bytes: int) -> HttpError:
+    """The refusal of a body that is longer than `max_bytes`."""
+    return HttpError(
+        413, f"The request body has more than {max_bytes} bytes; --max-body-bytes allows more.", close=True
+    )
 
 
 def _malformed() -> HttpError:

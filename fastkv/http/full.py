@@ -42,8 +42,8 @@ class FullParser:
     Limits are counted here, so that the same bytes get the same answer however they are split.
 
     Args:
-        max_head_bytes: Bytes of request line and header section together (431); the line has half of them
-            (414).
+        max_head_bytes: Bytes of request line and header section together, all line ends included (431); the
+            line alone may have all of them (414).
         max_body_bytes: Bytes of a body, declared or arrived (413).
         max_fields: Fields of a header section (431).
         secure: The connection is secured: an https URL may be asked for (421 otherwise).
@@ -211,14 +211,23 @@ class FullParser:
 
     def _check_head_size(self, data: bytes, at: int, line_bytes: int) -> None:
         """Refuse a line before it is complete if its end, one LF away at best, is out of bounds."""
-        longest = self._max_head // 2 + 2
+        longest = self._max_head
         if not self.line and line_bytes > longest:
-            # Without a space it is not the target that is too long; whether it is a method nobody can say.
+            # Without a space it is not the target that is too long, and may be no method either.
             if data.find(b" ", at, at + longest) < 0:
                 raise HttpError(400, "This is not an HTTP request.", close=True)
-            raise HttpError(414, "The request line is too long.", close=True)
-        if self._head_bytes + line_bytes > self._max_head:
-            raise HttpError(431, "The header section is too large.", close=True)
+            raise HttpError(
+                414,
+                f"The request line has more than {longest} bytes; --max-head-bytes allows more.",
+                close=True,
+            )
+        if self._head_bytes + line_bytes > longest:
+            raise HttpError(
+                431,
+                f"Request line and header section exceed {longest} bytes together; "
+                "--max-head-bytes allows more.",
+                close=True,
+            )
 
     def _begin(self, line: bytes) -> None:
         """Read a request line, or the empty line that may precede it."""
@@ -233,7 +242,11 @@ class FullParser:
     def _add_field(self, line: bytes) -> None:
         """Read a field line."""
         if len(self._fields) == self._max_fields:
-            raise HttpError(431, "The header section has too many fields.", close=True)
+            raise HttpError(
+                431,
+                f"The header section has more than {self._max_fields} fields; --max-fields allows more.",
+                close=True,
+            )
         self._fields.append(parse_field(line))
 
     def _end_head(self, head: Head, arrived_bytes: int) -> None:
@@ -245,7 +258,7 @@ class FullParser:
                 refuses it as well, and the connection can go on.
         """
         if head.content_length > self._max_body:
-            raise too_large()
+            raise too_large(self._max_body)
         most = self._max_body
         if self._judge is not None and (head.chunked or head.content_length > arrived_bytes):
             most = min(most, self._judge(self.line, head))

@@ -39,19 +39,22 @@ _ENCODED_KEY: Final = bytes(ord("a") if byte in b"%+" else PLAIN_KEY[byte] for b
 _MOST_TOGETHER: Final = 64
 
 
-def plain_gets(routes: Routes, preludes: Preludes, most: int) -> tuple[GetPlain, GetTogether]:
+def plain_gets(routes: Routes, preludes: Preludes, most: int, max_line: int) -> tuple[GetPlain, GetTogether]:
     """Make the short ways of a worker.
 
     Args:
         routes: for the store, the clock, the limits and the tally; ``source`` is set as ``get`` does.
         preludes: what replies begin with.
         most: how many may be answered before others have a turn.
+        max_line: ``FastParser.max_line``; a longer line is left to the full parser, which counts the whole
+            head.
 
     Returns:
         ``get_plain`` and ``get_together``.
     """
     get, get_small, clock = routes.store.get, routes.store.get_small, routes.clock
-    tally, max_key = routes.tally.counts, routes.max_key
+    max_raw = max_line - len(GET_LINE)
+    tally, max_key = routes.tally.counts, min(routes.max_key, max_raw)
     heads, kept_alive, not_found = preludes.hits, preludes.kinds[KEEP_ALIVE], KEY_NOT_FOUND[1]
     join = b"".join
     most = min(most, _MOST_TOGETHER)
@@ -109,7 +112,7 @@ def plain_gets(routes: Routes, preludes: Preludes, most: int) -> tuple[GetPlain,
             HttpError: 400 for a malformed escape.
             StoreBusy: as ``Routes.get``.
         """
-        if not raw.translate(_ENCODED_KEY).isalnum():
+        if len(raw) > max_raw or not raw.translate(_ENCODED_KEY).isalnum():
             return None
         key = decode_percent(raw.replace(b"+", b" "))
         if len(key) > max_key:

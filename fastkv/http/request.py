@@ -30,10 +30,15 @@ Fields: TypeAlias = tuple[Field, ...]
 TOKEN_BYTES: Final = frozenset(
     b"!#$%&'*+-.^_`|~0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 )
+TARGET_BYTES: Final = frozenset(
+    b"!$%&'()*+,-./:;=?@_~0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
+)
+"""What path and query of a URL consist of (RFC 3986, 3.3 and 3.4); all else has to be percent-encoded."""
 _TOKEN = bytes(byte if byte in TOKEN_BYTES else 0x20 for byte in range(256))
 _NAME = _TOKEN.lower()
-_TARGET = bytes(byte if 0x20 < byte < 0x7F and byte != ord("#") else 0x20 for byte in range(256))
+_TARGET = bytes(byte if byte in TARGET_BYTES else 0x20 for byte in range(256))
 _SPACE = 0x20
+_EXPECTATIONS: Final = frozenset({b"100-continue"})
 
 _forbidden_in_value = re.compile(rb"[^\t\x20-\x7e\x80-\xff]").search
 _match_version = re.compile(rb"HTTP/([0-9])\.([0-9])").fullmatch
@@ -142,10 +147,13 @@ def parse_request_line(line: bytes, *, secure: bool = False) -> tuple[bytes, byt
     if version is None:
         raise _refused("The protocol version is malformed.")
     if version[1] != b"1":
-        raise HttpError(505, "Only HTTP/1.1 and HTTP/1.0 are spoken here.", close=True)
-    if not target or _SPACE in target.translate(_TARGET):
-        raise _refused("The request target is malformed.")
+        raise HttpError(505, "This server supports HTTP/1.1 and HTTP/1.0 only.", close=True)
     target, authority = _origin_form(method, target, secure)
+    odd = target.translate(_TARGET).find(_SPACE)
+    if odd >= 0:
+        raise _refused(
+            f"The request target has the byte 0x{target[odd]:02X} as it is; write it as %{target[odd]:02X}."
+        )
     return method + b" " + target, authority, b"1.0" if version[2] == b"0" else b"1.1"
 
 
@@ -304,13 +312,17 @@ def _parse_transfer_encoding(version: bytes, values: list[bytes]) -> bool:
 
 def _parse_expect(version: bytes, values: list[bytes]) -> bool:
     """Return True where the client expects 100; one of HTTP/1.0 cannot (RFC 9110, 10.1.1)."""
-    if any(value.lower() != b"100-continue" for value in values):
-        raise HttpError(417, "Only the expectation 100-continue is known.", close=True)
-    return bool(values) and version != b"1.0"
+    expectations = {member for member in _parse_list(values) if member}
+    if not expectations <= _EXPECTATIONS:
+        raise HttpError(417, "The only expectation that this server meets is 100-continue.", close=True)
+    return bool(expectations) and version != b"1.0"
 
 
 def _parse_list(values: list[bytes]) -> list[bytes]:
-    """Return the members of a list that one field or several hold, in lower case (RFC 9110, 5.6.1)."""
+    """Return the members of a list that one field or several hold, in lower case (RFC 9110, 5.6.1).
+
+    Empty members, which a recipient has to ignore, are among them.
+    """
     return [member.strip(b" \t").lower() for value in values for member in value.split(b",")]
 
 

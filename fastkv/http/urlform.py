@@ -8,14 +8,14 @@ import re
 from typing import Final
 from urllib.parse import unquote_to_bytes
 
-from fastkv.http.request import HttpError
+from fastkv.http.request import TARGET_BYTES, HttpError
 
 _bad_escape = re.compile(rb"%(?![0-9A-Fa-f]{2})").search
 
 # Maps each byte that stands for itself in a query and in JSON to a letter and all else to a space, so that
 # `translate().isalnum()` says in 55 ns whether a key is plain and not empty.
 PLAIN_KEY: Final = bytes(
-    ord("a") if (0x20 < byte < 0x7F and byte not in b'"\\#%&+=') else 0x20 for byte in range(256)
+    ord("a") if byte in TARGET_BYTES and byte not in b"%&+=" else 0x20 for byte in range(256)
 )
 """See above."""
 

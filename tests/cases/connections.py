@@ -95,8 +95,14 @@ _PERSISTENCE = (
 )
 
 _BAD_EXPECTATIONS = (
-    b"200-ok", b"", b"100", b"100-continue, x", b"x, 100-continue", b"100-continue=1", b"100-continued",
-    b"100 continue", b'"100-continue"', b"100-continue;a=b",
+    b"200-ok", b"100", b"100-continue, x", b"100-continue x", b", x", b"x, 100-continue",
+    b"100-continue=1", b"100-continued", b"100 continue", b'"100-continue"', b"100-continue;a=b",
+)  # fmt: skip
+
+_EXPECTATION_LISTS = (
+    b"Expect: 100-continue,\r\n", b"Expect: ,100-continue\r\n", b"Expect: , 100-Continue ,\t,\r\n",
+    b"Expect: 100-continue, 100-CONTINUE\r\n", b"Expect: 100-continue\r\nExpect:\r\n",
+    b"Expect:\r\nExpect: 100-continue\r\n",
 )  # fmt: skip
 
 _EXPECTATIONS = (
@@ -116,6 +122,27 @@ _EXPECTATIONS = (
         b"a",
     ),
     good_fields("expectation without a body", "RFC 9110, 10.1.1", _EXPECT, fast=False),
+    *(
+        good(
+            f"expectation list {fields.decode()!r}",
+            "RFC 9110, 5.6.1",
+            PUT + LENGTH + fields + b"\r\n" + BODY,
+            PUT_LINE,
+            BODY,
+        )
+        for fields in _EXPECTATION_LISTS
+    ),
+    *(
+        good(
+            f"empty expectation {fields.decode()!r}",
+            "RFC 9110, 5.6.1",
+            PUT + LENGTH + fields + b"\r\n" + BODY,
+            PUT_LINE,
+            BODY,
+            fast=True,
+        )
+        for fields in (b"Expect:\r\n", b"Expect: ,\r\n", b"Expect: , \t,\r\nExpect:\r\n")
+    ),
     good(
         "expectation of an empty body",
         "RFC 9110, 10.1.1",

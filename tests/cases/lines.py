@@ -1,8 +1,12 @@
 """The request line: method, white space, version, line ends (RFC 9112, 2.2 to 3.1)."""
 
-from cases.case import GET, GOOD, HOST, MAX_HEAD_BYTES, Case, bad, bad_line, good, good_line, last
+from cases.case import GET, GOOD, HOST, MAX_HEAD_BYTES, Case, bad, bad_line, good, good_line, half, last
 
-_LONGEST = MAX_HEAD_BYTES // 2
+# A head of as many bytes as may be, and the one beyond, by the letters in its target.
+_FILL = MAX_HEAD_BYTES - len(b"GET / HTTP/1.1\r\n" + HOST + b"\r\n")
+# The longest line that the fast parser takes, and the longest that any does.
+_FAST_FILL = MAX_HEAD_BYTES // 2 - len(b"GET / HTTP/1.1\r\n")
+_LINE_FILL = MAX_HEAD_BYTES - len(b"GET / HTTP/1.1\r\n")
 
 _ODD_METHODS = (
     b"get", b"Get", b"GETT", b"BREW", b"M-SEARCH", b"TRACE", b"PRI", b"G", b"!#$%&'*+-.^_`|~09",
@@ -28,8 +32,8 @@ _METHODS = (
     bad_line("method with NUL", "RFC 9110, 9.1", b"GE\0T / HTTP/1.1"),
     bad_line("method with 8 bits", "RFC 9110, 9.1", b"G\xcb\x86T / HTTP/1.1"),
     bad_line("method with a control byte", "RFC 9110, 9.1", b"GET\x1b / HTTP/1.1"),
-    bad_line("method that never ends", "RFC 9112, 3.1", b"A" * 1500 + b" / HTTP/1.1"),
-    bad("method without an end", "RFC 9112, 3.1", b"A" * 1100),
+    bad_line("method that never ends", "RFC 9112, 3.1", b"A" * (MAX_HEAD_BYTES + 1) + b" / HTTP/1.1"),
+    bad("method without an end", "RFC 9112, 3.1", b"A" * (MAX_HEAD_BYTES + 1)),
     bad_line("two requests in a line", "RFC 9112, 3", b"GET / HTTP/1.1 GET / HTTP/1.1"),
     bad_line("words before", "RFC 9112, 3", b"Extra lineGET / HTTP/1.1"),
 )
@@ -109,11 +113,18 @@ _ENDS = (
 )
 
 _SIZES = (
-    good_line("longest line", "RFC 9112, 3", b"GET /" + b"a" * (_LONGEST - 14)),
-    bad_line("line too long", "RFC 9110, 15.5.15", b"GET /" + b"a" * (_LONGEST - 13) + b" HTTP/1.1", 414),
-    bad_line("line much too long", "RFC 9110, 15.5.15", b"GET /" + b"a" * 2500 + b" HTTP/1.1", 414),
-    bad("line without an end", "RFC 9110, 15.5.15", b"GET /" + b"a" * 1100, 414),
-    bad_line("HEAD too long", "RFC 9110, 15.5.15", b"HEAD /" + b"a" * 1100 + b" HTTP/1.1", 414),
+    good_line("line a byte below half", "RFC 9112, 3", b"GET /" + b"a" * (_FAST_FILL - 1), fast=True),
+    good_line("line of half of the head", "RFC 9112, 3", b"GET /" + b"a" * _FAST_FILL, fast=True),
+    good_line("line a byte above half", "RFC 9112, 3", b"GET /" + b"a" * (_FAST_FILL + 1)),
+    good_line("longest head but a byte, by its line", "RFC 9112, 3", b"GET /" + b"a" * (_FILL - 1)),
+    good_line("longest head by its line", "RFC 9112, 3", b"GET /" + b"a" * _FILL),
+    bad_line("head too long by its line", "RFC 6585, 5", b"GET /" + b"a" * (_FILL + 1) + b" HTTP/1.1", 431),
+    bad_line("line of all of the head", "RFC 6585, 5", b"GET /" + b"a" * _LINE_FILL + b" HTTP/1.1", 431),
+    bad_line("line too long", "RFC 9110, 15.5.15", b"GET /" + b"a" * (_LINE_FILL + 1) + b" HTTP/1.1", 414),
+    bad_line("line much too long", "RFC 9110, 15.5.15", b"GET /" + b"a" * 4500 + b" HTTP/1.1", 414),
+    bad("line without an end", "RFC 9110, 15.5.15", b"GET /" + b"a" * (MAX_HEAD_BYTES - 5), 414),
+    half("longest line, no end yet", "RFC 9110, 15.5.15", b"GET /" + b"a" * (MAX_HEAD_BYTES - 6)),
+    bad_line("HEAD too long", "RFC 9110, 15.5.15", b"HEAD /" + b"a" * MAX_HEAD_BYTES + b" HTTP/1.1", 414),
 )
 
 CASES: tuple[Case, ...] = _METHODS + _SPACES + _VERSIONS + _ENDS + _SIZES

@@ -2,7 +2,9 @@
 
 from cases.case import HOST, Case, bad, bad_line, good, good_line
 
-_VISIBLE = b"GET /a|b\"<>\\^`{}~%zz?&[]@!$'()*+,;=:"
+_ALLOWED = b"GET /-._~!$&'()*+,;=:@/azAZ09?-._~!$&'()*+,;=:@/?azAZ09"
+# Visible, and in no URL: they have to be percent-encoded.
+_ODD = b'"<>\\^`{}|[]'
 
 CASES: tuple[Case, ...] = (
     good_line("root", "RFC 9112, 3.2.1", b"GET /", fast=True),
@@ -10,8 +12,20 @@ CASES: tuple[Case, ...] = (
     good_line("slashes and a colon", "RFC 9112, 3.2.1", b"GET //a:80@b/", fast=True),
     good_line("question marks", "RFC 9112, 3.2.1", b"GET /x?a?b=?", fast=True),
     good_line("empty query", "RFC 9112, 3.2.1", b"GET /x?", fast=True),
-    # No URI has these bytes, but browsers and people send some of them, and nobody reads another end for it.
-    good_line("odd but visible", "RFC 9112, 3.2", _VISIBLE, fast=True),
+    good_line("every byte of a target", "RFC 3986, 3.3", _ALLOWED, fast=True),
+    *(
+        bad_line(f"raw {chr(odd)} in {place}", "RFC 9112, 3.2", line % odd + b" HTTP/1.1")
+        for odd in _ODD
+        for place, line in {
+            "a path": b"GET /a%cb",
+            "a key": b"GET /get?key=a%cb",
+            "a key, alone": b"GET /get?key=%c",
+            "an encoded key": b"GET /get?key=%%41%c",
+            "a key of /kv/": b"PUT /kv/a%c",
+            "a name of a query": b"HEAD /get?a%c=b&key=c",
+            "absolute form": b"GET http://a/b%c",
+        }.items()
+    ),
     good_line("escapes", "RFC 3986, 2.1", b"GET /%00%0d%0a%20HTTP/1.1%zz%", fast=True),
     good_line("overlong UTF-8 in escapes", "RFC 3986, 2.1", b"GET /%c0%af", fast=True),
     good_line("GET in the target", "RFC 9112, 3.2.1", b"GET /GET/", fast=True),
@@ -61,6 +75,7 @@ CASES: tuple[Case, ...] = (
     bad_line("absolute form, large port", "RFC 3986, 3.2.3", b"GET http://a:65536/ HTTP/1.1"),
     bad_line("absolute form, user", "RFC 9110, 4.2.4", b"GET http://a@b/ HTTP/1.1"),
     bad_line("absolute form, user and password", "RFC 9110, 4.2.4", b"GET http://a:b@c/ HTTP/1.1"),
+    bad_line("absolute form, brackets behind the host", "RFC 3986, 3.2.2", b"GET http://a[1]/ HTTP/1.1"),
     bad_line("absolute form, backslash in the host", "RFC 3986, 3.2.2", b"GET http://a\\b/ HTTP/1.1"),
     bad_line("absolute form, fragment", "RFC 9112, 3.2.2", b"GET http://a/#b HTTP/1.1"),
     bad_line("asterisk for GET", "RFC 9112, 3.2.4", b"GET * HTTP/1.1"),
