@@ -19,7 +19,7 @@ def put(asked: Asked, count: int) -> list[bytes]:
 
 
 def walk(asked: Asked, options: str) -> list[bytes]:
-    """All that SCAN tells, call by call."""
+    """All that SCAN returns, call by call, to a client that keeps the cursor in a double."""
     found: list[bytes] = []
     cursor, calls = b"0", 0
     while cursor != b"0" or not calls:
@@ -27,7 +27,7 @@ def walk(asked: Asked, options: str) -> list[bytes]:
         assert isinstance(reply, list)
         assert isinstance(reply[0], bytes)
         assert isinstance(reply[1], list)
-        cursor, calls = reply[0], calls + 1
+        cursor, calls = b"%d" % float(reply[0]), calls + 1
         for key in reply[1]:
             assert isinstance(key, bytes)
             found.append(key)
@@ -85,8 +85,18 @@ def test_the_number_of_entries_is_that_of_the_keys(asked: Asked) -> None:
 
 
 def test_a_cursor_that_is_none_is_an_error(asked: Asked) -> None:
-    for cursor in ("1", "x", "-1", "18446744073709551615", "99999999999999999999"):
+    put(asked, 600)
+    for cursor in ("1", "x", "-1", "1.0", "1e3", "18446744073709551615", "99999999999999999999", "0" * 21):
         assert error(asked.run(f"SCAN {cursor}")) == "ERR invalid cursor"
+
+
+def test_leading_zeros_of_a_cursor_say_nothing(asked: Asked) -> None:
+    put(asked, 600)
+    first = asked.run("SCAN 0")
+    assert asked.run("SCAN 00000") == first
+    assert isinstance(first, list)
+    assert isinstance(first[0], bytes)
+    assert asked.run(f"SCAN 000{first[0].decode()}") == asked.run(f"SCAN {first[0].decode()}")
 
 
 def test_a_pattern_that_is_too_long_is_an_error(asked: Asked) -> None:

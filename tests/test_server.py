@@ -226,6 +226,28 @@ def _names(directory: Path) -> list[str]:
     return [entry.name for entry in directory.iterdir() if entry.is_symlink()]
 
 
+@pytest.mark.parametrize("fresh", range(10))
+def test_a_client_that_keeps_a_cursor_in_a_double_finds_every_key_once(fresh: int) -> None:
+    keys = [f"k{fresh}:{i}" for i in range(800)]
+    with (
+        running(workers=2) as server,
+        closing(http.client.HTTPConnection(server.host, server.port)) as client,
+    ):
+
+        def run(*words: str) -> Any:
+            client.request("POST", "/", json.dumps(words))
+            return json.loads(client.getresponse().read())["result"]
+
+        run("MSET", *(word for key in keys for word in (key, "v")))
+        found: list[str] = []
+        cursor = -1.0
+        while cursor:
+            told, some = run("SCAN", f"{max(cursor, 0.0):.14g}")
+            cursor = float(told)
+            found += some
+        assert sorted(found) == sorted(keys)
+
+
 def test_pipelined_requests_are_answered_in_order(server: Server) -> None:
     requests = b"".join(
         b"PUT /put HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body)

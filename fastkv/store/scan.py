@@ -1,18 +1,18 @@
 """Walking through all entries, a bounded piece at a time, while others write.
 
 In: a cursor, 0 to begin with. Out: some entries, and the cursor to go on with, 0 once all were looked at. A
-cursor is all that there is of a walk: nobody has to keep or to end it, and any process may go on.
+cursor is the whole state of a walk: no process keeps one or has to end one, and any process continues it.
 
-An entry that is there from the first call to the last is returned at least once, as with Redis' SCAN. A
-cursor is a place in the order of shard, tag and slot. As long as an entry is there its slot keeps its place
-in the page, whatever becomes of its record; only a split takes it elsewhere, into a page that covers higher
-tags than what is left of the old one. So behind a cursor lies nothing that was not returned: who was in the
-page that is being walked through when it was split is met again in the new one, or for the first time.
+An entry that exists from the first call to the last is returned at least once, as with Redis' SCAN. A
+cursor is a place in the order of shard, tag and slot (``cursors``). As long as an entry exists its slot keeps
+its place in the page, even when its record moves; only a split moves the slot, into a page that covers higher
+tags than what is left of the old one. So no entry moves behind a cursor: one that stood in a page when that
+was split in the middle of a walk through it is met in the new page, again or for the first time.
 
 Slots are read as ``Reader`` reads them, without a lock: word → copy of the record → word unchanged; and the
 shard's sequence even and unchanged over each few slots, because a split that is under way, or whose owner
 died in it, is no state to walk through. (While it goes on, the order of its stores would do: what a page
-covers is said before a slot is blanked, and read after the slots.)
+covers is written before a slot is blanked, and read after the slots.)
 A record is verified by its checksum, since what is copied out of here may be kept for long.
 Where stores may be seen out of their order (``VerifyingReader``) each few slots are read under the lock.
 """
@@ -20,16 +20,14 @@ Where stores may be seen out of their order (``VerifyingReader``) each few slots
 from __future__ import annotations
 
 import struct
-from hashlib import sha256
 from typing import TYPE_CHECKING, Final, Protocol
 
 from xxhash import xxh3_64_intdigest
 
-from fastkv.errors import WrongCursor
+from fastkv.store.cursors import Cursors, Place
 from fastkv.store.layout import (
     BUCKET_WORDS,
     SEG_COVERS,
-    TAG_BITS,
     TAG_MASK,
     TAG_SHIFT,
     WORD,
@@ -61,20 +59,12 @@ Scanned = tuple[bytes, bytes, int, int, int]
 ENTRY_OVERHEAD: Final = 16
 """What an entry counts for besides its key and value, in bytes."""
 
-# A cursor: which store, shard, tag, place in the page. With the 12 bits of the shard these are 63.
-_PLACE_BITS: Final = 15
-_SHARD_AT: Final = _PLACE_BITS + TAG_BITS
-_STORE_AT: Final = _SHARD_AT + 12
-_STORE_BITS: Final = 20
-_LARGEST: Final = (1 << _STORE_AT + _STORE_BITS) - 1
-
-# So many slots are looked at, and if need be read under the lock, in one go; and so often for each call.
+# Slots that are looked at, and if need be read under the lock, in one step; a page that holds nothing is one
+# step, too. After so many steps a call begins no further page; the page that it has begun it finishes.
 _CHUNK_WORDS: Final = 256
 _CHUNKS: Final = 128
 _TRIES: Final = 4
 _ANY_SIZE: Final = 1 << 62
-
-_Place = tuple[int, int, int]
 
 
 class Holder(Protocol):
@@ -88,6 +78,8 @@ class Scanner:
     """Walks through the entries of a store."""
 
     __slots__ = (
+        "_blank",
+        "_cursors",
         "_directory",
         "_guard",
         "_index",
@@ -99,7 +91,6 @@ class Scanner:
         "_segments",
         "_sequences_at",
         "_shards",
-        "_store",
         "_version_mask",
         "_words",
     )
@@ -140,10 +131,8 @@ class Scanner:
         self._segment_bytes = geometry.segment_bytes
         self._location_bits = geometry.location_bits
         self._version_mask = (1 << geometry.version_bits) - 1
-        # In another store the same place means other keys. A digest, because cursors are told to clients, and
-        # the seed is nobody's business.
-        name = struct.pack("<3Q", seed, geometry.shards, geometry.segment_bytes)
-        self._store = int.from_bytes(sha256(name).digest()[:8]) >> 64 - _STORE_BITS
+        self._cursors = Cursors(geometry, seed)
+        self._blank = bytes(geometry.segment_bytes)
 
     def scan(
         self, cursor: int, clock: Callable[[], int], limit_bytes: int, limit_entries: int
@@ -152,55 +141,43 @@ class Scanner:
 
         Args:
             cursor: 0, or what the call before returned.
-            clock: milliseconds now: who is past its deadline is left out.
-            limit_bytes: how much to return at most, ``ENTRY_OVERHEAD`` for each entry included. An entry that
-                is larger than that comes alone.
-            limit_entries: how many to return at most, at least 1.
+            clock: milliseconds now; an entry whose deadline has passed is left out.
+            limit_bytes: the most to return, ``ENTRY_OVERHEAD`` for each entry included. An entry that is
+                larger than that comes alone.
+            limit_entries: the most entries to return, at least 1.
 
         Returns:
-            The entries, perhaps none, for not more than 32,768 slots are looked at; and the next cursor, 0
-            if there is nothing left. One may come twice if its page was split meanwhile: the later is the
-            newer.
+            The entries, perhaps none, for one call looks at 65,536 slots at most, besides those of pages
+            that hold nothing; and the next cursor, 0 if there is nothing left. An entry may come twice if its
+            page was split meanwhile: the later is the newer.
 
         Raises:
             WrongCursor: if the cursor is none of this store's.
             StoreBusy: if a lock was needed and not free within the bound.
         """
-        place = self._place_of(cursor)
+        place = self._cursors.decode(cursor)
         now_ms = clock()
         entries: list[Scanned] = []
         room = limit_bytes
-        for _ in range(_CHUNKS):
+        page, before = place, 0
+        steps, full = 0, False
+        while not full and (place.word or steps < _CHUNKS):
+            if not place.word:
+                page, before = place, len(entries)
             found, after, full = self._step(place, room, limit_entries - len(entries), now_ms, not entries)
             entries += found
             room -= sum([ENTRY_OVERHEAD + len(key) + len(value) for key, value, _, _, _ in found])
             if after is None:
                 return entries, 0
             place = after
-            if full:
-                break
-        return entries, self._cursor_of(place)
-
-    def _place_of(self, cursor: int) -> _Place:
-        number = cursor >> _SHARD_AT & (1 << _STORE_AT - _SHARD_AT) - 1
-        tag = cursor >> _PLACE_BITS & (1 << TAG_BITS) - 1
-        at = cursor & (1 << _PLACE_BITS) - 1
-        if cursor and not (
-            0 < cursor <= _LARGEST
-            and cursor >> _STORE_AT == self._store
-            and number < len(self._shards)
-            and at < self._index.page_words
-        ):
-            raise WrongCursor("The cursor is none of this store's.")
-        return number, tag, at
-
-    def _cursor_of(self, place: _Place) -> int:
-        number, tag, at = place
-        return self._store << _STORE_AT | number << _SHARD_AT | tag << _PLACE_BITS | at
+            steps += 1
+        if full and len(entries) == before:
+            place = page  # nothing came of this page yet, and its beginning is a smaller cursor
+        return entries, self._cursors.encode(place)
 
     def _step(
-        self, place: _Place, room: int, most: int, now_ms: int, first: bool
-    ) -> tuple[list[Scanned], _Place | None, bool]:
+        self, place: Place, room: int, most: int, now_ms: int, first: bool
+    ) -> tuple[list[Scanned], Place | None, bool]:
         """Read the entries of a few slots; under the shard's lock only if they do not hold still.
 
         Args:
@@ -227,38 +204,40 @@ class Scanner:
             return self._walk(place, room, most, now_ms, first)
 
     def _walk(
-        self, place: _Place, room: int, most: int, now_ms: int, first: bool
-    ) -> tuple[list[Scanned], _Place | None, bool]:
+        self, place: Place, room: int, most: int, now_ms: int, first: bool
+    ) -> tuple[list[Scanned], Place | None, bool]:
         """``_step``, to be believed if the sequence was even and has not changed, or under the lock."""
-        number, tag, start = place
-        bits = self._index.directory_bits
-        base = self._directory[number << bits | tag >> TAG_BITS - bits]
+        number, entry, start = place
+        base = self._directory[number << self._index.directory_bits | entry]
+        if not start and self._mem[base << 3 : base + self._index.page_words << 3] == self._blank:
+            return [], self._behind_page(number, base), False
         end = min(start + _CHUNK_WORDS, self._index.page_words)
         found: list[Scanned] = []
         for at, word in enumerate(self._words[base + start : base + end].tolist(), start):
             if not word or not at % BUCKET_WORDS:  # empty, or the bucket's access counts
                 continue
             try:
-                entry = self._entry(base + at, _ANY_SIZE if first and not found else room, now_ms)
+                here = self._entry(base + at, _ANY_SIZE if first and not found else room, now_ms)
             except _NoRoom:
-                return found, (number, tag, at), True
-            if entry is None:
+                return found, Place(number, entry, at), True
+            if here is None:
                 continue
             if len(found) == most:
-                return found, (number, tag, at), True
-            found.append(entry)
-            room -= ENTRY_OVERHEAD + len(entry[0]) + len(entry[1])
+                return found, Place(number, entry, at), True
+            found.append(here)
+            room -= ENTRY_OVERHEAD + len(here[0]) + len(here[1])
         if end < self._index.page_words:
-            return found, (number, tag, end), False
+            return found, Place(number, entry, end), False
         return found, self._behind_page(number, base), False
 
-    def _behind_page(self, number: int, base: int) -> _Place | None:
-        """Where the next page begins: at the first tag that this one does not cover."""
+    def _behind_page(self, number: int, base: int) -> Place | None:
+        """Where the next page begins: at the first directory entry that this one does not cover."""
         covers = self._words[self._segments.row(self._segments.segment_of(base)) + SEG_COVERS]
-        tag = (covers + 1 << TAG_BITS + 1 - covers.bit_length()) - (1 << TAG_BITS)
-        if tag < 1 << TAG_BITS:
-            return number, tag, 0
-        return (number + 1, 0, 0) if number + 1 < len(self._shards) else None
+        bits = self._index.directory_bits
+        entry = (covers + 1 << bits + 1 - covers.bit_length()) - (1 << bits)
+        if entry < 1 << bits:
+            return Place(number, entry, 0)
+        return Place(number + 1, 0, 0) if number + 1 < len(self._shards) else None
 
     def _entry(self, slot: int, room: int, now_ms: int) -> Scanned | None:
         """The entry of a slot, None if there is none that is whole and not past its deadline.
