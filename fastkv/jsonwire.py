@@ -10,6 +10,7 @@ base64, and ``"encoding":"base64"`` beside the result says so.
 from __future__ import annotations
 
 import json
+import re
 from base64 import b64encode
 from typing import TYPE_CHECKING, Any, Final
 
@@ -24,47 +25,63 @@ _NOT_JSON: Final = "ERR this is not valid JSON"
 _NO_COMMAND: Final = "ERR a command is an array of strings, numbers and booleans, and not an empty one"
 
 
-class Number(str):
-    """A number as it was written."""
-
-    __slots__ = ()
+_NUMBER_STARTS: Final = frozenset("-0123456789")
+# Escapes in valid JSON that stand for a character; a lone surrogate stands for none (RFC 8259, 8.2).
+_drop_escapes = re.compile(rb"\\(?:u[dD][89abAB]..\\u[dD][c-fC-F]..|u(?![dD][89a-fA-F])|[^u])").sub
 
 
 def load(text: bytes) -> Any:
-    """Read JSON. Integers of 64 bits are exact; of others `words_of` cannot tell what was written.
+    """Read JSON (RFC 8259).
 
     Args:
         text: UTF-8.
 
+    Returns:
+        Numbers as orjson has them, or all as `load_exactly` where one of them is beyond a double: orjson
+        refuses that one, and JSON has no largest number.
+
     Raises:
-        CommandError: if it is none.
+        CommandError: if it is no JSON.
     """
     try:
         return orjson.loads(text)
-    except orjson.JSONDecodeError:
+    except orjson.JSONDecodeError as error:
+        if error.doc[error.pos : error.pos + 1] in _NUMBER_STARTS:
+            return load_exactly(text)
         raise CommandError(_NOT_JSON) from None
 
 
 def load_exactly(text: bytes) -> Any:
-    """Read JSON with its numbers as they were written; 10 times slower than `load`.
+    """Read JSON with its numbers as they were written, of any size; several times slower than orjson.
 
     Args:
-        text: UTF-8, which `load` has read already.
+        text: UTF-8.
 
     Returns:
-        As `load`, with a `Number` for each number.
+        As `load`, with the bytes of each number in its place.
 
     Raises:
-        CommandError: if it is nested too deeply.
+        CommandError: if it is no JSON, or nested too deeply.
     """
     try:
-        return json.loads(text, parse_int=Number, parse_float=Number)
+        # A class of numbers of our own would take ten times as long.
+        item = json.loads(
+            text.decode(), parse_int=str.encode, parse_float=str.encode, parse_constant=_refuse_constant
+        )
     except (ValueError, RecursionError):
         raise CommandError(_NOT_JSON) from None
+    if text.find(b"\\u") >= 0 and _drop_escapes(b"", text).find(b"\\") >= 0:
+        raise CommandError(_NOT_JSON)
+    return item
+
+
+def _refuse_constant(name: str) -> None:
+    """NaN and Infinity, which the standard library takes, are no JSON."""
+    raise ValueError(name)
 
 
 class InexactError(Exception):
-    """A number was not kept as it was written: `load_exactly` has to read the text."""
+    """A number may not have been kept as it was written: `load_exactly` has to read the text."""
 
 
 def words_of(command: Any) -> list[bytes]:
@@ -78,7 +95,7 @@ def words_of(command: Any) -> list[bytes]:
 
     Raises:
         CommandError: if it is not an array, is empty, or has other things in it.
-        InexactError: if `load` has read a fraction, or an integer of more than 64 bits.
+        InexactError: if orjson has read a fraction, an integer of more than 64 bits, or a zero.
     """
     if command.__class__ is not list or not command:
         raise CommandError(_NO_COMMAND)
@@ -86,20 +103,29 @@ def words_of(command: Any) -> list[bytes]:
         return [word.encode() for word in command]
     except AttributeError:
         return [_word_of(word) for word in command]
-    except UnicodeEncodeError:  # a lone surrogate, which only the slower reader lets in
-        raise CommandError(_NOT_JSON) from None
 
 
 def _word_of(word: Any) -> bytes:
     if isinstance(word, str):
         return word.encode()
+    if isinstance(word, bytes):
+        return word
     if isinstance(word, bool):
         return b"true" if word else b"false"
+    if is_inexact(word):
+        raise InexactError
     if isinstance(word, int):
         return b"%d" % word
-    if isinstance(word, float):
-        raise InexactError
     raise CommandError(_NO_COMMAND)
+
+
+def is_inexact(item: Any) -> bool:
+    """True for a number of orjson's that may have been written otherwise: a fraction, and 0, which -0 is too.
+
+    Args:
+        item: what `load` returned, or a part of it.
+    """
+    return item.__class__ is float or (item.__class__ is int and not item)
 
 
 def answer(reply: Reply, *, in_base64: bool = False) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """JSON in and out."""
 
+import json
 import math
 from typing import Any
 
@@ -32,8 +33,11 @@ def test_a_command_is_its_words(text: bytes, words: list[bytes]) -> None:
 
 @pytest.mark.parametrize(
     "literal",
-    [b"1.50", b"1e+21", b"1E5", b"-0.0", b"123456789012345678901234567890", b"0.1", b"10000000000000000.5"],
-)
+    [
+        b"1.50", b"1e+21", b"1E5", b"-0", b"0", b"-0.0", b"123456789012345678901234567890", b"0.1", b"1e-400",
+        b"10000000000000000.5",
+    ],
+)  # fmt: skip
 def test_a_number_is_kept_as_it_was_written(literal: bytes) -> None:
     text = b'["SET","k",%b]' % literal
     with pytest.raises(InexactError):
@@ -41,10 +45,63 @@ def test_a_number_is_kept_as_it_was_written(literal: bytes) -> None:
     assert words_of(load_exactly(text)) == [b"SET", b"k", literal]
 
 
-@pytest.mark.parametrize("text", [b"", b"[", b'["GET"', b'{"a":1}x', b"NaN", b'["\xff"]', b'["\\ud800"]'])
+@pytest.mark.parametrize(
+    "literal",
+    [b"1e309", b"-1e309", b"1E+400", b"9" * 310, b"-" + b"9" * 5000, b"9" * 310 + b".5e+7", b"1e99999999999"],
+)
+def test_a_number_beyond_a_double_is_kept_as_well(literal: bytes) -> None:
+    text = '["é😀",true,1,'.encode() + literal + b"]"
+    assert words_of(load(text)) == ["é😀".encode(), b"true", b"1", literal]
+    assert load(b'{"a":[%b,"%b"]}' % (literal, literal)) == {"a": [literal, literal.decode()]}
+
+
+_NO_JSON = (
+    b"", b"[", b'["GET"', b'{"a":1}x', b"NaN", b"[Infinity]", b"[-Infinity]", b'["\xff"]', b'["\\ud800"]',
+    b'["\\udc00"]', b'["\\ud800\\u0041"]', b'["\\\\\\ud800"]', b'["\\x41"]', b'["a\nb"]', b"\xef\xbb\xbf[1]",
+    b"[01]", b"[+1]", b"[1.]", b"[.5]", b"[1e]", b"[-]", b"[0x1]", b"[1,]", b"[1 2]", b'{"a"}', b"{1:2}",
+    b"[1]\x0b", b"'a'", b"[\xc2\xa01]", b"[1]\0",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("text", _NO_JSON)
 def test_what_is_no_json_is_an_error(text: bytes) -> None:
     with pytest.raises(CommandError, match="not valid JSON"):
         load(text)
+    with pytest.raises(CommandError, match="not valid JSON"):
+        load_exactly(text)
+
+
+@pytest.mark.parametrize("text", _NO_JSON)
+def test_a_number_beyond_a_double_does_not_let_it_in(text: bytes) -> None:
+    for mixed in (b"[1e309,%b]" % text, b'{"a":1e309,"b":%b}' % text, b"1e309" + text):
+        if mixed != b"1e309":
+            with pytest.raises(CommandError, match="not valid JSON"):
+                load(mixed)
+
+
+@given(
+    st.recursive(
+        st.none() | st.booleans() | st.text(), lambda part: st.lists(part) | st.dictionaries(st.text(), part)
+    )
+)
+def test_both_readers_read_alike(item: Any) -> None:
+    for text in (orjson.dumps(item), json.dumps(item).encode(), json.dumps(item, indent=1).encode()):
+        assert load_exactly(text) == load(text) == item
+
+
+@given(st.text(alphabet='[]{}",:\\u0dD8cC1eE.-+ \n\ttrufalsen', max_size=30))
+def test_both_readers_refuse_alike(text: str) -> None:
+    """Of numbers within a double."""
+    raw = text.encode()
+    try:
+        orjson.loads(raw)
+    except orjson.JSONDecodeError as error:
+        if "infinity" in str(error):
+            return
+        with pytest.raises(CommandError):
+            load_exactly(raw)
+    else:
+        load_exactly(raw)
 
 
 @pytest.mark.parametrize(
@@ -56,10 +113,11 @@ def test_what_is_no_command_is_an_error(text: bytes) -> None:
 
 
 def test_deep_nesting_is_an_error_in_the_exact_reader_too() -> None:
-    with pytest.raises(CommandError):
-        load_exactly(b"[" * 100_000 + b"]" * 100_000)
-    with pytest.raises(CommandError):
-        words_of(load_exactly(b'["\\ud800", 1.5]'))
+    for deep in (b"[" * 100_000 + b"]" * 100_000, b'{"a":' * 100_000 + b"1" + b"}" * 100_000):
+        with pytest.raises(CommandError):
+            load_exactly(deep)
+        with pytest.raises(CommandError):
+            load(b"[1e309,%b]" % deep)
 
 
 @pytest.mark.parametrize(
@@ -93,10 +151,13 @@ def test_a_reply_in_json(reply: Reply, plain: dict[str, Any], encoded: dict[str,
 
 @given(st.lists(st.one_of(st.text(), st.integers(-(2**63), 2**64 - 1), st.booleans()), min_size=1))
 def test_words_survive_json(words: list[str | int | bool]) -> None:
+    text = orjson.dumps(words)
     expected = [
         str(word).lower().encode() if isinstance(word, bool) else str(word).encode() for word in words
     ]
-    assert words_of(load(orjson.dumps(words))) == expected
+    assert words_of(load_exactly(text)) == expected
+    if not any(word == 0 and type(word) is int for word in words):
+        assert words_of(load(text)) == expected
 
 
 @given(st.floats(allow_nan=False, allow_infinity=False))

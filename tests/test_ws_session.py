@@ -59,7 +59,7 @@ SAID = [
     ('{"cmd":["GET","k"],"id":null,"x":1}', '{"id":null,"result":"v"}'),
     ('{"id":"a","cmd":["GET"]}', '{"id":"a",' + error("ERR wrong number of arguments for 'get' command")[1:]),
     ('{"id":1.50,"cmd":["GET","k"]}', '{"id":1.50,"result":"v"}'),
-    ('{"id":[1e400,{"a":-0.0}],"cmd":["GET","k"]}', error("ERR this is not valid JSON")),
+    ('{"id":[1e400,{"a":-0.0}],"cmd":["GET","k"]}', '{"id":[1e400,{"a":-0.0}],"result":"v"}'),
     (
         '{"id":[123456789012345678901234567890,{"a":-0.0,"b":[]}],"cmd":["GET","k"]}',
         '{"id":[123456789012345678901234567890,{"a":-0.0,"b":[]}],"result":"v"}',

@@ -16,6 +16,7 @@ import orjson
 from fastkv import __version__
 from fastkv.commands.context import Limits
 from fastkv.commands.execute import Commands
+from fastkv.commands.replies import CommandError
 from fastkv.errors import KeyTooLong, ValueTooLong
 from fastkv.http.redis import PATH_METHODS, RedisRest
 from fastkv.http.request import HttpError, ValueRefused
@@ -36,6 +37,7 @@ from fastkv.http.responses import (
 from fastkv.http.rest import BODY_IS_VALUE, Resources
 from fastkv.http.snapshots import Snapshots
 from fastkv.http.urlform import key_of
+from fastkv.jsonwire import load
 from fastkv.names import may_be_loopback
 from fastkv.pubsub.events import Events
 from fastkv.stats import HIT, MISS, PUT, Column, Tally
@@ -213,12 +215,15 @@ class Routes:
             raise HttpError(411, "The length of the body is required.")
         try:
             item = orjson.loads(body)
+        except orjson.JSONDecodeError:
+            item = _load_slowly(body)
+        try:
             text, value_text = item["key"], item["value"]
             key, value = text.encode(), value_text.encode()
-        except (orjson.JSONDecodeError, LookupError, TypeError, AttributeError):
-            raise _what_is_wrong_with(body) from None
+        except (LookupError, TypeError, AttributeError):
+            raise _what_is_wrong_with(item) from None
         if not key:
-            raise _what_is_wrong_with(body)
+            raise _what_is_wrong_with(item)
         if len(key) > self.max_key:
             raise self.key_too_long(key)
         if len(value) > self.max_value:
@@ -360,7 +365,7 @@ class Routes:
         """When an entry is gone.
 
         Args:
-            ttl: seconds, as the client gave them.
+            ttl: seconds, as the client gave them; a number as its bytes where `jsonwire` has read it exactly.
 
         Returns:
             Milliseconds on the clock, at least one from now.
@@ -368,6 +373,8 @@ class Routes:
         Raises:
             HttpError: 400 unless it is a number above 0, up to 10,000,000,000.
         """
+        if type(ttl) is bytes:
+            ttl = float(ttl)
         if type(ttl) not in (int, float) or not 0 < ttl <= _LONGEST_TTL_SECONDS:
             raise HttpError(
                 400, f"The ttl must be a number of seconds above 0, at most {_LONGEST_TTL_SECONDS}."
@@ -375,12 +382,20 @@ class Routes:
         return self.clock() + math.ceil(float(ttl) * 1000)
 
 
-def _what_is_wrong_with(body: bytes) -> HttpError:
-    """Why a PUT's body was not understood: the first thing that is wrong, as a sentence."""
+def _load_slowly(body: bytes) -> Any:
+    """Read a PUT's body that orjson has refused: it may have a number beyond a double in it.
+
+    Raises:
+        HttpError: 400 if it is no JSON.
+    """
     try:
-        item = orjson.loads(body)
-    except orjson.JSONDecodeError:
-        return HttpError(400, "The body is not valid JSON.")
+        return load(body)
+    except CommandError:
+        raise HttpError(400, "The body is not valid JSON.") from None
+
+
+def _what_is_wrong_with(item: Any) -> HttpError:
+    """Why a PUT's JSON was not understood: the first thing that is wrong, as a sentence."""
     if not isinstance(item, dict):
         return HttpError(400, "The body must be a JSON object.")
     key = item.get("key")

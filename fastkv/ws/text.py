@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias
 import orjson
 
 from fastkv.commands.replies import CommandError
-from fastkv.jsonwire import InexactError, Number, answer, load, load_exactly, words_of
+from fastkv.jsonwire import InexactError, answer, is_inexact, load, load_exactly, words_of
 from fastkv.steps import Unfinished
 from fastkv.ws import frames
 from fastkv.ws.asker import is_subscribing
@@ -250,11 +250,11 @@ def _asked(said: Any) -> _Asked:
 
 def _ident(given: Any) -> _Ident:
     """Return an id as it was given."""
-    if given.__class__ is str or given.__class__ is int:
+    if given.__class__ is str or (given.__class__ is int and given):
         return given
     _check_numbers(given)
     try:
-        return orjson.Fragment(orjson.dumps(given, _as_written, orjson.OPT_PASSTHROUGH_SUBCLASS))
+        return orjson.Fragment(orjson.dumps(given, orjson.Fragment))
     except orjson.JSONEncodeError:
         raise CommandError(_DEEP_ID) from None
 
@@ -271,17 +271,12 @@ def _check_numbers(given: Any) -> None:
     waiting = [given]
     while waiting:
         part = waiting.pop()
-        if part.__class__ is float:
+        if is_inexact(part):
             raise InexactError
         if part.__class__ is list:
             waiting += part
         elif part.__class__ is dict:
             waiting += part.values()
-
-
-def _as_written(number: Any) -> orjson.Fragment:
-    assert isinstance(number, Number)
-    return orjson.Fragment(str(number))
 
 
 def _tell(reply: Any, ident: _Ident) -> dict[str, Any]:
