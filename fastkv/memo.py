@@ -94,7 +94,7 @@ class Memo:
 
     def keep(self, request: bytes, reply: bytes, entry: Entry) -> None:
         """Remember a reply, if it is worth it; the arguments are those of ``offer``."""
-        _, _, _, deadline_ms, slot, word = entry
+        _, _, _, deadline_ms, slot, word, _ = entry
         if deadline_ms or len(request) > _LONGEST_REQUEST or len(reply) > _LONGEST_REPLY:
             return
         known = self._entries.get(request)

@@ -326,7 +326,7 @@ async def test_a_put_that_says_close_is_the_last_at_every_sight() -> None:
 def _entries(worker: Worker) -> list[tuple[bytes, bytes, int, int]]:
     """All keys with value, flags and deadline."""
     found, _ = worker.store.scan(0, lambda: worker.now_ms, 1 << 20, 100)
-    return sorted((key, value, flags, deadline_ms) for key, value, flags, _, deadline_ms in found)
+    return sorted((key, value, flags, deadline_ms) for key, value, flags, _, deadline_ms, _ in found)
 
 
 @pytest.mark.parametrize("known", [False, True])

@@ -76,7 +76,7 @@ def walk(client: Client) -> list[Item]:
 def test_the_whole_of_a_reply(client: Client) -> None:
     assert page(client) == found(EMPTY, 0)
     client.ask(put_pair("name", "value"))
-    block = build_block([(b"name", b"value", 1, 0)])
+    block = build_block([(b"name", b"value", 1, 0, b"")])
     for query in (b"", b"?cursor=0", b"?other=1&cursor=0", b"?cursor=00"):
         assert page(client, query) == found(block, 0)
     answer = client.ask(b"HEAD /snapshot HTTP/1.1\r\nHost: a\r\n\r\n")
@@ -89,7 +89,7 @@ def test_all_pages_have_all_entries(worker: Worker, client: Client) -> None:
         key, value = b"%d\xff" % i, bytes(i % 100)
         model[key] = value
         worker.store.put(key, value, worker.routes.clock, i % 256)
-    assert {key: value for key, value, _, _ in walk(client)} == model
+    assert {key: value for key, value, *_ in walk(client)} == model
 
 
 def test_a_block_is_put(worker: Worker, client: Client) -> None:
@@ -97,16 +97,16 @@ def test_a_block_is_put(worker: Worker, client: Client) -> None:
     assert post(client, EMPTY) == done(0)
     in_time = unix_ms() + 60_000
     items = [
-        (b"name", b"new", 1, 0),
-        (b"\xff", b"\0", 0, in_time),
-        (b"late", b"v", 0, 1),
-        (b"\xff2", b"", 7, 0),
+        (b"name", b"new", 1, 0, b""),
+        (b"\xff", b"\0", 0, in_time, b""),
+        (b"late", b"v", 0, 1, b""),
+        (b"\xff2", b"", 7, 0, b""),
     ]
     assert post(client, build_block(items)) == done(3, 1)
     assert client.ask(get("name")) == hit("name", "new")
-    back = {key: (value, flags) for key, value, flags, _ in walk(client)}
-    assert back == {key: (value, flags) for key, value, flags, _ in items if key != b"late"}
-    (deadline_ms,) = (deadline_ms for key, _, _, deadline_ms in walk(client) if key == b"\xff")
+    back = {key: (value, flags) for key, value, flags, *_ in walk(client)}
+    assert back == {key: (value, flags) for key, value, flags, *_ in items if key != b"late"}
+    (deadline_ms,) = (deadline_ms for key, _, _, deadline_ms, _ in walk(client) if key == b"\xff")
     assert abs(deadline_ms - in_time) < 30_000
     assert worker.counters[Column.PUTS] == 4
     assert post(client, walk_block(client)) == done(3)
@@ -146,7 +146,7 @@ def test_a_cursor_of_another_store(client: Client, cursor: int) -> None:
 
 
 def test_a_wrong_block_changes_nothing(worker: Worker, client: Client) -> None:
-    good = (b"k", b"v", 0, 0)
+    good = (b"k", b"v", 0, 0, b"")
     block = build_block([good])
     for raw, sentence in (
         (b"", "A block is cut off."),
@@ -159,10 +159,10 @@ def test_a_wrong_block_changes_nothing(worker: Worker, client: Client) -> None:
     ):
         assert post(client, raw) == error("400 Bad Request", sentence)
     sentence = f"A key has {MAX_KEY_BYTES + 1} bytes; at most {MAX_KEY_BYTES} are allowed."
-    answer = post(client, build_block([good, (b"k" * (MAX_KEY_BYTES + 1), b"", 0, 0)]))
+    answer = post(client, build_block([good, (b"k" * (MAX_KEY_BYTES + 1), b"", 0, 0, b"")]))
     assert answer == error("400 Bad Request", sentence)
     sentence = f"A value has {MAX_VALUE_BYTES + 1} bytes; at most {MAX_VALUE_BYTES} are allowed."
-    answer = post(client, build_block([good, (b"k", bytes(MAX_VALUE_BYTES + 1), 0, 0)]))
+    answer = post(client, build_block([good, (b"k", bytes(MAX_VALUE_BYTES + 1), 0, 0, b"")]))
     assert answer == error("413 Content Too Large", sentence)
     no_length = client.ask(b"POST /snapshot HTTP/1.1\r\nHost: a\r\n\r\n")
     assert no_length == error("411 Length Required", "The length of the body is required.")
@@ -190,7 +190,7 @@ def test_who_may_speak(method: bytes) -> None:
             (b"Authorization: Bearer secret\r\nOrigin: https://evil.example\r\n", b"403"),
             (b"Authorization: Bearer secret\r\n", b"200"),
         ):
-            block = build_block([(b"new", b"v", 0, 0)])
+            block = build_block([(b"new", b"v", 0, 0, b"")])
             answer = worker.client().ask(
                 b"%b /snapshot HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n%b\r\n%b"
                 % (method, len(block), fields, block)

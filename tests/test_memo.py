@@ -4,7 +4,7 @@ from fastkv.memo import Memo, Remembered
 from fastkv.store import Entry
 
 PRELUDES = {200: b"HTTP/1.1 200 OK\r\n\r\n"}
-ENTRY: Entry = (b"value", 1, 7, 0, 8 * 100 + 3, 0xABC)
+ENTRY: Entry = (b"value", 1, 7, 0, 8 * 100 + 3, 0xABC, b"")
 
 
 def memo(limit_bytes: int = 1 << 20) -> Memo:
@@ -34,7 +34,7 @@ def test_a_request_is_kept_at_its_second_sight_and_not_before() -> None:
 def test_the_newest_reply_replaces_the_older_one_in_place() -> None:
     kept = memo()
     offer(kept, b"GET a")
-    newer = (*ENTRY[:5], 0xDEF)
+    newer = (*ENTRY[:5], 0xDEF, b"")
     offer(kept, b"GET a", b"newer tail", newer, times=1)
     assert kept.get(b"GET a") == expected(b"newer tail", newer)
 

@@ -73,12 +73,12 @@ def read(path: Path) -> list[Item]:
 
 
 SOME: list[Item] = [
-    (b"name", b"value", 1, 0),
-    (b"\x00\xff/?", bytes(range(256)), 0, 0),
-    (b"empty", b"", 255, 0),
-    (b"large", os.urandom(3 << 20), 2, 0),
-    (b"soon", b"gone", 3, unix_ms() + 3_600_000),
-    *[(b"key%d" % i, b"v" * (i % 50), 1, 0) for i in range(3000)],
+    (b"name", b"value", 1, 0, b"text/html"),
+    (b"\x00\xff/?", bytes(range(256)), 0, 0, b"m" * 255),
+    (b"empty", b"", 255, 0, b"text/plain\0gzip"),
+    (b"large", os.urandom(3 << 20), 2, 0, b"image/png"),
+    (b"soon", b"gone", 3, unix_ms() + 3_600_000, b""),
+    *[(b"key%d" % i, b"v" * (i % 50), 1, 0, b"") for i in range(3000)],
 ]
 
 
@@ -95,15 +95,19 @@ def filled() -> Iterator[Server]:
 
 def same(found: list[Item], wanted: list[Item]) -> bool:
     """True for the same entries, the deadlines to within what two clocks differ by."""
-    apart = {key: deadline_ms for key, _, _, deadline_ms in wanted}
-    return sorted(item[:3] for item in found) == sorted(item[:3] for item in wanted) and all(
-        abs(deadline_ms - apart[key]) < 1000 for key, _, _, deadline_ms in found
+    apart = {key: deadline_ms for key, _, _, deadline_ms, _ in wanted}
+
+    def without_deadline(items: list[Item]) -> list[tuple[bytes, bytes, int, bytes]]:
+        return sorted((key, value, flags, metadata) for key, value, flags, _, metadata in items)
+
+    return without_deadline(found) == without_deadline(wanted) and all(
+        abs(deadline_ms - apart[key]) < 1000 for key, _, _, deadline_ms, _ in found
     )
 
 
 def test_there_and_back(run: Run, filled: Server, tmp_path: Path) -> None:
     path, url = tmp_path / "a", url_of(filled)
-    size = sum(16 + len(key) + len(value) for key, value, _, _ in SOME)
+    size = sum(16 + len(key) + len(value) + len(metadata) for key, value, _, _, metadata in SOME)
     code, out, err = run("save", path, "--url", url)
     assert (code, err) == (0, "")
     match = re.fullmatch(rf"Saved 3,005 entries of {url} in {path} \(([0-9,]+) bytes\)\.\n", out)
@@ -160,7 +164,7 @@ def test_an_empty_server(run: Run, tmp_path: Path) -> None:
 def test_whoever_stays_is_saved_while_others_come_and_go(run: Run, tmp_path: Path) -> None:
     """In two workers pages are split, entries are overwritten, deleted and evicted meanwhile."""
     with running(memory="16mb", workers=2) as server:
-        stay: list[Item] = [(b"stay%d" % i, b"value%d" % i, 0, 0) for i in range(2000)]
+        stay: list[Item] = [(b"stay%d" % i, b"value%d" % i, 0, 0, b"") for i in range(2000)]
         fill(server, stay)
 
         def write_all_the_time(number: int) -> Callable[[Callable[[], bool]], None]:
@@ -170,10 +174,10 @@ def test_whoever_stays_is_saved_while_others_come_and_go(run: Run, tmp_path: Pat
                     turn += 1
                     fill(
                         server,
-                        [(b"%d/%d/%d" % (number, turn, i), bytes(i % 400), 0, 0) for i in range(2000)],
+                        [(b"%d/%d/%d" % (number, turn, i), bytes(i % 400), 0, 0, b"") for i in range(2000)],
                     )
                     server.request("DELETE", f"/kv/{number}/{turn}/1")
-                    fill(server, [(b"busy%d" % i, b"%d" % turn, 0, 0) for i in range(200)])
+                    fill(server, [(b"busy%d" % i, b"%d" % turn, 0, 0, b"") for i in range(200)])
                     for item in stay[::20]:
                         server.request("GET", f"/kv/{item[0].decode()}")
 
@@ -192,9 +196,7 @@ def test_whoever_stays_is_saved_while_others_come_and_go(run: Run, tmp_path: Pat
                 if stats()["evictions"] == 0:
                     saved += 1
                     assert set(stay) <= set(found)
-                assert {value for key, value, _, _ in found if key.startswith(b"stay")} <= {
-                    i[1] for i in stay
-                }
+                assert {value for key, value, *_ in found if key.startswith(b"stay")} <= {i[1] for i in stay}
             assert run("save", tmp_path / "a", "--url", url_of(server), "--quiet") == (0, "", "")
             assert read(tmp_path / "a")
         assert saved
@@ -205,7 +207,7 @@ def test_whoever_stays_is_saved_while_others_come_and_go(run: Run, tmp_path: Pat
 def test_workers_may_come_and_go_meanwhile(run: Run, tmp_path: Path, number: signal.Signals) -> None:
     """A page is asked for again on a new connection, and whoever answers goes on."""
     with running(memory="32mb", workers=2) as server:
-        items: list[Item] = [(b"%d" % i, bytes(200), 0, 0) for i in range(20_000)]
+        items: list[Item] = [(b"%d" % i, bytes(200), 0, 0, b"") for i in range(20_000)]
         fill(server, items)
 
         def disturb(is_over: Callable[[], bool]) -> None:
@@ -302,8 +304,8 @@ def test_a_damaged_file_loads_nothing_or_what_is_whole(run: Run, tmp_path: Path)
 def test_a_server_with_shorter_limits(run: Run, tmp_path: Path) -> None:
     """Its bodies may be shorter than a block; its keys and values are no matter of this command."""
     path = tmp_path / "a"
-    small: list[Item] = [(b"key%d" % i, bytes(500), 0, 0) for i in range(250)]
-    write(path, small, [(b"late", b"v", 0, 1)])
+    small: list[Item] = [(b"key%d" % i, bytes(500), 0, 0, b"") for i in range(250)]
+    write(path, small, [(b"late", b"v", 0, 1, b"")])
     with running(workers=1, max_value_bytes="1kb", max_key_bytes=16) as server:
         done = f"Loaded 250 entries of {path} into {url_of(server)}; 1 more had expired.\n"
         assert run("load", path, "--url", url_of(server)) == (0, done, "")
@@ -311,10 +313,10 @@ def test_a_server_with_shorter_limits(run: Run, tmp_path: Path) -> None:
         assert same(read(tmp_path / "b"), small)
         for item, sentence in (
             (
-                (b"k", bytes(1025), 0, 0),
+                (b"k", bytes(1025), 0, 0, b""),
                 " Too Large: A value has 1025 bytes; at most 1024 are allowed.",
             ),
-            ((b"k" * 17, b"", 0, 0), "400 Bad Request: A key has 17 bytes; at most 16 are allowed."),
+            ((b"k" * 17, b"", 0, 0, b""), "400 Bad Request: A key has 17 bytes; at most 16 are allowed."),
         ):
             write(path, small[:1], [small[1], item])
             code, out, err = run("load", path, "--url", url_of(server))

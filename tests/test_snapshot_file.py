@@ -16,8 +16,8 @@ from fastkv.snapshot.file import SnapshotFile, new_snapshot
 from fastkv.snapshot.format import Item, build_block, parse_block
 
 BLOCKS: list[list[Item]] = [
-    [(b"one", b"1", 1, 0), (b"\xff\0", b"", 0, 1_790_000_000_000)],
-    [(b"two", bytes(range(64)), 2, 0)],
+    [(b"one", b"1", 1, 0, b"m"), (b"\xff\0", b"", 0, 1_790_000_000_000, b"")],
+    [(b"two", bytes(range(64)), 2, 0, b"")],
 ]
 
 
@@ -160,7 +160,7 @@ from fastkv.snapshot.file import new_snapshot
 from fastkv.snapshot.format import build_block
 with new_snapshot(Path(sys.argv[1]), 0) as (_, add):
     for i in range(20_000_000):
-        add(build_block([(b"%d" % i, bytes(1000), 0, 0)]))
+        add(build_block([(b"%d" % i, bytes(1000), 0, 0, b"")]))
 """
 
 

@@ -23,9 +23,9 @@ from fastkv.snapshot.format import (
 
 CREATED_MS = 1_790_000_000_000
 ITEMS: list[Item] = [
-    (b"name", b"value", 1, 0),
-    (b"\x00\xff\n", b"", 0, CREATED_MS + 1),
-    (b"k" * 300, bytes(range(256)), 255, LATEST_DEADLINE_MS),
+    (b"name", b"value", 1, 0, b""),
+    (b"\x00\xff\n", b"", 0, CREATED_MS + 1, b"text/html"),
+    (b"k" * 300, bytes(range(256)), 255, LATEST_DEADLINE_MS, b"m" * 255),
 ]
 A_BLOCK = build_block(ITEMS)
 
@@ -34,6 +34,7 @@ items = st.tuples(
     st.binary(max_size=200),
     st.integers(0, 255),
     st.integers(0, LATEST_DEADLINE_MS),
+    st.binary(max_size=255),
 )
 
 
@@ -43,8 +44,8 @@ def sealed(count: int, body: bytes, size: int | None = None, kind: bytes = b"dat
     return head + struct.pack("<Q", xxh3_64_intdigest(head + body)) + body
 
 
-def entry(key_len: int, value_len: int, rest: bytes, *, zero: int = 0, deadline_ms: int = 0) -> bytes:
-    return struct.pack("<HBBIQ", key_len, 0, zero, value_len, deadline_ms) + rest
+def entry(key_len: int, value_len: int, rest: bytes, *, metadata_len: int = 0, deadline_ms: int = 0) -> bytes:
+    return struct.pack("<HBBIQ", key_len, 0, metadata_len, value_len, deadline_ms) + rest
 
 
 # -- blocks --------------------------------------------------------------------------------------------------
@@ -56,10 +57,10 @@ def test_a_block_comes_back(entries: list[Item]) -> None:
 
 
 def test_the_bytes_of_a_block() -> None:
-    body = b"\x01\0\x05\0\x02\0\0\0\x07\0\0\0\0\0\0\0" + b"kvv"
-    head = b"data" + b"\x01\0\0\0" + b"\x13\0\0\0\0\0\0\0"
+    body = b"\x01\0\x05\x03\x02\0\0\0\x07\0\0\0\0\0\0\0" + b"kvvmmm"
+    head = b"data" + b"\x01\0\0\0" + b"\x16\0\0\0\0\0\0\0"
     checksum = xxh3_64_intdigest(head + body).to_bytes(8, "little")
-    assert build_block([(b"k", b"vv", 5, 7)]) == head + checksum + body
+    assert build_block([(b"k", b"vv", 5, 7, b"mmm")]) == head + checksum + body
 
 
 @pytest.mark.parametrize("at", range(len(A_BLOCK)))
@@ -91,7 +92,10 @@ LIES = {
         2, entry(1, BLOCK_BYTES, bytes(BLOCK_BYTES + 1)) + entry(1, 0, b"k")
     ),
     "an empty key": sealed(1, entry(0, 1, b"v")),
-    "a reserved byte": sealed(1, entry(1, 0, b"k", zero=1)),
+    "metadata past the end": sealed(1, entry(1, 0, b"k", metadata_len=1)),
+    "metadata that takes what the next entry has": sealed(
+        2, entry(1, 0, b"k", metadata_len=1) + entry(1, 0, b"k")
+    ),
     "a deadline too late": sealed(1, entry(1, 0, b"k", deadline_ms=LATEST_DEADLINE_MS + 1)),
     "the latest deadline of all": sealed(1, entry(1, 0, b"k", deadline_ms=(1 << 64) - 1)),
     "a key past the end": sealed(1, entry(2, 0, b"k")),
@@ -112,7 +116,7 @@ def test_a_block_whose_numbers_lie(name: str) -> None:
 
 
 def test_one_entry_may_be_as_large_as_it_is() -> None:
-    large = [(b"k", bytes(3 * BLOCK_BYTES), 0, 0)]
+    large = [(b"k", bytes(3 * BLOCK_BYTES), 0, 0, b"m")]
     assert parse_block(build_block(large)) == large
 
 
@@ -160,13 +164,13 @@ def test_a_snapshot_comes_back(blocks: list[list[Item]]) -> None:
 
 
 def test_no_block_may_be_missing_repeated_or_elsewhere() -> None:
-    one, two, three = (build_block([(key, b"v", 0, 0)]) for key in (b"1", b"2", b"3"))
+    one, two, three = (build_block([(key, b"v", 0, 0, b"")]) for key in (b"1", b"2", b"3"))
     whole = snapshot_of(one, two, three)
     header, end = whole[:HEADER_BYTES], whole[-32:]
     assert read(header + one + two + three + end) == [
-        (b"1", b"v", 0, 0),
-        (b"2", b"v", 0, 0),
-        (b"3", b"v", 0, 0),
+        (b"1", b"v", 0, 0, b""),
+        (b"2", b"v", 0, 0, b""),
+        (b"3", b"v", 0, 0, b""),
     ]
     for blocks in (one + two, one + three + two, one + two + two + three, one + one + three, b""):
         with pytest.raises(SnapshotError, match="does not fit"):
@@ -176,17 +180,30 @@ def test_no_block_may_be_missing_repeated_or_elsewhere() -> None:
         Chain.parse_header(other_header).check_end(snapshot_of()[-32:])
 
 
+def test_a_snapshot_of_the_first_version_is_read() -> None:
+    """Byte for byte as it was written, where the metadata's length was a reserved byte."""
+    head = b"\x89fastkv\n" + struct.pack("<IIQ", 1, 0, CREATED_MS)
+    head += struct.pack("<Q", xxh3_64_intdigest(head))
+    block = sealed(1, b"\x01\0\x01\0\x02\0\0\0\x07\0\0\0\0\0\0\0" + b"kvv")
+    end = struct.pack("<4sIQQ", b"end\0", 1, 1, 19)
+    end += struct.pack("<Q", xxh3_64_intdigest(head[24:] + block[16:24] + end))
+    assert read(head + block + end) == [(b"k", b"vv", 1, 7, b"")]
+
+
 def test_what_is_no_snapshot() -> None:
     header = Chain(CREATED_MS).build_header()
-    later = header[:8] + b"\x02" + header[9:24]
-    later += struct.pack("<Q", xxh3_64_intdigest(later))
+    other = {}
+    for version in (0, 3):
+        head = struct.pack("<8sIIQ", header[:8], version, 0, CREATED_MS)
+        other[version] = head + struct.pack("<Q", xxh3_64_intdigest(head))
     for raw, sentence in (
         (b"", "It is no snapshot of fastkv."),
         (b"SQLite format 3\0" * 4, "It is no snapshot of fastkv."),
         (header[:20], "Its header is cut off."),
-        (header[:8] + b"\x02" + header[9:], "Its header is damaged."),
+        (header[:8] + b"\x03" + header[9:], "Its header is damaged."),
         (header[:30] + b"\0\0", "Its header is damaged."),
-        (later, "It has version 2 of the format; this fastkv reads 1."),
+        (other[0], "It has version 0 of the format; this fastkv reads 1 to 2."),
+        (other[3], "It has version 3 of the format; this fastkv reads 1 to 2."),
     ):
         with pytest.raises(SnapshotError) as caught:
             Chain.parse_header(raw)

@@ -35,7 +35,7 @@ def entries_of(local: Local) -> dict[bytes, bytes]:
     found, cursor = {}, 0
     while True:
         block, cursor = local.page(cursor)
-        found.update({key: value for key, value, _, _ in parse_block(block)})
+        found.update({key: value for key, value, *_ in parse_block(block)})
         if not cursor:
             return found
 
@@ -62,9 +62,9 @@ def test_everything_is_there_and_stays(tmp_path: Path, clean: bool) -> None:
 def test_what_is_put_stays(tmp_path: Path, clean: bool) -> None:
     model = leave(tmp_path, clean=clean)
     with opened(tmp_path, SETTINGS, writing=True) as local:
-        assert local.put(build_block([(b"new", b"value", 0, 0), (b"1", b"other", 0, 0)])) == (2, 0)
+        assert local.put(build_block([(b"new", b"value", 0, 0, b""), (b"1", b"other", 0, 0, b"")])) == (2, 0)
         with pytest.raises(KeyTooLong):
-            local.put(build_block([(b"k" * 513, b"", 0, 0)]))
+            local.put(build_block([(b"k" * 513, b"", 0, 0, b"")]))
     with opened(tmp_path, SETTINGS, writing=False) as local:
         assert entries_of(local) == {**model, b"new": b"value", b"1": b"other"}
 
@@ -79,7 +79,7 @@ def test_what_is_damaged_is_left_out_and_told(tmp_path: Path, capsys: pytest.Cap
     code, _, err = call(capsys, "save", tmp_path / "a", "--data-dir", tmp_path)
     assert (code, err) == (0, f"fastkv: left out of {tmp_path}, because damaged: 1 entry.\n")
     with closing(SnapshotFile(tmp_path / "a")) as file:
-        found = {key: value for block in file.blocks() for key, value, _, _ in parse_block(block)}
+        found = {key: value for block in file.blocks() for key, value, *_ in parse_block(block)}
     assert found == {key: value for key, value in model.items() if key != b"77"}
 
 

@@ -77,7 +77,7 @@ def test_time_in_a_file_counts() -> None:
 
 def test_of_two_the_later_counts_even_if_it_has_expired() -> None:
     with open_store() as store:
-        twice = [(b"k", b"old", 0, 0), (b"k", b"new", 0, UNIX_MS + 5), (b"other", b"v", 0, 0)]
+        twice = [(b"k", b"old", 0, 0, b""), (b"k", b"new", 0, UNIX_MS + 5, b""), (b"other", b"v", 0, 0, b"")]
         now, unix_now = HandClock(), HandClock(UNIX_MS)
         assert transfer(store, now, unix_now).put(build_block(twice)) == (3, 0)
         assert value_of(store, b"k", now) == b"new"
@@ -92,13 +92,13 @@ def test_a_clock_may_be_far_off() -> None:
     """A machine without a clock of its own begins in 1970."""
     for unix_now in (0, 1, (1 << 53) - 1):
         with open_store() as store:
-            latest = [(b"k", b"v", 0, (1 << 53) - 1), (b"soon", b"v", 0, 1)]
+            latest = [(b"k", b"v", 0, (1 << 53) - 1, b""), (b"soon", b"v", 0, 1, b"")]
             put, expired = transfer(store, HandClock(), HandClock(unix_now)).put(build_block(latest))
             assert (put, expired) == ((2, 0) if unix_now == 0 else (1, 1) if unix_now == 1 else (0, 2))
 
 
 def test_a_wrong_block_changes_nothing() -> None:
-    good = (b"k", b"v", 0, 0)
+    good = (b"k", b"v", 0, 0, b"")
     with open_store() as store:
         side = Transfer(store, HandClock(), HandClock(UNIX_MS), max_key=10, max_value=20)
         block = build_block([good])
@@ -106,14 +106,14 @@ def test_a_wrong_block_changes_nothing() -> None:
             (block[:-1] + b"w", SnapshotError),
             (block[:-1], SnapshotError),
             (b"", SnapshotError),
-            (build_block([good, (b"k" * 11, b"", 0, 0)]), KeyTooLong),
-            (build_block([good, (b"k", bytes(21), 0, 0)]), ValueTooLong),
+            (build_block([good, (b"k" * 11, b"", 0, 0, b"")]), KeyTooLong),
+            (build_block([good, (b"k", bytes(21), 0, 0, b"")]), ValueTooLong),
         ]
         for raw, error in wrong:
             with pytest.raises(error):
                 side.put(raw)
             assert store.stats()["entries"] == 0
-        assert side.put(build_block([(b"k" * 10, bytes(20), 0, 0)])) == (1, 0)
+        assert side.put(build_block([(b"k" * 10, bytes(20), 0, 0, b"")])) == (1, 0)
 
 
 def test_a_full_store_evicts_as_with_any_writing() -> None:
@@ -136,7 +136,7 @@ def test_an_error_of_the_store_passes(monkeypatch: pytest.MonkeyPatch) -> None:
 
         monkeypatch.setattr(Store, "put", full)
         with pytest.raises(StoreError):
-            side.put(build_block([(b"k", b"v", 0, 0)]))
+            side.put(build_block([(b"k", b"v", 0, 0, b"")]))
 
 
 def test_unix_time_is_in_milliseconds() -> None:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from store_helpers import KIB, MIB, SEED, HandClock, payload
 
 from fastkv.errors import ValueTooLong
-from fastkv.store import DELETE, LEAVE, Change, Entry, Retime, Store, Transaction
+from fastkv.store import DELETE, LEAVE, Change, Entry, Retime, Store, Transaction, new_value
 
 pytestmark = pytest.mark.usefixtures("memory_order")
 
@@ -31,16 +31,18 @@ SIZES = st.one_of(
     st.integers(0, 10_000),
 )
 DEADLINES = st.one_of(st.just(0), st.integers(1, 40))
+METADATA = st.one_of(st.just(b""), st.binary(max_size=255), st.just(b"\xff" * 255))
 
 OPERATIONS = st.one_of(
     st.tuples(st.just("put"), KEYS, SIZES, st.integers(0, 255), DEADLINES),
-    st.tuples(st.just("put"), KEYS, SIZES, st.integers(0, 255), DEADLINES),
+    st.tuples(st.just("put"), KEYS, SIZES, st.integers(0, 255), DEADLINES, METADATA),
     st.tuples(
         st.just("update"),
         KEYS,
         st.sampled_from(["leave", "delete", "fail", "put", "add", "append", "append", "retime"]),
         SIZES,
         DEADLINES,
+        METADATA,
     ),
     st.tuples(st.just("get"), KEYS),
     st.tuples(st.just("delete"), KEYS),
@@ -69,7 +71,7 @@ class Model:
     Attributes:
         store: the store.
         now: the clock of both.
-        entries: key to value, flags, deadline and version.
+        entries: key to value, flags, deadline, metadata and version.
         versions: the newest version that a key ever had.
         evicted: how many entries were missed for no other reason than eviction.
         count: of writes, so that no two values are equal.
@@ -78,7 +80,7 @@ class Model:
 
     store: Store
     now: HandClock = field(default_factory=HandClock)
-    entries: dict[bytes, tuple[bytes, int, int, int]] = field(default_factory=dict)
+    entries: dict[bytes, tuple[bytes, int, int, bytes, int]] = field(default_factory=dict)
     versions: dict[bytes, int] = field(default_factory=dict)
     evicted: int = 0
     count: int = 0
@@ -87,25 +89,25 @@ class Model:
     def __post_init__(self) -> None:
         self.space = self.store
 
-    def put(self, key: bytes, size: int, flags: int, ttl_ms: int) -> None:
+    def put(self, key: bytes, size: int, flags: int, ttl_ms: int, metadata: bytes = b"") -> None:
         self.count += 1
         value = payload(self.count, size)
         deadline_ms = self.now() + ttl_ms if ttl_ms else 0
         if size > self.store.max_value_bytes:
             with pytest.raises(ValueTooLong):
-                self.space.put(key, value, self.now, flags, deadline_ms)
+                self.space.put(key, value, self.now, flags, deadline_ms, metadata)
             return
-        version = self.space.put(key, value, self.now, flags, deadline_ms)
+        version = self.space.put(key, value, self.now, flags, deadline_ms, metadata)
         assert version > self.versions.get(key, 0)
         self.versions[key] = version
-        self.entries[key] = value, flags, deadline_ms, version
+        self.entries[key] = value, flags, deadline_ms, metadata, version
 
     def get(self, key: bytes) -> None:
         entry = self.space.get(key, self.now)
         self.saw(key, entry)
         assert entry is None or not entry[4] or self.store.words[entry[4]] == entry[5]
 
-    def update(self, key: bytes, action: str, size: int, ttl_ms: int) -> None:
+    def update(self, key: bytes, action: str, size: int, ttl_ms: int, metadata: bytes) -> None:
         self.count += 1
         more = payload(self.count, size)
         deadline_ms = self.now() + ttl_ms if ttl_ms else 0
@@ -119,8 +121,10 @@ class Model:
                 change = Retime(deadline_ms)
             if action == "fail":
                 raise ZeroDivisionError
-            if action in ("put", "append") or (action == "add" and not entry):
-                change = (entry[0] if entry and action == "append" else b"") + more, size % 256, deadline_ms
+            if action == "append":
+                change = new_value(entry, entry[0] + more if entry else more)
+            elif action == "put" or (action == "add" and not entry):
+                change = more, size % 256, deadline_ms, metadata
             decided.append(change)
             return change
 
@@ -138,29 +142,29 @@ class Model:
         elif isinstance(change := decided[-1], Retime):
             assert version == (asked[-1][2] if asked[-1] else 0)
             if asked[-1]:
-                value, flags, _, version = self.entries[key]
-                self.entries[key] = value, flags, change.deadline_ms, version
+                value, flags, _, metadata, version = self.entries[key]
+                self.entries[key] = value, flags, change.deadline_ms, metadata, version
         elif not isinstance(change, tuple):
             assert change is DELETE
             assert version == 0
             self.entries.pop(key, None)
         else:
-            value, flags, deadline_ms = change
+            value, flags, deadline_ms, metadata = change
             assert version > self.versions.get(key, 0)
             self.versions[key] = version
-            self.entries[key] = value, flags, deadline_ms, version
+            self.entries[key] = value, flags, deadline_ms, metadata, version
 
     def saw(self, key: bytes, entry: Entry | None) -> None:
         if entry is not None:
-            value, flags, version, deadline_ms, _, _ = entry
-            assert (value, flags, deadline_ms, version) == self.entries.get(key)
+            value, flags, version, deadline_ms, _, _, metadata = entry
+            assert (value, flags, deadline_ms, metadata, version) == self.entries.get(key)
             assert not deadline_ms or deadline_ms > self.now()
         else:
             self.missed(key)
 
     def delete(self, key: bytes) -> None:
         if self.space.delete(key, self.now):
-            _, _, deadline_ms, _ = self.entries.pop(key)
+            _, _, deadline_ms, *_ = self.entries.pop(key)
             assert not deadline_ms or deadline_ms > self.now()
         else:
             self.missed(key)
@@ -169,7 +173,7 @@ class Model:
     def missed(self, key: bytes) -> None:
         """Only who was never there, was deleted, has expired or was evicted may be missed."""
         if key in self.entries:
-            _, _, deadline_ms, _ = self.entries.pop(key)
+            _, _, deadline_ms, *_ = self.entries.pop(key)
             self.evicted += not deadline_ms or deadline_ms > self.now()
         assert self.evicted <= self.store.stats()["evictions"]
 
@@ -188,7 +192,7 @@ class Model:
         assert self.store.check() == []
 
     def flush(self) -> None:
-        living = sum(not ms or ms > self.now() for _, _, ms, _ in self.entries.values())
+        living = sum(not ms or ms > self.now() for _, _, ms, *_ in self.entries.values())
         assert self.store.flush() >= living - self.store.stats()["evictions"]
         assert self.store.entries() == 0
         self.entries.clear()

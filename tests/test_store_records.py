@@ -13,12 +13,17 @@ from fastkv.store.records import (
     FRAGMENT,
     HEAD,
     LARGE,
+    MAX_METADATA_BYTES,
+    METADATA,
     build_pieces,
     build_record,
+    join_metadata,
     parse_pieces,
     parse_record,
     record_is_whole,
     record_words,
+    split_metadata,
+    trailing_bytes,
 )
 
 U64 = 2**64 - 1
@@ -33,6 +38,7 @@ CASES: dict[str, tuple[bytes, bytes, int, int, int]] = {
     "a fragment": (b"", b"piece", FRAGMENT, U64, 0),
     "a large entry's list": (b"key", build_pieces(9000, [512, 1024, 1536]), LARGE, 6, 0),
     "a large entry's list with a deadline": (b"key", build_pieces(9000, [512]), LARGE, 7, 77),
+    "metadata": (b"key", *join_metadata(b"value", b"text/html", CALLER_FLAGS), 8, 9),
     "bytes that look like a head": (b"\0" * 16, b"\xff" * 16, 0, 0, 0),
 }
 
@@ -62,6 +68,29 @@ def test_any_record_is_parsed_as_it_was_built(
     parsed = parse_record(raw, 0)
     assert parsed == (key, value, flags | (DEADLINE if deadline else 0), version, deadline)
     assert record_words(len(key), parsed[2], len(value)) == -(-len(raw) // WORD)
+
+
+@given(
+    st.binary(max_size=600), st.binary(max_size=MAX_METADATA_BYTES), st.sampled_from([0, 1, LARGE, METADATA])
+)
+def test_value_and_metadata_are_parted_as_they_were_joined(value: bytes, metadata: bytes, flags: int) -> None:
+    content, joined = join_metadata(value, metadata, flags)
+    assert joined == flags & ~METADATA | (METADATA if metadata else 0)
+    assert split_metadata(content, joined) == (value, metadata)
+    assert trailing_bytes(content, joined) == len(content) - len(value)
+    if not metadata:
+        assert content == value
+
+
+def test_metadata_that_is_too_long_is_refused() -> None:
+    with pytest.raises(ValueError, match="metadata of 256 bytes"):
+        join_metadata(b"", bytes(MAX_METADATA_BYTES + 1), 0)
+
+
+@given(st.binary(max_size=300))
+def test_whatever_a_torn_read_has_it_is_parted(content: bytes) -> None:
+    value, metadata = split_metadata(content, METADATA)
+    assert len(value) + len(metadata) <= len(content)
 
 
 @pytest.mark.parametrize("name", [name for name in CASES if name != "a long key"])

@@ -26,7 +26,7 @@ from store_helpers import (
 )
 
 from fastkv.errors import StoreBusy
-from fastkv.store import DELETE, Retime
+from fastkv.store import DELETE, Retime, new_value
 from fastkv.store.layout import PAGE, SEG_COVERS, SEG_STATE, SEGMENT_ROW
 from fastkv.store.segments import Segments
 
@@ -39,6 +39,7 @@ NEW = payload("new", 60)
 BLOCK = payload("block", 2000)
 LARGE = payload("large", 9000)
 POOL = "segments"
+METADATA = b"text/html"
 
 
 class Death(NamedTuple):
@@ -50,6 +51,7 @@ class Death(NamedTuple):
         after: the target's value once it is done, None if it is deleted.
         modules: where the opcodes count.
         stride: before each how manyeth of them a process is killed.
+        metadata: the target's, before and after.
     """
 
     prepare: Callable[[Store], dict[bytes, bytes]]
@@ -57,11 +59,17 @@ class Death(NamedTuple):
     after: bytes | None
     modules: str = "*"
     stride: int = 1
+    metadata: bytes = b""
+
+
+def metadata_of(key: bytes) -> bytes:
+    """What each entry but the target has besides its value: some nothing, some little, some much."""
+    return b"" if key == b"target" else (key * 99)[: key[-1] % 4 * 50]
 
 
 def put(store: Store, model: dict[bytes, bytes]) -> dict[bytes, bytes]:
     for key, value in model.items():
-        store.put(key, value, clock)
+        store.put(key, value, clock, metadata=metadata_of(key))
     return model
 
 
@@ -77,6 +85,17 @@ def a_few_and_large_target(store: Store) -> dict[bytes, bytes]:
     return a_few(store) | put(store, {b"target": payload("old", 10_000)})
 
 
+def a_few_and_target_with_metadata(store: Store) -> dict[bytes, bytes]:
+    store.put(b"target", b"old", clock, metadata=METADATA)
+    return a_few(store) | {b"target": b"old"}
+
+
+def a_few_and_large_target_with_metadata(store: Store) -> dict[bytes, bytes]:
+    old = payload("old", 10_000)
+    store.put(b"target", old, clock, metadata=METADATA)
+    return a_few(store) | {b"target": old}
+
+
 def a_few_and_an_expired_target(store: Store) -> dict[bytes, bytes]:
     store.put(b"target", payload("old", 10_000), clock, deadline_ms=clock())
     return a_few(store)
@@ -84,7 +103,7 @@ def a_few_and_an_expired_target(store: Store) -> dict[bytes, bytes]:
 
 def append_to(entry: Entry | None) -> Change:
     assert entry is not None
-    return entry[0] + NEW, 0, 0
+    return new_value(entry, entry[0] + NEW)
 
 
 def a_full_segment(store: Store) -> dict[bytes, bytes]:
@@ -183,7 +202,8 @@ def until_the_target_makes(store: Store, counter: str) -> dict[bytes, bytes]:
         if counted:
             return model
         key = b"%s %d" % (counter.encode(), len(model))
-        model |= put(store, {key: payload(key, len(BLOCK))})
+        # Its metadata included it is not longer than what the target will be.
+        model |= put(store, {key: payload(key, len(BLOCK) - len(metadata_of(key)) - 1)})
 
 
 DEATHS: dict[str, Death] = {
@@ -223,7 +243,7 @@ DEATHS: dict[str, Death] = {
         a_full_page, lambda store: store.put(b"target", NEW, clock), NEW, POOL
     ),
     "update of a new key": Death(
-        a_few, lambda store: store.update(b"target", lambda _: (NEW, 0, 0), clock), NEW, stride=3
+        a_few, lambda store: store.update(b"target", lambda _: (NEW, 0, 0, b""), clock), NEW, stride=3
     ),
     "update of a key": Death(
         a_few_and_target, lambda store: store.update(b"target", append_to, clock), b"old" + NEW, stride=3
@@ -251,13 +271,13 @@ DEATHS: dict[str, Death] = {
     ),
     "update of an expired entry": Death(
         a_few_and_an_expired_target,
-        lambda store: store.update(b"target", lambda _: (NEW, 0, 0), clock),
+        lambda store: store.update(b"target", lambda _: (NEW, 0, 0, b""), clock),
         NEW,
         stride=5,
     ),
     "update that evicts": Death(
         a_full_store,
-        lambda store: store.update(b"target", lambda _: (BLOCK, 0, 0), clock),
+        lambda store: store.update(b"target", lambda _: (BLOCK, 0, 0, b""), clock),
         BLOCK,
         stride=127,
     ),
@@ -283,6 +303,57 @@ DEATHS: dict[str, Death] = {
         "segments ghosts",
         stride=31,
     ),
+    "put of a new key with metadata": Death(
+        a_few,
+        lambda store: store.put(b"target", NEW, clock, metadata=METADATA),
+        NEW,
+        metadata=METADATA,
+    ),
+    "put with metadata over a key with metadata": Death(
+        a_few_and_target_with_metadata,
+        lambda store: store.put(b"target", NEW, clock, 0, clock() + 1, METADATA),
+        NEW,
+        metadata=METADATA,
+    ),
+    "put of a large value with metadata over one": Death(
+        a_few_and_large_target_with_metadata,
+        lambda store: store.put(b"target", LARGE, clock, metadata=METADATA),
+        LARGE,
+        stride=17,
+        metadata=METADATA,
+    ),
+    "update in place of a key with metadata": Death(
+        a_few_and_target_with_metadata,
+        lambda store: store.update(b"target", append_to, clock),
+        b"old" + NEW,
+        metadata=METADATA,
+    ),
+    "update in place of a large value with metadata": Death(
+        a_few_and_large_target_with_metadata,
+        lambda store: store.update(b"target", append_to, clock),
+        payload("old", 10_000) + NEW,
+        stride=23,
+        metadata=METADATA,
+    ),
+    "update of the deadline of a key with metadata": Death(
+        a_few_and_target_with_metadata,
+        lambda store: store.update(b"target", lambda _: Retime(clock() + 1), clock),
+        b"old",
+        metadata=METADATA,
+    ),
+    "update of the deadline of a large value with metadata": Death(
+        a_few_and_large_target_with_metadata,
+        lambda store: store.update(b"target", lambda _: Retime(clock() + 1), clock, with_value=False),
+        payload("old", 10_000),
+        stride=3,
+        metadata=METADATA,
+    ),
+    "delete of a key with metadata": Death(
+        a_few_and_target_with_metadata,
+        lambda store: store.delete(b"target", clock),
+        None,
+        metadata=METADATA,
+    ),
     "expiry": Death(a_few_and_much_that_expires, expire, None, stride=29),
     "expiry of large and small entries": Death(
         large_and_small_that_expire, expire, None, "sweep.run expiry", stride=97
@@ -301,7 +372,11 @@ def store_for(death: Death) -> tuple[int, int]:
 
 
 def assert_whole(
-    store: Store, model: dict[bytes, bytes], target: tuple[bytes | None, ...], uncounted: int
+    store: Store,
+    model: dict[bytes, bytes],
+    target: tuple[bytes | None, ...],
+    uncounted: int,
+    metadata: bytes = b"",
 ) -> None:
     """Everything that was acknowledged is there, and everything can be done.
 
@@ -310,14 +385,17 @@ def assert_whole(
         model: what was acknowledged.
         target: what the target's value may be.
         uncounted: how many entries the dead may have evicted and not have counted any more.
+        metadata: what the target's metadata is.
     """
-    found = {key: value_of(store, key) for key in model}
+    found = {key: store.get(key, clock) for key in model}
     missed = [key for key in model if found[key] is None]
-    assert {key: found[key] for key in model if key not in missed} == {
-        key: model[key] for key in model if key not in missed
+    assert {key: (entry[0], entry[6]) for key, entry in found.items() if entry} == {
+        key: (model[key], metadata_of(key)) for key in model if key not in missed
     }
     assert len(missed) <= store.stats()["evictions"] + uncounted
-    assert value_of(store, b"target") in target
+    entry = store.get(b"target", clock)
+    assert (entry and entry[0]) in target
+    assert entry is None or entry[6] == metadata
     for key in (b"target", *list(model)[:2], b"never seen", b"never seen, either"):
         assert store.put(key, key + NEW, clock)
         assert value_of(store, key) == key + NEW
@@ -341,22 +419,24 @@ def test_death_at_any_point_is_survived(name: str) -> None:
             # Who comes next may be one who verifies, one who reads or one who writes, in either way.
             turn = died % 4
             target: tuple[bytes | None, ...] = old, death.after
+            metadata = death.metadata
             if turn == 0:
                 assert store.check() == [], f"opcode {at}"
             if turn == 1:
-                target = (b"next",)
+                target, metadata = (b"next",), b""
                 assert store.put(b"target", b"next", clock), f"opcode {at}"
             if turn == 2:
-                before, _ = store.update(b"target", lambda entry: (b"next", 0, 0), clock)
+                before, _ = store.update(b"target", lambda entry: (b"next", 0, 0, b""), clock)
                 assert (before and before[0]) in target, f"opcode {at}"
-                target = (b"next",)
-            assert_whole(store, model, target, uncounted)
+                assert before is None or before[6] == metadata, f"opcode {at}"
+                target, metadata = (b"next",), b""
+            assert_whole(store, model, target, uncounted, metadata)
             assert store.check() == [], f"opcode {at}"
             died += 1
         assert died > 30
         # The process that was not killed any more has done it.
         assert value_of(store, b"target") == death.after
-        assert_whole(store, model, (death.after,), uncounted)
+        assert_whole(store, model, (death.after,), uncounted, death.metadata)
 
 
 # Where the first process dies, as a part of its operation.

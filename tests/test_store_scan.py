@@ -80,13 +80,16 @@ def test_everything_is_found_once(
         for i in range(1500):
             size = SIZES[i % len(SIZES)] if i < 70 else i % 50
             key, value, deadline_ms = b"%d\xff\x00" % i, payload(i, size), i % 3 and NOW_MS + i
-            version = store.put(key, value, clock, i % 256, deadline_ms)
-            model[key] = key, value, i % 256, version, deadline_ms
+            metadata = b"m" * (i % 7 * 42)
+            version = store.put(key, value, clock, i % 256, deadline_ms, metadata)
+            model[key] = key, value, i % 256, version, deadline_ms, metadata
         assert store.stats()["evictions"] == 0
         found = []
         for page in pages(store, limit_bytes, limit_entries):
             assert len(page) <= limit_entries
-            total = sum(ENTRY_OVERHEAD + len(key) + len(value) for key, value, *_ in page)
+            total = sum(
+                ENTRY_OVERHEAD + sum(map(len, (key, value, metadata))) for key, value, *_, metadata in page
+            )
             assert total <= limit_bytes or len(page) == 1
             found += page
         assert sorted(found) == sorted(model.values())

@@ -12,7 +12,7 @@ from store_helpers import clock, entry_at_the_end, open_store, payload, value_of
 from fastkv.errors import KeyTooLong, StoreFull, ValueTooLong
 from fastkv.store import short_writes
 from fastkv.store.layout import SB_SEED
-from fastkv.store.records import LONGEST_SHORT_KEY
+from fastkv.store.records import LONGEST_SHORT_KEY, MAX_METADATA_BYTES
 
 if TYPE_CHECKING:
     from fastkv.store import Store
@@ -28,9 +28,11 @@ PUTS = st.tuples(
 REMOVALS = st.tuples(KEYS, st.none(), st.just(0), st.just(0))
 
 
-def put_long(store: Store, key: bytes, value: bytes, flags: int = 0, deadline_ms: int = 0) -> int:
+def put_long(
+    store: Store, key: bytes, value: bytes, flags: int = 0, deadline_ms: int = 0, metadata: bytes = b""
+) -> int:
     """Put in the way that is written to be read."""
-    return store._updater.put(key, value, clock, flags, deadline_ms)
+    return store._updater.put(key, value, clock, flags, deadline_ms, metadata)
 
 
 def image(store: Store) -> bytes:
@@ -47,19 +49,21 @@ def test_both_ways_leave_the_same_arena(operations: list[tuple[bytes, int | None
                 assert short.delete(key, clock) == long.delete(key, clock)
                 continue
             value = payload(number, size)
-            version = short.put(key, value, clock, flags, deadline_ms)
-            assert version == put_long(long, key, value, flags, deadline_ms)
+            metadata = b"m" * (number % 3 * 100)
+            version = short.put(key, value, clock, flags, deadline_ms, metadata)
+            assert version == put_long(long, key, value, flags, deadline_ms, metadata)
         assert image(short) == image(long)
 
 
+@pytest.mark.parametrize("metadata", [b"", b"m", b"m" * 255])
 @pytest.mark.parametrize("deadline_ms", [0, clock() + 1, clock() - 1])
 @pytest.mark.parametrize("size", [0, 60, 480, 9000])
-def test_whatever_it_replaces_is_discounted(size: int, deadline_ms: int) -> None:
+def test_whatever_it_replaces_is_discounted(size: int, deadline_ms: int, metadata: bytes) -> None:
     with open_store() as short, open_store() as long:
         for number in range(3):
             value = payload(number, size)
-            assert short.put(b"key", value, clock, 7, deadline_ms) == put_long(
-                long, b"key", value, 7, deadline_ms
+            assert short.put(b"key", value, clock, 7, deadline_ms, metadata) == put_long(
+                long, b"key", value, 7, deadline_ms, metadata
             )
             assert short.put(b"key", b"value", clock) == put_long(long, b"key", b"value")
         assert image(short) == image(long)
@@ -96,6 +100,8 @@ def test_what_is_too_long_is_refused() -> None:
             store.put(bytes(store.max_key_bytes + 1), b"", clock)
         with pytest.raises(ValueTooLong):
             store.put(b"k", bytes(store.max_value_bytes + 1), clock)
+        with pytest.raises(ValueError, match="metadata of 256 bytes"):
+            store.put(b"k", b"v", clock, metadata=bytes(MAX_METADATA_BYTES + 1))
         assert store.stats()["entries"] == 0
 
 

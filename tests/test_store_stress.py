@@ -125,12 +125,12 @@ class Client:
             return LEAVE
         if choice == 1:
             return DELETE
-        value, flags, _, deadline_ms, _, _ = entry
+        value, flags, _, deadline_ms, _, _, metadata = entry
         key = value.split(b" ", 1)[0]
         return [
-            (value, flags, now_ms() + 100),
-            (value, flags, 0),
-            (seal(key, 1, len(value) // 2), 1, deadline_ms),
+            (value, flags, now_ms() + 100, metadata),
+            (value, flags, 0, b"m"),
+            (seal(key, 1, len(value) // 2), 1, deadline_ms, metadata),
         ][choice - 2]
 
 

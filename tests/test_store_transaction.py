@@ -61,7 +61,7 @@ def msetnx(store: Space, values: dict[bytes, bytes]) -> bool:
 
 def append(entry: Entry | None) -> Change:
     assert entry is not None
-    return entry[0] + b"2", 2, 0
+    return entry[0] + b"2", 2, 0, b""
 
 
 def content(store: Store | Transaction, now: Callable[[], int] = clock) -> dict[bytes, bytes]:
@@ -146,6 +146,7 @@ def test_each_step_sees_what_those_before_it_have_done() -> None:
                 NOW_MS + 1,
                 0,
                 0,
+                b"",
             )
             assert transaction.delete(b"key", clock)
             assert look() is None
@@ -286,7 +287,7 @@ def test_what_has_expired_is_not_there() -> None:
         def body(transaction: Transaction) -> None:
             assert transaction.get(b"left", now) is None
             assert not transaction.delete(b"left", now)
-            assert transaction.update(b"replaced", lambda _: (b"new", 0, 0), now)[0] is None
+            assert transaction.update(b"replaced", lambda _: (b"new", 0, 0, b""), now)[0] is None
             assert content(transaction, now) == {b"replaced": b"new"}
             assert finish(transaction.random_key(now)) == b"replaced"
 

@@ -49,10 +49,10 @@ BEFORE: dict[str, tuple[bytes, int, int] | None] = {
 AFTER: dict[str, Change] = {
     "left": LEAVE,
     "deleted": DELETE,
-    "small": (b"new", 6, 0),
-    "small, with a deadline": (b"new", 7, NOW_MS + 1),
-    "small, passed": (b"new", 8, NOW_MS),
-    "large": (payload("new", 9000), 9, 0),
+    "small": (b"new", 6, 0, b""),
+    "small, with a deadline": (b"new", 7, NOW_MS + 1, b""),
+    "small, passed": (b"new", 8, NOW_MS, b""),
+    "large": (payload("new", 9000), 9, 0, b"metadata"),
     "retimed": Retime(NOW_MS + 2),
     "retimed, as it was": Retime(NOW_MS + 1),
     "retimed, without a deadline": Retime(0),
@@ -69,7 +69,7 @@ def add(number: int, filling: int = 0) -> Callable[[Entry | None], Change]:
 
     def decide(entry: Entry | None) -> Change:
         count = int(entry[0].split(b" ")[0]) if entry else 0
-        return b"%d " % (count + number) + bytes(filling), 0, 0
+        return b"%d " % (count + number) + bytes(filling), 0, 0, b""
 
     return decide
 
@@ -136,7 +136,7 @@ def test_an_entry_counts_as_absent_from_its_deadline_on() -> None:
 
     def count_for_10_ms(entry: Entry | None) -> Change:
         count = int(entry[0]) if entry else 0
-        return b"%d" % (count + 1), 0, entry[3] if entry else now() + 10
+        return b"%d" % (count + 1), 0, entry[3] if entry else now() + 10, b""
 
     with open_store() as store:
         for wait, count in ((0, 1), (9, 2), (1, 1), (0, 2), (10, 1)):
@@ -288,7 +288,7 @@ def test_who_fails_to_decide_changes_nothing(before: str) -> None:
         with pytest.raises(ZeroDivisionError):
             store.update(b"key", fail, clock)
         with pytest.raises(ValueTooLong, match=str(store.max_value_bytes)):
-            store.update(b"key", lambda _: (bytes(store.max_value_bytes + 1), 0, 0), clock)
+            store.update(b"key", lambda _: (bytes(store.max_value_bytes + 1), 0, 0, b""), clock)
         with pytest.raises(KeyTooLong):
             store.update(bytes(store.max_key_bytes + 1), lambda _: DELETE, clock)
         assert bytes(store.counts) == arena
@@ -301,7 +301,7 @@ def test_who_cannot_decide_on_an_expired_entry_has_only_dropped_it() -> None:
     with open_store(lock_wait_ms=0) as store:
         store.put(b"key", payload("large", 9000), clock, deadline_ms=NOW_MS)
         with pytest.raises(TypeError):
-            store.update(b"key", lambda entry: (entry[0], 0, 0), clock)  # type: ignore[index]
+            store.update(b"key", lambda entry: (entry[0], 0, 0, b""), clock)  # type: ignore[index]
         assert store.stats() | {"entries": 0, "expired": 1, "repairs": 0} == store.stats()
 
 
@@ -343,7 +343,7 @@ def test_who_finds_a_full_store_makes_room(size: int) -> None:
         fill_until_evicted(store, "old", lambda i: payload(i, 700))
         for i in range(3 * MIB // size):
             value = payload(i, size)
-            before, version = store.update(b"new%d" % i, lambda _, value=value: (value, 3, 0), clock)  # type: ignore[misc]
+            before, version = store.update(b"new%d" % i, lambda _, value=value: (value, 3, 0, b""), clock)  # type: ignore[misc]
             assert before is None
             entry = store.get(b"new%d" % i, clock)
             assert entry is not None
@@ -359,7 +359,7 @@ def test_a_decision_on_what_was_evicted_meanwhile_does_not_count() -> None:
 
         def append(entry: Entry | None) -> Change:
             asked.append(entry)
-            return (entry[0] if entry else b"") + payload("more", 100_000), 0, 0
+            return (entry[0] if entry else b"") + payload("more", 100_000), 0, 0, b""
 
         # The first eviction took what was older than the rest; put one there that will be the next.
         oldest = next(key for i in range(999) if value_of(store, key := b"old%d" % i))
@@ -398,13 +398,13 @@ def test_no_room_at_all_is_said_and_changes_nothing(monkeypatch: pytest.MonkeyPa
         model = {}
         with pytest.raises(StoreFull):  # noqa: PT012 - whichever of them it is
             for i in range(2000):
-                store.update(b"%d" % i, lambda _, i=i: (payload(i, 700), 0, 0), clock)  # type: ignore[misc]
+                store.update(b"%d" % i, lambda _, i=i: (payload(i, 700), 0, 0, b""), clock)  # type: ignore[misc]
                 model[b"%d" % i] = payload(i, 700)
         assert len(model) > 1000
         assert store.get(b"%d" % len(model), clock) is None
         assert {key: value_of(store, key) for key in model} == model
         with pytest.raises(StoreFull):
-            store.update(b"0", lambda _: (bytes(100_000), 0, 0), clock)
+            store.update(b"0", lambda _: (bytes(100_000), 0, 0, b""), clock)
         assert value_of(store, b"0") == model[b"0"]
         assert store.stats()["repairs"] == 0
 
@@ -437,7 +437,7 @@ def test_exactly_one_creates_and_exactly_one_takes() -> None:
         def work(name: bytes) -> None:
             taken = 0
             while taken < 500:
-                before, _ = store.update(b"lock", lambda entry: LEAVE if entry else (name, 0, 0), clock)
+                before, _ = store.update(b"lock", lambda entry: LEAVE if entry else (name, 0, 0, b""), clock)
                 if before is None:
                     store.update(b"inside", add(1), clock)
                     assert count_of(store, b"inside") == 1

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-    from fastkv.store import Store
+    from fastkv.store import Entry, Store
 
 LOCATION_MASK = (1 << GEOMETRY.location_bits) - 1
 
@@ -58,7 +58,7 @@ class Cut:
         store.close()
         self.words = memoryview(self.content).cast("Q")
 
-    def _entry(self, store: Store, key: bytes) -> tuple[bytes, int, int, int, int, int]:
+    def _entry(self, store: Store, key: bytes) -> Entry:
         entry = store.get(key, clock)
         assert entry is not None
         return entry

@@ -8,7 +8,7 @@ from fastkv.commands.arguments import LONGEST_STRING, integer, syntax_error
 from fastkv.commands.replies import CommandError
 from fastkv.commands.table import command
 from fastkv.stats import Column
-from fastkv.store import LEAVE
+from fastkv.store import LEAVE, new_value
 
 if TYPE_CHECKING:
     from fastkv.commands.context import Context
@@ -49,7 +49,7 @@ def setbit(context: Context, words: list[bytes]) -> Reply:
         if old == bit and byte < len(value):
             return LEAVE  # who watches the key is not to learn of it
         new[byte] = new[byte] & ~(1 << shift) | bit << shift
-        return bytes(new), 0, entry[3] if entry else 0
+        return new_value(entry, bytes(new))
 
     before, _ = context.space.update(key, decide, context.clock)
     context.counters[_PUTS] += 1

@@ -34,7 +34,13 @@ class Space(Protocol):
         """Look several keys up, as they were at one moment."""
 
     def put(
-        self, key: bytes, value: bytes, clock: Callable[[], int], flags: int = 0, deadline_ms: int = 0
+        self,
+        key: bytes,
+        value: bytes,
+        clock: Callable[[], int],
+        flags: int = 0,
+        deadline_ms: int = 0,
+        metadata: bytes = b"",
     ) -> int:
         """Insert or replace an entry."""
 

@@ -9,6 +9,7 @@ from fastkv.commands.floats import ZERO, add, parse_float
 from fastkv.commands.replies import CommandError
 from fastkv.commands.table import command
 from fastkv.stats import Column
+from fastkv.store import new_value
 
 if TYPE_CHECKING:
     from fastkv.commands.context import Context
@@ -28,7 +29,7 @@ def _count(context: Context, key: bytes, amount: int) -> Reply:
         total = amount + (integer(entry[0]) if entry else 0)
         if not SMALLEST <= total <= LARGEST:
             raise CommandError("ERR increment or decrement would overflow")
-        return b"%d" % total, 0, entry[3] if entry else 0
+        return new_value(entry, b"%d" % total)
 
     context.space.update(key, decide, context.clock)
     context.counters[_PUTS] += 1
@@ -75,7 +76,7 @@ def incrbyfloat(context: Context, words: list[bytes]) -> Reply:
         # First what is there and then what is added: the order in which Redis complains, in the same words.
         total = add(parse_float(entry[0]) if entry else ZERO, parse_float(words[2]))
         context.check(key, len(total))
-        return total, 0, entry[3] if entry else 0
+        return new_value(entry, total)
 
     context.space.update(key, decide, context.clock)
     context.counters[_PUTS] += 1

@@ -12,6 +12,7 @@ from fastkv.stats import Column
 if TYPE_CHECKING:
     from fastkv.commands.context import Context, Space
     from fastkv.commands.replies import Reply
+    from fastkv.store import Entry
 
 _HITS: Final = int(Column.HITS)
 _MISSES: Final = int(Column.MISSES)
@@ -104,8 +105,7 @@ def _move(context: Context, old: bytes, new: bytes, *, only_new: bool) -> bool:
         if only_new and (old == new or space.get(new, context.clock)):
             return False
         if old != new:
-            context.check(new, len(entry[0]))
-            space.put(new, entry[0], context.clock, entry[1], entry[3])
+            _put_copy(context, space, new, entry)
             space.delete(old, context.clock)
         return True
 
@@ -115,6 +115,13 @@ def _move(context: Context, old: bytes, new: bytes, *, only_new: bool) -> bool:
         context.notify(b"rename_from", old)
         context.notify(b"rename_to", new)
     return True
+
+
+def _put_copy(context: Context, space: Space, key: bytes, entry: Entry) -> None:
+    """Put an entry under another key: value, deadline, and what is known of the value."""
+    value, flags, _, deadline_ms, _, _, metadata = entry
+    context.check(key, len(value))
+    space.put(key, value, context.clock, flags, deadline_ms, metadata)
 
 
 @command("RENAME", 3, (1, 2, 1), writes=True)
@@ -151,8 +158,7 @@ def copy(context: Context, words: list[bytes]) -> Reply:
         entry = space.get(old, context.clock)
         if entry is None or (not replace and space.get(new, context.clock)):
             return False
-        context.check(new, len(entry[0]))
-        space.put(new, entry[0], context.clock, entry[1], entry[3])
+        _put_copy(context, space, new, entry)
         return True
 
     done = context.space.transact([old, new], body, context.clock)

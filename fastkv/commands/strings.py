@@ -9,7 +9,7 @@ from fastkv.commands.expiry import new_deadline_ms
 from fastkv.commands.replies import OK, CommandError
 from fastkv.commands.table import command, wrong_number
 from fastkv.stats import Column
-from fastkv.store import DELETE, LEAVE, Retime
+from fastkv.store import DELETE, LEAVE, Retime, new_value
 
 if TYPE_CHECKING:
     from fastkv.commands.context import Context, Space
@@ -66,8 +66,8 @@ def _set_if(context: Context, key: bytes, value: bytes, flags: set[bytes], deadl
         if past:
             return DELETE
         if b"KEEPTTL" in flags and entry is not None:
-            return value, 0, entry[3]
-        return value, 0, deadline_ms or 0
+            return value, 0, entry[3], b""
+        return value, 0, deadline_ms or 0, b""
 
     if flags or past:
         before, _ = context.space.update(key, decide, context.clock, with_value=gets)
@@ -278,7 +278,7 @@ def append(context: Context, words: list[bytes]) -> Reply:
 
     def decide(entry: Entry | None) -> Change:
         context.check(key, len(tail) + (len(entry[0]) if entry else 0))
-        return (entry[0] + tail, 0, entry[3]) if entry else (tail, 0, 0)
+        return new_value(entry, entry[0] + tail if entry else tail)
 
     before, _ = context.space.update(key, decide, context.clock)
     context.counters[_PUTS] += 1
@@ -338,7 +338,7 @@ def setrange(context: Context, words: list[bytes]) -> Reply:
         size = max(len(old), offset + len(part))
         context.check(key, size)
         new = old[:offset].ljust(offset, b"\0") + part + old[offset + len(part) :]
-        return new, 0, entry[3] if entry else 0
+        return new_value(entry, new)
 
     context.space.update(key, decide, context.clock)
     if part:

@@ -90,7 +90,7 @@ class Resources:
         if query or not _PUT_FIELDS.isdisjoint([name for name, _ in head.fields]):
             conditions, deadline_ms = self._demands(query, head)
         # No flag: to find out whether the bytes may stand in JSON as they are would cost every PUT.
-        done = self._change(key, conditions, (body, 0, deadline_ms))
+        done = self._change(key, conditions, (body, 0, deadline_ms, b""))
         if done is None:
             return _PRECONDITION_FAILED
         routes.counters[_PUTS] += 1
@@ -191,7 +191,7 @@ class Resources:
 
     def _metadata(self, entry: Entry) -> bytes:
         """The fields that 200 and 304 share (RFC 9110, 15.4.5): a copy may be kept, but not used unasked."""
-        _, _, version, deadline_ms, _, _ = entry
+        _, _, version, deadline_ms, _, _, _ = entry
         if not deadline_ms:
             return b'ETag: "%x"\r\nCache-Control: no-cache\r\n' % version
         left_ms = max(deadline_ms - self._routes.clock(), 1)

@@ -2,13 +2,14 @@ r"""The bytes of a snapshot: a header, blocks of entries, an end. All numbers ar
 
     header  magic (8 bytes) | format version (32 bits) | 0 (32) | created, Unix ms (64) | checksum (64)
     block   "data" | entries (32 bits) | bytes of what follows the checksum (64) | checksum (64) | entries
-    entry   key length (16 bits) | flags (8) | 0 (8) | value length (32) | deadline (64) | key | value
+    entry   key length (16 bits) | flags (8) | metadata length (8) | value length (32) | deadline (64)
+            | key | value | metadata
     end     "end\0" | blocks (32 bits) | entries (64) | bytes of all entries (64) | checksum (64)
 
 A checksum is xxh3_64 of all of its part that is not the checksum; that of the end goes over the checksums
 that came before it first, so that no block can be missing, come twice or stand elsewhere. A block is also
 what is sent to and from a server, so it is small, unless one entry is not. A deadline is Unix time in ms, 0
-for none: time that passes in a file counts.
+for none: time that passes in a file counts. Version 1 had no metadata: its length is 0 in all entries.
 
 In: entries, or bytes that anybody may have made. Out: bytes, or entries. Raised: ``SnapshotError``.
 """
@@ -26,11 +27,13 @@ from fastkv.errors import SnapshotError
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-Item: TypeAlias = tuple[bytes, bytes, int, int]
-"""Key, value, flags (0 to 255) and deadline, Unix time in ms (0 for none)."""
+Item: TypeAlias = tuple[bytes, bytes, int, int, bytes]
+"""Key, value, flags (0 to 255), deadline as Unix time in ms (0 for none), metadata (at most 255 bytes)."""
 
 MAGIC: Final = b"\x89fastkv\n"
-VERSION: Final = 1
+VERSION: Final = 2
+OLDEST_VERSION: Final = 1
+"""The oldest version that is read."""
 
 BLOCK_ENTRIES: Final = 256
 """The most entries of a block: writing them takes a server some 2 ms, in which it does nothing else."""
@@ -63,10 +66,15 @@ def build_block(items: Iterable[Item]) -> bytes:
         Its bytes.
     """
     parts: list[bytes] = []
-    for key, value, flags, deadline_ms in items:
-        parts += (_ENTRY.pack(len(key), flags, 0, len(value), deadline_ms), key, value)
+    for key, value, flags, deadline_ms, metadata in items:
+        parts += (
+            _ENTRY.pack(len(key), flags, len(metadata), len(value), deadline_ms),
+            key,
+            value,
+            metadata,
+        )
     body = b"".join(parts)
-    head = _BLOCK.pack(_DATA_KIND, len(parts) // 3, len(body))
+    head = _BLOCK.pack(_DATA_KIND, len(parts) // 4, len(body))
     return b"".join((head, _CHECKSUM.pack(_digest(head, body)), body))
 
 
@@ -94,14 +102,21 @@ def parse_block(block: bytes) -> list[Item]:
     for _ in range(count):
         if at + ENTRY_HEAD_BYTES > end:
             raise _malformed()
-        key_len, flags, zero, value_len, deadline_ms = _ENTRY.unpack_from(block, at)
-        middle = at + ENTRY_HEAD_BYTES + key_len
-        if not key_len or zero or middle + value_len > end or deadline_ms > LATEST_DEADLINE_MS:
+        key_len, flags, metadata_len, value_len, deadline_ms = _ENTRY.unpack_from(block, at)
+        value_at = at + ENTRY_HEAD_BYTES + key_len
+        metadata_at = value_at + value_len
+        at = metadata_at + metadata_len
+        if not key_len or at > end or deadline_ms > LATEST_DEADLINE_MS:
             raise _malformed()
         items.append(
-            (block[middle - key_len : middle], block[middle : middle + value_len], flags, deadline_ms)
+            (
+                block[value_at - key_len : value_at],
+                block[value_at:metadata_at],
+                flags,
+                deadline_ms,
+                block[metadata_at:at],
+            )
         )
-        at = middle + value_len
     if at != end:
         raise _malformed()
     return items
@@ -143,12 +158,14 @@ class Chain:
 
     Attributes:
         created_ms: Unix time in ms.
+        version: of the format.
         blocks: how many there were.
         entries: how many they have.
         entry_bytes: how many bytes those take.
     """
 
     created_ms: int
+    version: int = VERSION
     blocks: int = 0
     entries: int = 0
     entry_bytes: int = 0
@@ -156,7 +173,7 @@ class Chain:
 
     def build_header(self) -> bytes:
         """The bytes that a snapshot begins with."""
-        head = _HEADER.pack(MAGIC, VERSION, 0, self.created_ms)
+        head = _HEADER.pack(MAGIC, self.version, 0, self.created_ms)
         checksum = _CHECKSUM.pack(xxh3_64_intdigest(head))
         self._digest.update(checksum)
         return head + checksum
@@ -179,13 +196,13 @@ class Chain:
         if len(header) < HEADER_BYTES:
             raise SnapshotError("Its header is cut off.")
         _, version, _, created_ms = _HEADER.unpack_from(header)
-        chain = cls(created_ms)
-        if version != VERSION and header[_HEADER.size :] == _CHECKSUM.pack(
-            xxh3_64_intdigest(header[: _HEADER.size])
-        ):
-            raise SnapshotError(f"It has version {version} of the format; this fastkv reads {VERSION}.")
+        chain = cls(created_ms, version)
         if chain.build_header() != header:
             raise SnapshotError("Its header is damaged.")
+        if not OLDEST_VERSION <= version <= VERSION:
+            raise SnapshotError(
+                f"It has version {version} of the format; this fastkv reads {OLDEST_VERSION} to {VERSION}."
+            )
         return chain
 
     def add(self, block: bytes) -> int:

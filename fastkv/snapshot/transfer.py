@@ -79,8 +79,8 @@ class Transfer:
         ahead_ms = self._unix_clock() - self._clock()
         return (
             build_block(
-                (key, value, flags, deadline_ms and deadline_ms + ahead_ms)
-                for key, value, flags, _, deadline_ms in entries
+                (key, value, flags, deadline_ms and deadline_ms + ahead_ms, metadata)
+                for key, value, flags, _, deadline_ms, metadata in entries
             ),
             after,
         )
@@ -108,21 +108,21 @@ class Transfer:
         ahead_ms = self._unix_clock() - self._clock()
         now_ms = self._clock()
         expired = 0
-        for key, value, flags, unix_deadline_ms in items:
+        for key, value, flags, unix_deadline_ms, metadata in items:
             deadline_ms = unix_deadline_ms - ahead_ms
             if unix_deadline_ms and deadline_ms <= now_ms:
                 if self._store.delete(key, self._clock):
                     self._notify(b"del", key)
                 expired += 1
             else:
-                self._store.put(key, value, self._clock, flags, unix_deadline_ms and deadline_ms)
+                self._store.put(key, value, self._clock, flags, unix_deadline_ms and deadline_ms, metadata)
                 self._notify(b"set", key)
                 if unix_deadline_ms:
                     self._notify(b"expire", key)
         return len(items) - expired, expired
 
     def _check(self, item: Item) -> None:
-        key, value, _, _ = item
+        key, value, *_ = item
         if len(key) > self.max_key:
             raise KeyTooLong(f"A key has {len(key)} bytes; at most {self.max_key} are allowed.")
         if len(value) > self.max_value:

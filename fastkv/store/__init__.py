@@ -8,9 +8,22 @@ those below it: ``store`` → ``transactions`` → ``transaction`` →
 """
 
 from fastkv.store.reading import Entry
+from fastkv.store.records import MAX_METADATA_BYTES
 from fastkv.store.scan import Scanned
 from fastkv.store.store import Store
 from fastkv.store.transaction import Transaction
-from fastkv.store.update import DELETE, LEAVE, Change, Decide, Retime
+from fastkv.store.update import DELETE, LEAVE, Change, Decide, Retime, new_value
 
-__all__ = ["DELETE", "LEAVE", "Change", "Decide", "Entry", "Retime", "Scanned", "Store", "Transaction"]
+__all__ = [
+    "DELETE",
+    "LEAVE",
+    "MAX_METADATA_BYTES",
+    "Change",
+    "Decide",
+    "Entry",
+    "Retime",
+    "Scanned",
+    "Store",
+    "Transaction",
+    "new_value",
+]

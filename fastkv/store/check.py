@@ -39,7 +39,17 @@ from fastkv.store.layout import (
     SH_VERSION,
     Arena,
 )
-from fastkv.store.records import FRAGMENT, HEAD_BYTES, LARGE, parse_pieces, parse_record, record_is_whole
+from fastkv.store.records import (
+    FRAGMENT,
+    HEAD_BYTES,
+    LARGE,
+    METADATA,
+    parse_pieces,
+    parse_record,
+    record_is_whole,
+    split_metadata,
+    trailing_bytes,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -217,8 +227,8 @@ class Check:
             return f"has an old generation of segment {segment}"
         if location + shard.length(location) > self._segments.base(segment) + self._words[row + SEG_HEAD]:
             return "refers to a record past the segment's head"
-        key, value, flags, version, deadline_ms = parse_record(mem, location << 3)
-        size = HEAD_BYTES + (8 if deadline_ms else 0) + len(key) + len(value) + 4
+        key, content, flags, version, deadline_ms = parse_record(mem, location << 3)
+        size = HEAD_BYTES + (8 if deadline_ms else 0) + len(key) + len(content) + 4
         if not record_is_whole(mem[location << 3 : (location << 3) + size]):
             return f"the record of {key!r} is damaged"
         geometry = self._arena.geometry
@@ -229,8 +239,10 @@ class Check:
             return f"the key {key!r} does not belong here"
         if key_hash >> 16 & (1 << self._shard_bits) - 1 != shard.number:
             return f"the key {key!r} belongs to another shard"
+        if flags & METADATA and not 1 < trailing_bytes(content, flags) <= len(content):
+            return f"the metadata of {key!r} is none"
         if flags & LARGE:
-            return self._pieces_problem(key_hash, value, owned)
+            return self._pieces_problem(key_hash, split_metadata(content, flags)[0], owned)
         return None
 
     def _pieces_problem(self, key_hash: int, listed: bytes, owned: dict[int, int]) -> str | None:

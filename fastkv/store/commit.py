@@ -47,8 +47,9 @@ class Write(NamedTuple):
     Attributes:
         key: the key.
         key_hash: its hash.
-        value: its value; None: the one that it has, but with another deadline.
-        flags: the caller's.
+        content: its value and metadata, by ``join_metadata``; None: those that it has, but with another
+            deadline.
+        flags: those of its record.
         version: the version.
         deadline_ms: 0 for none.
         there: whether there is an entry at all; if not, what stands above counts for nothing.
@@ -56,7 +57,7 @@ class Write(NamedTuple):
 
     key: bytes
     key_hash: int
-    value: bytes | None
+    content: bytes | None
     flags: int
     version: int
     deadline_ms: int
@@ -176,7 +177,7 @@ class Commit:
             taken: set[int] = set()
             for write in writes:
                 slot, old, _, _ = self._index.locate(write.key_hash, write.key)
-                if not slot and write.there and write.value is not None:
+                if not slot and write.there and write.content is not None:
                     slot = self._index.vacancy_besides(write.key_hash, taken)
                     if not slot:
                         break
@@ -200,18 +201,17 @@ class Commit:
         for shard, write, _, old in placed:
             if not write.there:
                 continue
-            retimed = write.value is None
+            retimed = write.content is None
             main = shard.is_main(old) if retimed else not old and self._recalls(write)
             log = shard.number, main
             if log not in heads:
                 heads[log] = shard.open_head(main=main)
-            if retimed:
+            if write.content is None:
                 length = shard.length(old & self._index.location_mask) + 1
                 opened, heads[log] = shard.room_after(heads[log], length)
             else:
-                key_len, value_len = len(write.key), len(write.value or b"")
-                opened, heads[log] = shard.room_for(heads[log], key_len, value_len)
-                if shard.segments_for(key_len, value_len) > 1:
+                opened, heads[log] = shard.room_for(heads[log], write.key, write.content, write.flags)
+                if shard.segments_for(len(write.key), len(write.content)) > 1:
                     spare = _SPARE_SEGMENTS
             wanted += opened
         return wanted + spare
@@ -225,13 +225,13 @@ class Commit:
         for shard, write, _, old in placed:
             new = 0
             if write.there:
-                if write.value is None:
+                if write.content is None:
                     place = shard.append_retimed(old & self._index.location_mask, write.deadline_ms, RESERVE)
                 else:
                     place = shard.append_entry(
                         write.key_hash,
                         write.key,
-                        write.value,
+                        write.content,
                         write.flags,
                         write.version,
                         write.deadline_ms,
@@ -247,7 +247,7 @@ class Commit:
             return news
         for (shard, write, _, _), new in zip(placed, news, strict=False):
             if new:
-                self._bury(shard, new, alone=write.value is None)
+                self._bury(shard, new, alone=write.content is None)
         return []
 
     def _bury(self, shard: Shard, word: int, *, alone: bool) -> None:
@@ -278,7 +278,7 @@ class Commit:
         for (shard, write, _, old), new in zip(placed, news, strict=True):
             words[shard.header + SH_ENTRIES] += bool(new) - bool(old)
             if old:
-                self._bury(shard, old, alone=bool(new) and write.value is None)
+                self._bury(shard, old, alone=bool(new) and write.content is None)
         for shard in shards.values():
             shard.end_steps()
 

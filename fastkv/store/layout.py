@@ -30,8 +30,8 @@ from fastkv.errors import StartError
 from fastkv.store.removals import Removals
 
 WORD = 8
-LAYOUT_VERSION = 4
-MAGIC = int.from_bytes(b"fastkv\x00\x04", "little")
+LAYOUT_VERSION = 5
+MAGIC = int.from_bytes(b"fastkv\x00\x05", "little")
 
 # Superblock: words from the start of the arena.
 SB_MAGIC, SB_LAYOUT, SB_MEMORY, SB_SEGMENT, SB_SHARDS, SB_SEED, SB_CHECKSUM = range(7)

@@ -34,6 +34,8 @@ from fastkv.store.records import (
     parse_pieces,
     parse_record,
     record_words,
+    split_metadata,
+    trailing_bytes,
     unpack_head,
 )
 
@@ -86,35 +88,37 @@ class Log:
         self._version_mask = (1 << geometry.version_bits) - 1
         self._version_shift = geometry.location_bits
 
-    def segments_for(self, key_len: int, value_len: int) -> int:
+    def segments_for(self, key_len: int, content_len: int) -> int:
         """How many segments a write may have to take out of the pool, but for one for an index page.
 
         Args:
             key_len: bytes.
-            value_len: bytes.
+            content_len: bytes of value and metadata.
 
         Returns:
             Segments.
         """
-        if record_words(key_len, DEADLINE, value_len) <= self.inline_words:
+        if record_words(key_len, DEADLINE, content_len) <= self.inline_words:
             return 1
-        return value_len // ((self._segment_words << 3) - HEAD_BYTES - CHECKSUM_BYTES) + 3
+        return content_len // ((self._segment_words << 3) - HEAD_BYTES - CHECKSUM_BYTES) + 3
 
-    def room_for(self, head: int, key_len: int, value_len: int) -> tuple[int, int]:
+    def room_for(self, head: int, key: bytes, content: bytes, flags: int) -> tuple[int, int]:
         """What an entry takes, counted as ``append_pieces`` and ``append`` go about it.
 
         Args:
             head: words written in the open segment; those of a whole one if none is open.
-            key_len: bytes.
-            value_len: bytes.
+            key: its key.
+            content: value and metadata.
+            flags: of its record.
 
         Returns:
             How many segments are opened for it, and the head afterwards.
         """
         opened = pieces = 0
-        length = record_words(key_len, DEADLINE, value_len)
-        if value_len and length > self.inline_words:
-            left = value_len
+        length = record_words(len(key), DEADLINE, len(content))
+        trailing = trailing_bytes(content, flags)
+        left = len(content) - trailing
+        if left and length > self.inline_words:
             while left:
                 if self._segment_words - head < self.inline_words:
                     opened, head = opened + 1, 0
@@ -123,7 +127,7 @@ class Log:
                 head += record_words(0, FRAGMENT, piece)
                 left -= piece
                 pieces += 1
-            length = record_words(key_len, DEADLINE, (1 + pieces) * WORD)
+            length = record_words(len(key), DEADLINE, (1 + pieces) * WORD + trailing)
         last, head = self.room_after(head, length)
         return opened + last, head
 
@@ -266,8 +270,8 @@ class Log:
         Returns:
             Words.
         """
-        key_len, flags, value_len, _ = unpack_head(self._mem, location << 3)
-        return record_words(key_len, flags, value_len)
+        key_len, flags, content_len, _ = unpack_head(self._mem, location << 3)
+        return record_words(key_len, flags, content_len)
 
     def pieces(self, location: int) -> tuple[int, ...]:
         """The fragments of a record.
@@ -278,8 +282,8 @@ class Log:
         Returns:
             Their locations in order, none if the record holds its value itself.
         """
-        _, value, flags, _, _ = parse_record(self._mem, location << 3)
-        return parse_pieces(value)[1:] if flags & LARGE else ()
+        _, content, flags, _, _ = parse_record(self._mem, location << 3)
+        return parse_pieces(split_metadata(content, flags)[0])[1:] if flags & LARGE else ()
 
     def bury(self, word: int, *, evicted: bool = False) -> None:
         """Discount a record that no slot refers to any more, and its fragments.
@@ -289,10 +293,10 @@ class Log:
             evicted: as for ``Segments.bury``.
         """
         location = word & self._location_mask
-        key_len, flags, value_len, _ = unpack_head(self._mem, location << 3)
+        key_len, flags, content_len, _ = unpack_head(self._mem, location << 3)
         if flags & LARGE:
             self.bury_pieces(self.pieces(location), evicted=evicted)
-        length = record_words(key_len, flags, value_len)
+        length = record_words(key_len, flags, content_len)
         self._segments.bury(self.header, location, length, evicted=evicted)
 
     def bury_pieces(self, pieces: Iterable[int], *, evicted: bool = False) -> None:

@@ -16,7 +16,7 @@ import struct
 from typing import TYPE_CHECKING, Final
 
 from fastkv.store.layout import COUNT_MAX, TAG_BITS, UNVERIFIED, Arena, count_at
-from fastkv.store.records import CALLER_FLAGS, LARGE, parse_pieces, parse_record
+from fastkv.store.records import CALLER_FLAGS, LARGE, parse_pieces, parse_record, split_metadata
 from fastkv.store.short_reads import short_reads
 
 if TYPE_CHECKING:
@@ -28,9 +28,10 @@ if TYPE_CHECKING:
     from fastkv.store.short_reads import Get, GetSmall
     from fastkv.store.verify import Verifier
 
-Entry = tuple[bytes, int, int, int, int, int]
-"""What get returns: value, the caller's flags, version, deadline in ms (0 for none), and the slot and
-word under which the entry was found: while that slot holds that word, the entry is unchanged."""
+Entry = tuple[bytes, int, int, int, int, int, bytes]
+"""What get returns: value, the caller's flags, version, deadline in ms (0 for none), the slot and the word
+under which the entry was found, and the caller's metadata (empty for none). While that slot holds that word,
+the entry is unchanged."""
 
 
 def may_reorder(machine: str) -> bool:
@@ -167,7 +168,8 @@ class Reader:
         slot, word, _, _ = self._index.locate(key_hash, key)
         if not slot:
             return None
-        _, value, flags, version, deadline_ms = parse_record(self._mem, (word & self._location_mask) << 3)
+        _, content, flags, version, deadline_ms = parse_record(self._mem, (word & self._location_mask) << 3)
+        value, metadata = split_metadata(content, flags)
         if not with_value:
             value = b""
         elif flags & LARGE:
@@ -178,7 +180,7 @@ class Reader:
             value = b"".join([parse_record(self._mem, piece << 3)[1] for piece in pieces])
             if len(value) != whole:
                 raise ValueError("overwritten while it was read")
-        return value, flags & CALLER_FLAGS, version, deadline_ms, slot, word
+        return value, flags & CALLER_FLAGS, version, deadline_ms, slot, word, metadata
 
     # What ``find`` reads with; a subclass may be stricter.
     _read_unlocked = read

@@ -1,9 +1,13 @@
 """What an entry looks like in the log: bytes in, bytes out.
 
-    0   key length (16 bits) | flags (16) | value length (32)
+    0   key length (16 bits) | flags (16) | content length (32)
     8   version (64); in a fragment the hash of its owner's key
     16  deadline in ms (64), only with DEADLINE
-    ..  key, value, checksum: xxh32 over all that stands before it
+    ..  key, content, checksum: xxh32 over all that stands before it
+
+The content is the value. With METADATA it is followed by up to 255 bytes that the caller has put beside the
+value, and one byte that says how many; the content's length includes them, so only a reader of the value has
+to know of them. Layout 4 had no METADATA; else its records are the same.
 
 A record is padded to whole words, lies in one segment, and never changes once the index refers to it. A
 value too large for that is cut into FRAGMENT records; its own record is marked LARGE and holds, in the
@@ -30,7 +34,7 @@ HEAD: Final = Struct("<HHIQ")
 HEAD_BYTES: Final = HEAD.size
 _DEADLINE: Final = Struct("<Q")
 CHECKSUM_BYTES: Final = 4
-# A record takes these bytes and its key and value, divided by eight: head, checksum, rounding up.
+# A record takes these bytes and its key and content, divided by eight: head, checksum, rounding up.
 FIXED_BYTES: Final = HEAD_BYTES + CHECKSUM_BYTES + WORD - 1
 
 # The low byte of the flags is the caller's, as with memcached's client flags.
@@ -38,6 +42,9 @@ CALLER_FLAGS: Final = 0xFF
 DEADLINE: Final = 0x100
 LARGE: Final = 0x200
 FRAGMENT: Final = 0x400
+METADATA: Final = 0x800
+
+MAX_METADATA_BYTES: Final = 255
 
 # A key of one byte without a value, or a fragment of one byte.
 LEAST_RECORD_WORDS: Final = 3
@@ -56,7 +63,7 @@ def unpacker_with_key(key_len: int) -> UnpackFrom:
         key_len: the length of the key that is looked for; what stands there may have another one.
 
     Returns:
-        A function of the arena and a byte offset that returns key length, flags, value length, version and
+        A function of the arena and a byte offset that returns key length, flags, content length, version and
         as many bytes as were asked for; it raises struct.error if the arena ends before them.
     """
     return Struct(f"{HEAD.format}{key_len}s").unpack_from
@@ -66,29 +73,76 @@ def unpacker_with_key(key_len: int) -> UnpackFrom:
 unpack_with_key: Final = [unpacker_with_key(key_len) for key_len in range(LONGEST_SHORT_KEY + 1)]
 
 
-def record_words(key_len: int, flags: int, value_len: int) -> int:
+def record_words(key_len: int, flags: int, content_len: int) -> int:
     """The length of a record in words.
 
     Args:
         key_len: bytes of the key.
         flags: its flags.
-        value_len: bytes of the value as it stands in the record.
+        content_len: bytes of the content.
 
     Returns:
         Words, padding included.
     """
     return (
-        HEAD_BYTES + (WORD if flags & DEADLINE else 0) + key_len + value_len + CHECKSUM_BYTES + WORD - 1
+        HEAD_BYTES + (WORD if flags & DEADLINE else 0) + key_len + content_len + CHECKSUM_BYTES + WORD - 1
     ) >> 3
 
 
-def build_record(key: bytes, value: bytes, flags: int, version: int, deadline_ms: int) -> bytes:
+def join_metadata(value: bytes, metadata: bytes, flags: int) -> tuple[bytes, int]:
+    """The content that holds a value and its metadata.
+
+    Args:
+        value: the value, or a LARGE record's list.
+        metadata: at most ``MAX_METADATA_BYTES``; empty for none.
+        flags: the record's.
+
+    Returns:
+        The content, and the flags with METADATA where there is any.
+
+    Raises:
+        ValueError: if the metadata is too long.
+    """
+    if not metadata:
+        return value, flags & ~METADATA
+    if len(metadata) > MAX_METADATA_BYTES:
+        raise ValueError(f"metadata of {len(metadata)} bytes")
+    return b"%b%b%c" % (value, metadata, len(metadata)), flags | METADATA
+
+
+def split_metadata(content: bytes, flags: int) -> tuple[bytes, bytes]:
+    """Take a record's content apart.
+
+    Args:
+        content: the content. Without the shard's lock it may be anything, and then so is what is returned.
+        flags: the record's.
+
+    Returns:
+        The value, or a LARGE record's list, and the metadata.
+    """
+    trailing = trailing_bytes(content, flags)
+    if not trailing:
+        return content, b""
+    return content[:-trailing], content[-trailing:-1]
+
+
+def trailing_bytes(content: bytes, flags: int) -> int:
+    """How many bytes follow the value in a record's content: the metadata and its length.
+
+    Args:
+        content: the content; without the shard's lock it may be anything.
+        flags: the record's.
+    """
+    return content[-1] + 1 if flags & METADATA and content else 0
+
+
+def build_record(key: bytes, content: bytes, flags: int, version: int, deadline_ms: int) -> bytes:
     """The bytes of a record, without padding.
 
     Args:
         key: at most 65,535 bytes; empty in a fragment.
-        value: the value, a LARGE record's list or a fragment's piece.
-        flags: the caller's low byte and LARGE or FRAGMENT; DEADLINE is added where there is one.
+        content: as ``join_metadata`` made it, or a fragment's piece of the value.
+        flags: the caller's low byte, METADATA, and LARGE or FRAGMENT; DEADLINE is added where there is one.
         version: 64 bits.
         deadline_ms: 0 for none.
 
@@ -97,13 +151,13 @@ def build_record(key: bytes, value: bytes, flags: int, version: int, deadline_ms
     """
     if deadline_ms:
         body = (
-            HEAD.pack(len(key), flags | DEADLINE, len(value), version)
+            HEAD.pack(len(key), flags | DEADLINE, len(content), version)
             + _DEADLINE.pack(deadline_ms)
             + key
-            + value
+            + content
         )
     else:
-        body = HEAD.pack(len(key), flags, len(value), version) + key + value
+        body = HEAD.pack(len(key), flags, len(content), version) + key + content
     return body + xxh32_digest(body)
 
 
@@ -115,14 +169,14 @@ def parse_record(mem: mmap | bytes, at: int) -> tuple[bytes, bytes, int, int, in
         at: byte offset of the record. Without the shard's lock anything may stand there.
 
     Returns:
-        Key, value, flags, version and deadline in ms (0 for none).
+        Key, content, flags, version and deadline in ms (0 for none).
 
     Raises:
         struct.error: if the arena ends before the record's head does.
         ValueError: if it is longer than any record can be, so that what stands there is none.
     """
-    key_len, flags, value_len, version = unpack_head(mem, at)
-    if value_len > MAX_SEGMENT:
+    key_len, flags, content_len, version = unpack_head(mem, at)
+    if content_len > MAX_SEGMENT:
         raise ValueError(f"no record at byte {at}")
     start = at + HEAD_BYTES
     deadline_ms = 0
@@ -130,7 +184,7 @@ def parse_record(mem: mmap | bytes, at: int) -> tuple[bytes, bytes, int, int, in
         (deadline_ms,) = unpack_deadline(mem, start)
         start += WORD
     middle = start + key_len
-    return mem[start:middle], mem[middle : middle + value_len], flags, version, deadline_ms
+    return mem[start:middle], mem[middle : middle + content_len], flags, version, deadline_ms
 
 
 def record_is_whole(raw: bytes) -> bool:
@@ -158,8 +212,8 @@ def whole_record(mem: mmap | bytes, at: int, end: int) -> tuple[bytes, bytes, in
     """
     if at + HEAD_BYTES > end:
         return None
-    key_len, flags, value_len, _ = unpack_head(mem, at)
-    size = HEAD_BYTES + (WORD if flags & DEADLINE else 0) + key_len + value_len + CHECKSUM_BYTES
+    key_len, flags, content_len, _ = unpack_head(mem, at)
+    size = HEAD_BYTES + (WORD if flags & DEADLINE else 0) + key_len + content_len + CHECKSUM_BYTES
     if at + size > end:
         return None
     raw = mem[at : at + size]

@@ -40,6 +40,7 @@ from fastkv.store.records import (
     HEAD_BYTES,
     LARGE,
     parse_pieces,
+    split_metadata,
     unpack_deadline,
     unpack_head,
     whole_record,
@@ -53,11 +54,12 @@ if TYPE_CHECKING:
     from fastkv.store.segments import Segments
     from fastkv.store.shard import Shard
 
-Scanned = tuple[bytes, bytes, int, int, int]
-"""What scan returns: key, value, the caller's flags, version, and deadline in ms (0 for none)."""
+Scanned = tuple[bytes, bytes, int, int, int, bytes]
+"""What scan returns: key, value, the caller's flags, version, deadline in ms (0 for none), and the caller's
+metadata (empty for none)."""
 
 ENTRY_OVERHEAD: Final = 16
-"""What an entry counts for besides its key and value, in bytes."""
+"""What an entry counts for besides its key, value and metadata, in bytes."""
 
 # Slots that are looked at, and if need be read under the lock, in one step; a page that holds nothing is one
 # step, too. After so many steps a call begins no further page; the page that it has begun it finishes.
@@ -166,7 +168,7 @@ class Scanner:
                 page, before = place, len(entries)
             found, after, full = self._step(place, room, limit_entries - len(entries), now_ms, not entries)
             entries += found
-            room -= sum([ENTRY_OVERHEAD + len(key) + len(value) for key, value, _, _, _ in found])
+            room -= sum(map(_counted_bytes, found))
             if after is None:
                 return entries, 0
             place = after
@@ -225,7 +227,7 @@ class Scanner:
             if len(found) == most:
                 return found, Place(number, entry, at), True
             found.append(here)
-            room -= ENTRY_OVERHEAD + len(here[0]) + len(here[1])
+            room -= _counted_bytes(here)
         if end < self._index.page_words:
             return found, Place(number, entry, end), False
         return found, self._behind_page(number, base), False
@@ -259,19 +261,20 @@ class Scanner:
     def _copy(self, word: int, room: int, now_ms: int) -> Scanned | None:
         """Copy and verify the record that a word refers to, and its fragments."""
         at = (word & self._index.location_mask) << 3
-        key, value, flags, version, deadline_ms = self._whole_record(at)
+        key, content, flags, version, deadline_ms = self._whole_record(at)
         if (word >> self._location_bits ^ version) & self._version_mask or flags & FRAGMENT:
             raise ValueError("not the word's record")
         if deadline_ms and deadline_ms <= now_ms:
             return None
+        value, metadata = split_metadata(content, flags)
         value_len, *pieces = parse_pieces(value) if flags & LARGE else (len(value),)
-        if ENTRY_OVERHEAD + len(key) + value_len > room:
+        if ENTRY_OVERHEAD + len(key) + value_len + len(metadata) > room:
             raise _NoRoom
         if flags & LARGE:
             value = b"".join([self._whole_record(piece << 3)[1] for piece in pieces])
             if len(value) != value_len:
                 raise ValueError("fragments that are not the value's")
-        return key, value, flags & CALLER_FLAGS, version, deadline_ms
+        return key, value, flags & CALLER_FLAGS, version, deadline_ms, metadata
 
     def _whole_record(self, at: int) -> tuple[bytes, bytes, int, int, int]:
         """``whole_record``, which raises ValueError where there is none."""
@@ -282,7 +285,7 @@ class Scanner:
 
 
 class KeyScanner(Scanner):
-    """Walks through the entries of a store without their values.
+    """Walks through the entries of a store without their values and metadata.
 
     No checksum is looked at, because that covers the value, which may be large and is not copied: it may be
     damaged, but the key is one that has the tag of its slot.
@@ -291,7 +294,7 @@ class KeyScanner(Scanner):
     __slots__ = ()
 
     def _copy(self, word: int, room: int, now_ms: int) -> Scanned | None:
-        """``Scanner._copy``, the value empty."""
+        """``Scanner._copy``, value and metadata empty."""
         at = (word & self._index.location_mask) << 3
         key_len, flags, _, version = unpack_head(self._mem, at)
         start = at + HEAD_BYTES
@@ -310,7 +313,12 @@ class KeyScanner(Scanner):
             return None
         if ENTRY_OVERHEAD + key_len > room:
             raise _NoRoom
-        return key, b"", flags & CALLER_FLAGS, version, deadline_ms
+        return key, b"", flags & CALLER_FLAGS, version, deadline_ms, b""
+
+
+def _counted_bytes(entry: Scanned) -> int:
+    """What an entry counts for against the bound of a call."""
+    return ENTRY_OVERHEAD + len(entry[0]) + len(entry[1]) + len(entry[5])
 
 
 class _NoRoom(Exception):

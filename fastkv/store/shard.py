@@ -30,9 +30,11 @@ from fastkv.store.records import (
     LARGE,
     build_pieces,
     build_record,
+    join_metadata,
     parse_pieces,
     parse_record,
     record_words,
+    split_metadata,
 )
 from fastkv.store.removals import EVICTED
 
@@ -98,14 +100,14 @@ class Shard(Log):
         self._sequence = geometry.sequences_at + number
         self._tag_and_version = TAG_MASK << TAG_SHIFT | self._version_mask << self._version_shift
 
-    def put(self, key_hash: int, key: bytes, value: bytes, flags: int, deadline_ms: int) -> int:
+    def put(self, key_hash: int, key: bytes, content: bytes, flags: int, deadline_ms: int) -> int:
         """Insert or replace an entry.
 
         Args:
             key_hash: the key's hash.
             key: the key.
-            value: the value.
-            flags: the caller's, 0 to 255.
+            content: value and metadata, by ``join_metadata``.
+            flags: those of the record.
             deadline_ms: 0 for none.
 
         Returns:
@@ -117,11 +119,11 @@ class Shard(Log):
             if not slot:
                 return 0
             if self._words[POOL_GHOST_WORDS] and self._ghosts.recalls(key_hash):
-                return self._write(slot, 0, key_hash, key, value, flags, deadline_ms, RESERVE, main=True)
-        return self.write(slot, old, key_hash, key, value, flags, deadline_ms)
+                return self._write(slot, 0, key_hash, key, content, flags, deadline_ms, RESERVE, main=True)
+        return self.write(slot, old, key_hash, key, content, flags, deadline_ms)
 
     def write(
-        self, slot: int, old: int, key_hash: int, key: bytes, value: bytes, flags: int, deadline_ms: int
+        self, slot: int, old: int, key_hash: int, key: bytes, content: bytes, flags: int, deadline_ms: int
     ) -> int:
         """Write a record and make it the entry of a slot that was found.
 
@@ -130,17 +132,17 @@ class Shard(Log):
             old: the word that stands there, 0 if it is empty.
             key_hash: the key's hash.
             key: the key.
-            value: the value.
-            flags: the caller's.
+            content: as for ``put``.
+            flags: as for ``put``.
             deadline_ms: 0 for none.
 
         Returns:
             As for ``put``.
         """
-        version = self._write(slot, old, key_hash, key, value, flags, deadline_ms, RESERVE)
+        version = self._write(slot, old, key_hash, key, content, flags, deadline_ms, RESERVE)
         if not version and old and not self._eviction_lock.is_held(self._ghosts.repair):
             # Its own dead versions will soon give back what it takes; where others evict already, it waits.
-            version = self._write(slot, old, key_hash, key, value, flags, deadline_ms, RESERVE_OVERWRITING)
+            version = self._write(slot, old, key_hash, key, content, flags, deadline_ms, RESERVE_OVERWRITING)
         return version
 
     def _write(
@@ -149,7 +151,7 @@ class Shard(Log):
         old: int,
         key_hash: int,
         key: bytes,
-        value: bytes,
+        content: bytes,
         flags: int,
         deadline_ms: int,
         floor: int,
@@ -159,7 +161,7 @@ class Shard(Log):
         """``write`` with a bound on what it may take, ``floor`` segments stay in the pool, and a queue."""
         words = self._words
         version = words[self.header + SH_VERSION] + 1
-        place = self.append_entry(key_hash, key, value, flags, version, deadline_ms, floor, main=main)
+        place = self.append_entry(key_hash, key, content, flags, version, deadline_ms, floor, main=main)
         if not place:
             return 0
         # Before the entry is seen: a version that a client was shown is never given again.
@@ -175,7 +177,7 @@ class Shard(Log):
         self,
         key_hash: int,
         key: bytes,
-        value: bytes,
+        content: bytes,
         flags: int,
         version: int,
         deadline_ms: int,
@@ -185,15 +187,16 @@ class Shard(Log):
     ) -> int:
         """Append an entry's record, and its fragments if it is large; as ``append``."""
         pieces: list[int] = []
-        if value and record_words(len(key), DEADLINE, len(value)) > self.inline_words:
-            if self._segments.free_count() < floor + self.segments_for(len(key), len(value)):
-                return 0  # before anything is written in vain
-            pieces = self.append_pieces(key_hash, value, floor, main=main)
-            if not pieces:
-                return 0
-            flags |= LARGE
-            value = build_pieces(len(value), pieces)
-        record = build_record(key, value, flags, version, deadline_ms)
+        if record_words(len(key), DEADLINE, len(content)) > self.inline_words:
+            value, metadata = split_metadata(content, flags)
+            if value:
+                if self._segments.free_count() < floor + self.segments_for(len(key), len(content)):
+                    return 0  # before anything is written in vain
+                pieces = self.append_pieces(key_hash, value, floor, main=main)
+                if not pieces:
+                    return 0
+                content, flags = join_metadata(build_pieces(len(value), pieces), metadata, flags | LARGE)
+        record = build_record(key, content, flags, version, deadline_ms)
         place = self.append(record, len(record) + 7 >> 3, deadline_ms, floor, main=main)
         if not place:
             self.bury_pieces(pieces)
@@ -224,8 +227,8 @@ class Shard(Log):
 
     def append_retimed(self, location: int, deadline_ms: int, floor: int) -> int:
         """Append a record once more, with another deadline, to the queue that it is in."""
-        key, value, flags, version, _ = parse_record(self._mem, location << 3)
-        record = build_record(key, value, flags & ~DEADLINE, version, deadline_ms)
+        key, content, flags, version, _ = parse_record(self._mem, location << 3)
+        record = build_record(key, content, flags & ~DEADLINE, version, deadline_ms)
         return self.append(record, len(record) + 7 >> 3, deadline_ms, floor, main=self.is_main(location))
 
     def vacancy(self, key_hash: int) -> int:
@@ -306,17 +309,19 @@ class Shard(Log):
         Returns:
             False if there was no segment for it.
         """
-        _, value, _, key_hash, _ = parse_record(self._mem, piece << 3)
+        _, part, _, key_hash, _ = parse_record(self._mem, piece << 3)
         # It may have to be cut again to fill the open segment.
-        moved = self.append_pieces(key_hash, value, 0, main=True)
+        moved = self.append_pieces(key_hash, part, 0, main=True)
         old = word & self._location_mask
-        key, value, flags, version, deadline_ms = parse_record(self._mem, old << 3)
-        whole, *pieces = parse_pieces(value)
+        key, content, flags, version, deadline_ms = parse_record(self._mem, old << 3)
+        listed, metadata = split_metadata(content, flags)
+        whole, *pieces = parse_pieces(listed)
         at = pieces.index(piece)
-        value = build_pieces(whole, pieces[:at] + moved + pieces[at + 1 :])
+        listed = build_pieces(whole, pieces[:at] + moved + pieces[at + 1 :])
+        content, flags = join_metadata(listed, metadata, flags)
         # Room for a deadline is left in any case: the entry may be given one.
-        length = record_words(len(key), flags | DEADLINE, len(value))
-        record = build_record(key, value, flags & ~DEADLINE, version, deadline_ms)
+        length = record_words(len(key), flags | DEADLINE, len(content))
+        record = build_record(key, content, flags & ~DEADLINE, version, deadline_ms)
         if (
             not moved
             or length > self._segment_words

@@ -1,8 +1,8 @@
 """The short ways of a read: ``Reader.find`` for the ordinary entry, in as few bytecodes as can be.
 
-Ordinary is: the first record with the key's tag is the key's, has no deadline, holds its value itself, and
-nobody disturbs; or no slot of the key's buckets has its tag, and nobody disturbs. For all else they ask
-``find``, which is the whole of it and their readable twin.
+Ordinary is: the first record with the key's tag is the key's, has neither deadline nor metadata, holds its
+value itself, and nobody disturbs; or no slot of the key's buckets has its tag, and nobody disturbs. For all
+else they ask ``find``, which is the whole of it and their readable twin.
 
 They are closures, because to read a cell takes half of what a slot of ``self`` does. Two thirds of the time
 go into calls into C and arithmetic on integers, so each of either counts: the head and the key of a record
@@ -100,7 +100,7 @@ def short_reads(
             StructError,
         ):  # a long key; or the word was none: a split or an eviction is at work
             return find(key_hash, key, clock)
-        # Flags above the caller's say that there is a deadline, or that the value lies elsewhere.
+        # Flags above the caller's say that there is a deadline or metadata, or that the value lies elsewhere.
         if stored == key and stored_len == key_len and flags <= CALLER_FLAGS and value_len <= inline_bytes:
             at += HEAD_BYTES + key_len
             value = mem[at : at + value_len]
@@ -108,7 +108,7 @@ def short_reads(
                 at = bucket * 7 + slot  # ``count_at``
                 if counts[at] < COUNT_MAX:
                     counts[at] += 1
-                return value, flags, version, 0, slot, word
+                return value, flags, version, 0, slot, word, b""
         return find(key_hash, key, clock)
 
     def elsewhere(low: int, high: int) -> int:
@@ -183,7 +183,7 @@ def short_reads(
                     at = bucket * 7 + slot
                     if counts[at] < COUNT_MAX:
                         counts[at] += 1
-                    entries.append((value, flags, version, 0, slot, word))
+                    entries.append((value, flags, version, 0, slot, word, b""))
                     continue
             entry = find(key_hash, key, clock)
             if entry and len(entry[0]) > inline_bytes:

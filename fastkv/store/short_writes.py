@@ -1,8 +1,8 @@
 """The short ways of a write: all that happens for the ordinary entry, written out.
 
-Ordinary is: the entry is short, has no deadline, and its record fits into the open segment. For all else they
-ask ``Shard.put`` and ``Shard.write``, which are the whole of it and their readable twins. They are closures,
-because a cell is read in half the time of an attribute of ``self``.
+Ordinary is: the entry is short, has neither deadline nor metadata, and its record fits into the open segment.
+For all else they ask ``Shard.put`` and ``Shard.write``, which are the whole of it and their readable twins.
+They are closures, because a cell is read in half the time of an attribute of ``self``.
 """
 
 from __future__ import annotations
@@ -56,7 +56,13 @@ class Put(Protocol):
     """How entries are put."""
 
     def __call__(
-        self, key: bytes, value: bytes, clock: Callable[[], int], flags: int = 0, deadline_ms: int = 0
+        self,
+        key: bytes,
+        value: bytes,
+        clock: Callable[[], int],
+        flags: int = 0,
+        deadline_ms: int = 0,
+        metadata: bytes = b"",
     ) -> int:
         """Insert or replace an entry.
 
@@ -66,11 +72,14 @@ class Put(Protocol):
             clock: milliseconds now; called only if room has to be made.
             flags: 0 to 255, the caller's own.
             deadline_ms: when the entry is gone, on the caller's clock; 0: never.
+            metadata: what the caller wants to know of the value, up to ``MAX_METADATA_BYTES``. It belongs to
+                the entry: whatever copies, moves or retimes that keeps it.
 
         Returns:
             The entry's version, larger than each that the key had before.
 
         Raises:
+            ValueError: if the metadata is too long.
             KeyTooLong: if no arena with such segments takes such a key.
             ValueTooLong: if no arena of this size takes such a value.
             StoreFull: if no room could be made.
@@ -90,7 +99,7 @@ class Write(Protocol):
         old_words: int,
         key_hash: int,
         key: bytes,
-        value: bytes,
+        content: bytes,
         flags: int,
         deadline_ms: int,
     ) -> int:
@@ -103,8 +112,8 @@ class Write(Protocol):
             old_words: words of its record, if that has neither deadline nor fragments; else 0.
             key_hash: the key's hash.
             key: the key.
-            value: the value.
-            flags: the caller's.
+            content: value and metadata, by ``join_metadata``.
+            flags: those of the record.
             deadline_ms: 0 for none.
 
         Returns:
@@ -164,13 +173,13 @@ def short_write(arena: Arena, segments: Segments) -> Write:
         old_words: int,
         key_hash: int,
         key: bytes,
-        value: bytes,
+        content: bytes,
         flags: int,
         deadline_ms: int,
     ) -> int:
         key_len = len(key)
-        value_len = len(value)
-        length = key_len + value_len + FIXED_BYTES >> 3
+        content_len = len(content)
+        length = key_len + content_len + FIXED_BYTES >> 3
         # ``Log.append``.
         header = shard.header
         opened = words[header + SH_OPEN]
@@ -178,9 +187,9 @@ def short_write(arena: Arena, segments: Segments) -> Write:
         head = words[head_at]
         after = head + length
         if deadline_ms or length > inline_words or not opened or after > segment_words:
-            return shard.write(slot, old, key_hash, key, value, flags, deadline_ms)
+            return shard.write(slot, old, key_hash, key, content, flags, deadline_ms)
         version = words[header + SH_VERSION] + 1
-        record = pack(key_len, flags, value_len, version) + key + value
+        record = pack(key_len, flags, content_len, version) + key + content
         record += checksum(record)
         place = opened + head
         at = (place & location_mask) << 3
@@ -246,12 +255,19 @@ def short_put(
         for shard in shards
     ]
 
-    def put(key: bytes, value: bytes, clock: Callable[[], int], flags: int = 0, deadline_ms: int = 0) -> int:
+    def put(
+        key: bytes,
+        value: bytes,
+        clock: Callable[[], int],
+        flags: int = 0,
+        deadline_ms: int = 0,
+        metadata: bytes = b"",
+    ) -> int:
         key_len = len(key)
         value_len = len(value)
         length = key_len + value_len + FIXED_BYTES >> 3
-        if deadline_ms or length > inline_words or key_len > LONGEST_SHORT_KEY:
-            return updater.put(key, value, clock, flags, deadline_ms)
+        if deadline_ms or metadata or length > inline_words or key_len > LONGEST_SHORT_KEY:
+            return updater.put(key, value, clock, flags, deadline_ms, metadata)
         key_hash = digest(key, seed)
         low = key_hash & low_mask
         high = key_hash >> HIGH_SHIFT

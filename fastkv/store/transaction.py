@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final, TypeVar
 
 from fastkv.errors import KeyTooLong, StoreError, ValueTooLong
 from fastkv.store.commit import Write
+from fastkv.store.records import CALLER_FLAGS, MAX_METADATA_BYTES, join_metadata, split_metadata
 from fastkv.store.together import Instant, living
 from fastkv.store.update import DELETE, Retime
 
@@ -25,8 +26,10 @@ if TYPE_CHECKING:
 
     T = TypeVar("T")
 
-# What a write counts for besides its key and value, in bytes.
+# What a write counts for besides its key and content, in bytes.
 _WRITE_OVERHEAD: Final = 64
+# Besides the longest value one write may always have these.
+_SMALL_PARTS: Final = _WRITE_OVERHEAD + MAX_METADATA_BYTES + 1
 # Among so many picks one is there, unless the transaction has changed nearly all.
 _PICKS: Final = 16
 
@@ -82,9 +85,10 @@ class Transaction:
         clock: Callable[[], int],  # noqa: ARG002 - as the store's
         flags: int = 0,
         deadline_ms: int = 0,
+        metadata: bytes = b"",
     ) -> int:
         """Insert or replace an entry; as ``Store.put``."""
-        return self._put(self._hash(key), key, value, flags, deadline_ms)
+        return self._put(self._hash(key), key, value, flags, deadline_ms, metadata)
 
     def delete(self, key: bytes, clock: Callable[[], int]) -> bool:
         """Remove an entry; as ``Store.delete``."""
@@ -136,23 +140,28 @@ class Transaction:
             return living(self._store.read(key_hash, key, with_value=with_value), self._instant(clock))
         if not write.there:
             return None
-        value = write.value
-        if value is None:
+        if write.content is None:
             before = self._store.read(key_hash, key, with_value=with_value)
-            value = before[0] if before else b""
-        elif not with_value:
-            value = b""
-        entry = value, write.flags, write.version, write.deadline_ms, 0, 0
+            value, metadata = (before[0], before[6]) if before else (b"", b"")
+        else:
+            value, metadata = split_metadata(write.content, write.flags)
+            if not with_value:
+                value = b""
+        flags = write.flags & CALLER_FLAGS
+        entry = value, flags, write.version, write.deadline_ms, 0, 0, metadata
         return living(entry, self._instant(clock))
 
-    def _put(self, key_hash: int, key: bytes, value: bytes, flags: int, deadline_ms: int) -> int:
+    def _put(
+        self, key_hash: int, key: bytes, value: bytes, flags: int, deadline_ms: int, metadata: bytes
+    ) -> int:
         if len(value) > self._store.max_value_bytes:
             raise ValueTooLong(
                 f"The value has {len(value)} bytes; the store takes {self._store.max_value_bytes}."
             )
         number = self._store.number(key_hash)
         version = self.versions.get(number, 0) or self._store.last_version(number)
-        self._write(Write(key, key_hash, value, flags, version + 1, deadline_ms, there=True))
+        content, flags = join_metadata(value, metadata, flags)
+        self._write(Write(key, key_hash, content, flags, version + 1, deadline_ms, there=True))
         self.versions[number] = version + 1
         return version + 1
 
@@ -160,7 +169,8 @@ class Transaction:
         size = self._bytes + _size(write)
         if (before := self._writes.get(write.key)) is not None:
             size -= _size(before)
-        if size > self._store.max_value_bytes + _WRITE_OVERHEAD + self._store.max_key_bytes:
+        most = self._store.max_value_bytes + self._store.max_key_bytes + _SMALL_PARTS
+        if size > most:
             raise ValueTooLong(
                 f"The transaction writes {size} bytes; the store takes {self._store.max_value_bytes} at once."
             )
@@ -270,7 +280,7 @@ class Transaction:
         for key in [entry[0] for entry in scanned if entry[0] in self._writes] + made:
             entry = self._see(self._hash(key), key, now, with_value=with_value)
             if entry:
-                found.append((key, *entry[:4]))
+                found.append((key, *entry[:4], entry[6]))
         return found, cursor
 
     def _made(self, clock: Callable[[], int]) -> list[bytes]:
@@ -290,4 +300,4 @@ class Transaction:
 
 def _size(write: Write) -> int:
     """What a write counts for, in bytes."""
-    return len(write.key) + len(write.value or b"") + _WRITE_OVERHEAD
+    return len(write.key) + len(write.content or b"") + _WRITE_OVERHEAD

@@ -17,6 +17,7 @@ from xxhash import xxh3_64_intdigest
 from fastkv.errors import KeyTooLong, ValueTooLong
 from fastkv.store.layout import SH_EXPIRED, TAG_BITS, Arena
 from fastkv.store.reading import Entry, Reader
+from fastkv.store.records import join_metadata
 from fastkv.store.removals import EXPIRED
 
 if TYPE_CHECKING:
@@ -41,7 +42,7 @@ DELETE: Final = Verdict.DELETE
 
 @dataclass(frozen=True, slots=True)
 class Retime:
-    """An entry gets another deadline; value, flags and version stay. What is not there stays away.
+    """An entry gets another deadline; all else stays, its version included. What is not there stays away.
 
     Attributes:
         deadline_ms: when it is gone, 0: never.
@@ -50,12 +51,22 @@ class Retime:
     deadline_ms: int
 
 
-Change: TypeAlias = tuple[bytes, int, int] | Retime | Verdict
-"""What becomes of an entry: a value, the caller's flags and a deadline in ms (0 for none); or a deadline
-alone; or a verdict."""
+Change: TypeAlias = tuple[bytes, int, int, bytes] | Retime | Verdict
+"""What becomes of an entry: a value, the caller's flags, a deadline in ms (0 for none) and the caller's
+metadata (empty for none), as for ``Store.put``; or a deadline alone; or a verdict."""
 
 Decide: TypeAlias = Callable[[Entry | None], Change]
 """From what is there to what becomes of it; see ``Updater.update``."""
+
+
+def new_value(entry: Entry | None, value: bytes) -> Change:
+    """What becomes of an entry whose value is changed in place: its deadline and its metadata stay.
+
+    Args:
+        entry: the entry; None if there is none yet.
+        value: its new value.
+    """
+    return (value, 0, entry[3], entry[6]) if entry else (value, 0, 0, b"")
 
 
 def always(change: Change) -> Decide:
@@ -140,6 +151,7 @@ class Updater:
             no entry.
 
         Raises:
+            ValueError: if the metadata is too long.
             KeyTooLong: if no arena with such segments takes such a key.
             ValueTooLong: if no arena of this size takes such a value.
             StoreFull: if no room could be made.
@@ -154,7 +166,15 @@ class Updater:
             return self.with_room(segments, shard, key_hash, key, decide, clock, with_value=with_value)
         return done
 
-    def put(self, key: bytes, value: bytes, clock: Callable[[], int], flags: int, deadline_ms: int) -> int:
+    def put(
+        self,
+        key: bytes,
+        value: bytes,
+        clock: Callable[[], int],
+        flags: int,
+        deadline_ms: int,
+        metadata: bytes,
+    ) -> int:
         """Insert or replace an entry, whatever it is; the readable twin of ``short_put``.
 
         Args:
@@ -163,12 +183,13 @@ class Updater:
             clock: milliseconds now; called only if room has to be made.
             flags: the caller's.
             deadline_ms: 0: never.
+            metadata: the caller's.
 
         Returns:
             The entry's version.
 
         Raises:
-            KeyTooLong, ValueTooLong, StoreFull, StoreBusy: as for ``update``.
+            ValueError, KeyTooLong, ValueTooLong, StoreFull, StoreBusy: as for ``update``.
         """
         if len(key) > self.max_key_bytes:
             raise self.key_too_long(key)
@@ -176,9 +197,10 @@ class Updater:
             raise self.value_too_long(value)
         key_hash = xxh3_64_intdigest(key, self._seed)
         shard = self._shards[(key_hash & self._low_mask) >> TAG_BITS]
+        content, record_flags = join_metadata(value, metadata, flags)
         with self._guard.holding(shard):
-            version = shard.put(key_hash, key, value, flags, deadline_ms)
-        return version or self.put_with_room(shard, key_hash, key, value, clock, flags, deadline_ms)
+            version = shard.put(key_hash, key, content, record_flags, deadline_ms)
+        return version or self.put_with_room(shard, key_hash, key, value, clock, flags, deadline_ms, metadata)
 
     def put_with_room(
         self,
@@ -189,9 +211,11 @@ class Updater:
         clock: Callable[[], int],
         flags: int,
         deadline_ms: int,
+        metadata: bytes = b"",
     ) -> int:
         """``put`` where room has to be made first; arguments and all else as there."""
-        segments, decide = shard.segments_for(len(key), len(value)), always((value, flags, deadline_ms))
+        segments = shard.segments_for(len(key), len(value) + len(metadata))
+        decide = always((value, flags, deadline_ms, metadata))
         return self.with_room(segments, shard, key_hash, key, decide, clock, with_value=False)[1]
 
     def with_room(
@@ -261,17 +285,19 @@ class Updater:
             change = decide(before)
             if isinstance(change, tuple) and len(change[0]) > self.max_value_bytes:
                 raise self.value_too_long(change[0])
+            if isinstance(change, tuple):
+                value, flags, deadline_ms, metadata = change
+                content, flags = join_metadata(value, metadata, flags)
             deciding = False
             version = segments = 0
             if isinstance(change, tuple):
-                value, flags, deadline_ms = change
                 if before:  # its slot is known
                     version = self._write(
-                        shard, before[4], before[5], 0, key_hash, key, value, flags, deadline_ms
+                        shard, before[4], before[5], 0, key_hash, key, content, flags, deadline_ms
                     )
                 else:
-                    version = shard.put(key_hash, key, value, flags, deadline_ms)
-                segments = 0 if version else shard.segments_for(len(key), len(value))
+                    version = shard.put(key_hash, key, content, flags, deadline_ms)
+                segments = 0 if version else shard.segments_for(len(key), len(content))
             elif before and change is DELETE:
                 shard.drop(before[4], before[5])
             elif before:

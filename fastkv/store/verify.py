@@ -31,6 +31,7 @@ from fastkv.store.records import (
     LARGE,
     parse_pieces,
     record_words,
+    split_metadata,
     unpack_deadline,
     unpack_head,
     whole_record,
@@ -128,15 +129,16 @@ class Verifier:
             found = self._record(shard, location)
             if found is None or found[0] != key or found[2] & FRAGMENT or not self._segments.is_current(word):
                 continue
-            _, value, flags, version, deadline_ms = found
+            _, content, flags, version, deadline_ms = found
             if (word >> self._version_shift ^ version) & self._version_mask:
                 continue
+            value, metadata = split_metadata(content, flags)
             if flags & LARGE:
                 pieces = self._pieces(key_hash, value)
                 if pieces is None:
                     continue
                 value = b"".join([piece for _, piece in pieces])
-            return value, flags & CALLER_FLAGS, version, deadline_ms, 0, 0
+            return value, flags & CALLER_FLAGS, version, deadline_ms, 0, 0, metadata
         return None
 
     def _record(self, shard: int, location: int) -> tuple[bytes, bytes, int, int, int] | None:
@@ -214,9 +216,9 @@ class Verifier:
                 at = location << 3
                 end = segment + 1 << shift + 3
                 if generations.get(segment) == word >> generation_shift & generation_mask and at + 16 <= end:
-                    key_len, flags, value_len, version = unpack_head(mem, at)
+                    key_len, flags, content_len, version = unpack_head(mem, at)
                     start = at + HEAD_BYTES + 8 if flags & DEADLINE else at + HEAD_BYTES
-                    stop = start + key_len + value_len
+                    stop = start + key_len + content_len
                     if (
                         stop + CHECKSUM_BYTES <= end
                         and not (word >> version_shift ^ version) & version_mask
@@ -255,7 +257,7 @@ class Verifier:
         key_hash: int,
         flags: int,
     ) -> bool:
-        """Take an entry with a deadline or with fragments into a survey.
+        """Take an entry that is not an ordinary one into a survey: deadline, fragments or metadata.
 
         Args:
             live: the survey's.
@@ -271,7 +273,7 @@ class Verifier:
             return False
         if flags & LARGE:
             found = self._record((key_hash & self._low_mask) >> TAG_BITS, location)
-            pieces = self._pieces(key_hash, found[1]) if found else None
+            pieces = self._pieces(key_hash, split_metadata(found[1], flags)[0]) if found else None
             if pieces is None:
                 return False
             for piece, value in pieces:

@@ -26,6 +26,7 @@ from fastkv.store.records import (
     parse_pieces,
     parse_record,
     record_is_whole,
+    split_metadata,
     unpack_head,
 )
 
@@ -69,9 +70,10 @@ class VerifyingReader(Reader):
         record = self._whole(word & self._location_mask) if slot else None
         if record is None:
             return None
-        found, value, flags, version, deadline_ms = record
+        found, content, flags, version, deadline_ms = record
         if found != key or (word >> self._version_shift ^ version) & self._version_mask:
             return None
+        value, metadata = split_metadata(content, flags)
         if not with_value:
             value = b""
         elif flags & LARGE:
@@ -81,13 +83,13 @@ class VerifyingReader(Reader):
             value = b"".join(parts)
             if len(parts) != len(pieces) or len(value) != whole:
                 return None
-        return value, flags & CALLER_FLAGS, version, deadline_ms, slot, word
+        return value, flags & CALLER_FLAGS, version, deadline_ms, slot, word, metadata
 
     def _whole(self, location: int) -> tuple[bytes, bytes, int, int, int] | None:
         """``parse_record`` of a copy whose checksum fits, None if it does not."""
         at = location << 3
-        key_len, flags, value_len, _ = unpack_head(self._mem, at)
-        size = HEAD_BYTES + (8 if flags & DEADLINE else 0) + key_len + value_len + CHECKSUM_BYTES
+        key_len, flags, content_len, _ = unpack_head(self._mem, at)
+        size = HEAD_BYTES + (8 if flags & DEADLINE else 0) + key_len + content_len + CHECKSUM_BYTES
         # One copy, so that what is verified is what is used.
-        raw = self._mem[at : at + size] if value_len <= MAX_SEGMENT else b""
+        raw = self._mem[at : at + size] if content_len <= MAX_SEGMENT else b""
         return parse_record(raw, 0) if record_is_whole(raw) else None
