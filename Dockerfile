@@ -12,7 +12,7 @@ RUN pip wheel --wheel-dir wheels . \
     && pip --python /opt/fastkv/bin/python install --no-compile --no-index wheels/*.whl
 
 FROM python:3.11.14-slim-bookworm
-LABEL org.opencontainers.image.title="fastkv" \
+LABEL org.opencontainers.image.title="ultrafastkv" \
       org.opencontainers.image.description="An in-memory key-value cache over HTTP" \
       org.opencontainers.image.licenses="MIT"
 COPY --from=build /opt/fastkv /opt/fastkv

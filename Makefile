@@ -10,7 +10,8 @@ PYTHON2 ?= python2.7
 
 VENV := .venv
 LOCK := requirements-dev.lock
-PIP := $(VENV)/bin/python -m pip --disable-pip-version-check --quiet
+# Not quiet: an installation takes half a minute, and says what it is at.
+PIP := $(VENV)/bin/python -m pip --disable-pip-version-check
 # Stamps: what the server needs, and on top of it what development needs.
 SERVER := $(VENV)/server.stamp
 TOOLS := $(VENV)/tools.stamp
@@ -28,7 +29,13 @@ NODE := tests/node/node_modules/.package-lock.json
 .PHONY: help serve test check format lock fuzz damage autobahn bench-micro bench-memory bench-pauses bench-pubsub bench-websocket profile report bench-instructions bench image clean
 
 help: ## list the targets
-	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "%-26s %s\n", $$1, $$2 }'
+	@awk '/^[a-z-]+:.*## / { \
+	    name = $$0; sub(/:.*/, "", name); sub(/^[^#]*## /, ""); \
+	    line = sprintf("  make %-19s", name); \
+	    for (i = 1; i <= NF; i++) { \
+	        if (length(line) + 1 + length($$i) > 80) { print line; line = sprintf("%26s", "") } \
+	        line = line " " $$i } \
+	    print line }' $(MAKEFILE_LIST)
 
 serve: $(SERVER) ## start the server; ARGS="--port 8080" passes options on
 	@$(VENV)/bin/fastkv serve --no-tune $(ARGS)
@@ -103,7 +110,7 @@ report: $(SERVER) ## bring the tables and charts of the documents up to date wit
 	@$(VENV)/bin/python -m perf.tables
 
 image: ## build the container image
-	@docker build --tag ultrafast-kv-cache .
+	@docker build --tag ultrafastkv .
 
 clean: ## remove the virtual environment and what tools left behind
 	@rm -rf $(VENV) $(VENV)-lock $(VENV)-bench $(AUTOBAHN) tests/node/node_modules build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
@@ -122,14 +129,17 @@ endef
 # Without build isolation the build back end is the pinned one too.
 $(SERVER): pyproject.toml $(LOCK)
 	$(check_python)
-	@echo "Making $(VENV) …"
+	@echo "1 of 3: making the virtual environment $(VENV) …"
 	@$(PYTHON) -m venv $(VENV)
+	@echo "2 of 3: installing what builds the package, with the versions in $(LOCK) …"
 	@$(PIP) install --constraint $(LOCK) hatchling
+	@echo "3 of 3: installing the server and what it needs …"
 	@$(PIP) install --constraint $(LOCK) --no-build-isolation --editable .
+	@echo "Installed: $(VENV)/bin/fastkv."
 	@touch $@
 
 $(TOOLS): $(SERVER)
-	@echo "Installing the development tools …"
+	@echo "Installing the development tools, with the versions in $(LOCK) …"
 	@$(PIP) install --requirement $(LOCK)
 	@touch $@
 

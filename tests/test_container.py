@@ -129,7 +129,7 @@ def test_the_context_is_what_the_build_copies() -> None:
 def compose() -> dict[str, Any]:
     """The service of the compose file."""
     document = yaml.safe_load((ROOT / "conf/compose.yaml").read_text())
-    service = document["services"]["fastkv"]
+    service = document["services"]["ultrafastkv"]
     assert isinstance(service, dict)
     return service
 
@@ -151,7 +151,7 @@ def test_compose_waits_for_the_drain() -> None:
 def test_the_examples_in_compose_are_settings() -> None:
     text = (ROOT / "conf/compose.yaml").read_text()
     uncommented = re.sub(r"^( *)#(?! )", r"\1", text.replace("    #  ", "      "), flags=re.MULTILINE)
-    service = yaml.safe_load(uncommented)["services"]["fastkv"]
+    service = yaml.safe_load(uncommented)["services"]["ultrafastkv"]
     assert {"cpus", "mem_limit", "environment"} <= service.keys()
     assert service["environment"].keys() <= {option.variable for option in OPTIONS}
 
