@@ -18,11 +18,11 @@ import typer
 
 from fastkv import __version__, health, start
 from fastkv.errors import FastKVError, SettingsError
-from fastkv.parameters import CONFIG, asking_parameters, keyword, new_app, parameter, register
+from fastkv.parameters import CONFIG, Command, asking_parameters, keyword, new_app, parameter, register
 from fastkv.settings import OPTIONS, Settings
 from fastkv.snapshot.command import app as snapshot_app
 
-app = new_app("fastkv")
+app = new_app("fastkv", "An in-memory key-value cache over HTTP, WebSocket and Redis' commands.")
 
 
 def main(args: Sequence[str] | None = None) -> None:
@@ -52,7 +52,7 @@ def _root(
         ),
     ] = False,
 ) -> None:
-    """An in-memory key-value cache over HTTP."""
+    """Take the options that come before a command."""
 
 
 def _serve(**typed: Any) -> None:
@@ -60,7 +60,7 @@ def _serve(**typed: Any) -> None:
 
     Each option is also a variable (FASTKV_MAX_KEY_BYTES for --max-key-bytes) and a key of the TOML file
     (max_key_bytes). Flags win over the environment, the environment over the file. A SIZE is in bytes, or
-    with kb, mb or gb, which are powers of 1024.
+    with a unit, which is a power of 1024: 64kb, 512M and 2GiB are sizes, in any case.
     """
     raise typer.Exit(start.serve(typed))
 
@@ -108,7 +108,7 @@ def _check(**typed: Any) -> None:
 
 
 def _tune_kernel(**typed: Any) -> None:
-    """Show, apply, check or undo the kernel settings that suit the server.
+    """Show, apply, check or undo kernel settings for the server.
 
     Without --apply, --check, --persist or --revert nothing is changed. A setting that may not be changed, as
     in a container, is no error: the table says where else it can be set. What serve has changed, --revert
@@ -191,3 +191,20 @@ register(
 register(app, "check", _check, [*(parameter(o) for o in OPTIONS if o.name == "data_dir"), CONFIG])
 register(app, "tune-kernel", _tune_kernel, _tune_parameters())
 app.add_typer(snapshot_app)
+
+
+@app.command("help", cls=Command)
+def _help(
+    command: Annotated[
+        list[str] | None,
+        typer.Argument(help="The command; none for the list of all.", metavar="COMMAND"),
+    ] = None,
+) -> None:
+    """Show how a command is used, as in: fastkv help serve."""
+    main([*(command or ()), "--help"])
+
+
+@app.command("version", cls=Command)
+def _version() -> None:
+    """Print the version."""
+    _print_version(wanted=True)

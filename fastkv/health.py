@@ -39,8 +39,13 @@ ASKED = {
 }
 """Settings that say where a server listens, and what they mean to who asks it."""
 
-# The head of a reply has some 150 bytes; whoever sends more than this is no fastkv.
+# The head of a reply has some 150 bytes; a server that sends more than this is no fastkv.
 _MOST_HEAD_BYTES = 4096
+_PROBE_SECONDS = 0.5
+NO_HTTP = "what answers does not speak HTTP/1.1"
+_TLS_ALERT = b"\x15"  # the type of a record (RFC 8446, 5.1)
+# X509_V_ERR_HOSTNAME_MISMATCH, _EMAIL_MISMATCH, _IP_ADDRESS_MISMATCH
+_WRONG_NAME = frozenset((62, 63, 64))
 _STATUS_LINE = re.compile(rb"HTTP/1\.[01] ([0-9]{3})(?: [^\r\n]*)?\r\n")
 
 
@@ -253,11 +258,13 @@ def check(address: Address, token: str | None = None, timeout_seconds: float = 2
     Raises:
         Unhealthy: The answer is not 200, or there is none.
     """
-    outcome: list[int | BaseException | None] = []
+    outcome: list[int | str | BaseException] = []
 
     def ask() -> None:
         try:
             outcome.append(_ask(address, token))
+        except OSError as error:
+            outcome.append(explain(address, error))
         except BaseException as error:  # noqa: BLE001 - it is raised in the thread that waits
             outcome.append(error)
 
@@ -271,18 +278,16 @@ def check(address: Address, token: str | None = None, timeout_seconds: float = 2
     match outcome[0]:
         case 200:
             return
-        case None:
-            raise _unhealthy(address, "what answers does not speak HTTP/1.1")
         case int(status):
             raise _unhealthy(address, f"the answer is {name_of_status(status)}")
-        case OSError() as error:
-            raise _unhealthy(address, error.strerror or str(error)) from None
+        case str(why):
+            raise _unhealthy(address, why)
         case error:
             raise error
 
 
-def _ask(address: Address, token: str | None) -> int | None:
-    """Return the status of the answer, None where it is not one of HTTP."""
+def _ask(address: Address, token: str | None) -> int | str:
+    """Return the status of the answer, or where it is not one of HTTP, a sentence about that."""
     fields = [f"Host: {address.authority}", f"User-Agent: fastkv/{__version__}", "Connection: close"]
     if token:
         fields.append(f"Authorization: Bearer {token}")
@@ -293,10 +298,73 @@ def _ask(address: Address, token: str | None) -> int | None:
         while b"\r\n\r\n" not in head:
             piece = connection.recv(_MOST_HEAD_BYTES - len(head))
             if not piece:  # the end of the connection, or of what is read of an answer
-                return None
+                break
             head += piece
-    status = _STATUS_LINE.match(head)
-    return int(status[1]) if status else None
+    status = _STATUS_LINE.match(head) if b"\r\n\r\n" in head else None
+    if status:
+        return int(status[1])
+    return NO_HTTP if head[:1] not in (b"", _TLS_ALERT) else explain(address, None)
+
+
+def explain(address: Address, error: OSError | None) -> str:
+    """Say why a server could not be asked, and where it is known, what helps.
+
+    Args:
+        address: Where it was asked.
+        error: What happened; None where the connection ended without an answer.
+
+    Returns:
+        A part of a sentence, without a full stop.
+    """
+    if isinstance(error, socket.gaierror):
+        return f"'{address.place}' cannot be resolved ({error.strerror}); give another --host, or an address"
+    if address.scheme == "https" and error is not None:
+        return _explain_tls(address, error)
+    if (error is None or isinstance(error, ConnectionResetError)) and _speaks_tls(address):
+        return (
+            f"the port speaks TLS; ask it with --url https://{address.authority}, "
+            "or set FASTKV_TLS_CERT to the certificate of the server"
+        )
+    return NO_HTTP if error is None else error.strerror or str(error)
+
+
+def _explain_tls(address: Address, error: OSError) -> str:
+    import ssl
+
+    if not isinstance(error, ssl.SSLError):
+        return error.strerror or str(error)
+    if not isinstance(error, ssl.SSLCertVerificationError):
+        reason = (error.reason or "").replace("_", " ").lower() or str(error)
+        return f"there is no TLS on this port ({reason}); a plain server is asked with http://{address.authority}"
+    why = error.verify_message.removesuffix(".")
+    if address.certificate:
+        return (
+            f"its certificate is not the one in '{address.certificate}' ({why}); "
+            "give the file that the server has, and send the server SIGHUP if that is new"
+        )
+    if error.verify_code in _WRONG_NAME:
+        return f"its certificate is for another name ({why}); ask by a name that it is for"
+    return f"its certificate is not trusted ({why}); set SSL_CERT_FILE to it, or to that of its authority"
+
+
+def _speaks_tls(address: Address) -> bool:
+    """Try a handshake with a server that has closed a plain connection without an answer."""
+    if address.scheme != "http":
+        return False
+    import ssl
+
+    context = ssl.create_default_context()
+    # Nothing is sent, and nothing that comes is believed.
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    try:
+        with (
+            socket.create_connection((address.place, address.port), _PROBE_SECONDS) as plain,
+            context.wrap_socket(plain),
+        ):
+            return True
+    except OSError:
+        return False
 
 
 def _reachable(host: str) -> str:

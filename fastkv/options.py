@@ -18,9 +18,10 @@ from fastkv.errors import SettingsError
 AUTO = "auto"
 
 _UNITS = {"gb": 1 << 30, "mb": 1 << 20, "kb": 1 << 10}
+_FACTORS = {"g": 1 << 30, "m": 1 << 20, "k": 1 << 10, "": 1}
 # Twenty digits hold every bound, and keep int() away from the quadratic time of thousands of them.
 _WHOLE = re.compile(r"[+-]?[0-9]{1,20}")
-_SIZE = re.compile(r"([+-]?[0-9]{1,20}(?:\.[0-9]{1,20})?) ?([kmg]b)?")
+_SIZE = re.compile(r"([+-]?[0-9]{1,20}(?:\.[0-9]{1,20})?) ?(?:([kmg])(?:i?b)?|b?)", re.IGNORECASE | re.ASCII)
 _SECONDS = re.compile(r"[+-]?[0-9]{1,20}(?:\.[0-9]{1,20})?")
 _HOST_NAME = re.compile(
     r"(?=.{1,253}\Z)(?:(?!-)[a-z0-9_-]{1,63}(?<!-)\.)*(?!-)(?![0-9]+\Z)[a-z0-9_-]{1,63}(?<!-)",
@@ -104,7 +105,11 @@ class Whole:
 
 @dataclass(frozen=True, slots=True)
 class Size(Whole):
-    """A number of bytes from ``low`` to ``high``: plain, or in ``kb``, ``mb``, ``gb``, powers of 1024."""
+    """A number of bytes from ``low`` to ``high``.
+
+    Plain, or with a unit in any case: ``kb``, ``k`` and ``KiB`` are the same, and so for m and g. All are
+    powers of 1024, as memory is measured.
+    """
 
     metavar: str = "SIZE"
 
@@ -122,10 +127,10 @@ class Size(Whole):
         """Read a size; a fraction of a unit is rounded down to whole bytes."""
         if isinstance(raw, int) and not isinstance(raw, bool):
             return raw
-        match = _SIZE.fullmatch(raw.strip().lower()) if isinstance(raw, str) else None
+        match = _SIZE.fullmatch(raw.strip()) if isinstance(raw, str) else None
         if match is None or (match[2] is None and "." in match[1]):
-            raise UnfitError(raw, "is not a size in bytes, kb, mb or gb")
-        return math.floor(Fraction(match[1]) * _UNITS.get(match[2], 1))
+            raise UnfitError(raw, "is not a size, such as 1000, 64kb, 512M or 2GiB")
+        return math.floor(Fraction(match[1]) * _FACTORS[(match[2] or "").lower()])
 
     def show(self, value: int) -> str:
         """Return the size in the largest unit that divides it."""

@@ -54,8 +54,41 @@ def run(capsys: pytest.CaptureFixture[str], supervisor: Supervisor) -> Run:
     return call
 
 
-def test_version(run: Run) -> None:
-    assert run("--version") == (0, f"fastkv {__version__}\n", "")
+@pytest.mark.parametrize("word", ["--version", "version"])
+def test_version(run: Run, word: str) -> None:
+    assert run(word) == (0, f"fastkv {__version__}\n", "")
+
+
+COMMANDS = [
+    "",
+    *("serve", "health", "check", "tune-kernel", "snapshot", "snapshot save", "snapshot load"),
+    *("help", "version"),
+]
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_has_help_in_three_ways(
+    run: Run, monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    code, out, err = run(*command.split(), "--help")
+    assert (code, err) == (0, "")
+    assert out.startswith(" ".join(f"Usage: fastkv {command}".split()))
+    assert "..." not in out.replace("[ARGS]...", "").replace("[COMMAND]...", "")  # no sentence is cut off
+    assert run(*command.split(), "-h") == (0, out, "")
+    assert run("help", *command.split()) == (0, out, "")
+
+
+def test_every_command_is_listed(run: Run) -> None:
+    _, out, _ = run("help")
+    listed = re.findall(r"^  ([a-z-]+) ", out.partition("Commands:")[2], re.MULTILINE)
+    assert sorted(listed) == sorted(command for command in COMMANDS if command and " " not in command)
+
+
+def test_help_of_no_command_is_exit_2(run: Run) -> None:
+    code, out, err = run("help", "nonsense")
+    assert (code, out) == (2, "")
+    assert "No such command 'nonsense'" in err
 
 
 def test_without_a_command_there_is_help(run: Run) -> None:
@@ -72,7 +105,7 @@ def test_help_lists_every_setting_and_fits_the_terminal(
     code, out, err = run("serve", "--help")
     assert (code, err) == (0, "")
     assert max(map(len, out.splitlines())) <= columns
-    listed = re.findall(r"^  (--[a-z-]+)", out, re.MULTILINE)
+    listed = re.findall(r"^  (?:-h, )?(--[a-z-]+)", out, re.MULTILINE)
     assert listed == [*(option.flag for option in OPTIONS), "--config", "--help"]
     words = " ".join(out.split())
     for option in OPTIONS:
@@ -149,7 +182,7 @@ def test_health_lists_its_options_and_fits_the_terminal(run: Run, monkeypatch: p
     code, out, err = run("health", "--help")
     assert (code, err) == (0, "")
     assert max(map(len, out.splitlines())) <= 80
-    listed = re.findall(r"^  (--[a-z-]+)", out, re.MULTILINE)
+    listed = re.findall(r"^  (?:-h, )?(--[a-z-]+)", out, re.MULTILINE)
     assert " ".join(listed) == "--url --host --port --unix --config --timeout --token --quiet --help"
     words = " ".join(out.split())
     for option in OPTIONS:

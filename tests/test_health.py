@@ -1,6 +1,7 @@
 """The health check: real servers, healthy and not, and fake ones that answer as none should."""
 
 import os
+import re
 import shutil
 import signal
 import socket
@@ -178,7 +179,10 @@ def test_a_name_that_nobody_has(run: Run, monkeypatch: pytest.MonkeyPatch) -> No
         raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
 
     monkeypatch.setattr(socket, "getaddrinfo", fail)
-    unknown = "fastkv: http://fastkv.invalid:7171 is not healthy: Name or service not known.\n"
+    unknown = (
+        "fastkv: http://fastkv.invalid:7171 is not healthy: 'fastkv.invalid' cannot be resolved "
+        "(Name or service not known); give another --host, or an address.\n"
+    )
     assert run("--host", "fastkv.invalid", *PATIENT) == (1, "", unknown)
 
 
@@ -436,15 +440,46 @@ def test_https_is_verified(run: Run, monkeypatch: pytest.MonkeyPatch, certificat
     with answering_tls(certificate) as port:
         code, out, err = run("--url", f"https://localhost:{port}", *PATIENT)
         assert (code, out) == (1, "")
-        assert "certificate is not valid for 'localhost'" in err
+        assert err == (
+            f"fastkv: https://localhost:{port} is not healthy: its certificate is for another name (Hostname "
+            "mismatch, certificate is not valid for 'localhost'); ask by a name that it is for.\n"
+        )
     monkeypatch.setenv("SSL_CERT_FILE", os.devnull)
     with answering_tls(certificate) as port:
         code, out, err = run("--url", f"https://127.0.0.1:{port}", *PATIENT)
         assert (code, out) == (1, "")
-        assert "certificate verify failed" in err
+        assert err == (
+            f"fastkv: https://127.0.0.1:{port} is not healthy: its certificate is not trusted (self-signed "
+            "certificate); set SSL_CERT_FILE to it, or to that of its authority.\n"
+        )
     with answering_tls(certificate) as port:
         code, out, err = run("--url", f"http://127.0.0.1:{port}", *PATIENT)
         assert (code, out) == (1, "")
+
+
+def test_plain_http_is_asked_of_a_port_that_speaks_tls(run: Run, certificate: Path, tmp_path: Path) -> None:
+    pem = certificate.read_bytes()
+    key = tmp_path / "key.pem"
+    key.write_bytes(pem)
+    key.chmod(0o600)
+    with running(workers=1, tls_cert=certificate, tls_key=key) as server:
+        code, out, err = run("--port", str(server.port), *PATIENT)
+        assert (code, out) == (1, "")
+        assert err == (
+            f"fastkv: http://127.0.0.1:{server.port} is not healthy: the port speaks TLS; ask it with "
+            f"--url https://127.0.0.1:{server.port}, or set FASTKV_TLS_CERT to the certificate of the "
+            "server.\n"
+        )
+
+
+def test_tls_is_asked_of_a_port_that_speaks_plain_http(run: Run, server: Server) -> None:
+    code, out, err = run("--url", f"https://127.0.0.1:{server.port}", *PATIENT)
+    assert (code, out) == (1, "")
+    assert re.fullmatch(
+        rf"fastkv: https://127\.0\.0\.1:{server.port} is not healthy: there is no TLS on this port \(.+\); "
+        rf"a plain server is asked with http://127\.0\.0\.1:{server.port}\.\n",
+        err,
+    )
 
 
 # -- where to ask ------------------------------------------------------------------------------------------

@@ -60,11 +60,19 @@ def test_what_check_finds_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 
 def test_a_directory_without_an_arena(tmp_path: Path) -> None:
-    with pytest.raises(StartError, match="cannot be used"):
-        offline.check(tmp_path)
+    wrong = {tmp_path: "holds no entries", tmp_path / "absent": "does not exist"}
+    (tmp_path / "file").touch()
+    wrong[tmp_path / "file"] = "is not a directory"
+    for path, what in wrong.items():
+        with pytest.raises(StartError) as caught:
+            offline.check(path)
+        assert str(caught.value) == (
+            f"--data-dir: '{path}' {what}; give the directory that a server has had as its --data-dir."
+        )
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
     leave(tmp_path, clean=True)
     (tmp_path / "arena").unlink()
-    with pytest.raises(StartError, match=f"'{tmp_path}': There is no arena yet."):
+    with pytest.raises(StartError, match=f"--data-dir: '{tmp_path}' holds no entries; "):
         offline.check(tmp_path)
 
 

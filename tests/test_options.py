@@ -44,6 +44,16 @@ READ: list[tuple[Kind, Any, Any]] = [
     (SIZE, "2GB", 2 * GB),
     (SIZE, " 2 Gb ", 2 * GB),
     (SIZE, "1.5gb", 3 * GB // 2),
+    (SIZE, "2G", 2 * GB),
+    (SIZE, "2GiB", 2 * GB),
+    (SIZE, "2gib", 2 * GB),
+    (SIZE, "512M", 512 * MB),
+    (SIZE, "64KiB", 64 * KB),
+    (SIZE, "64KIB", 64 * KB),
+    (SIZE, "100k", 100 * KB),
+    (SIZE, "1.5 g", 3 * GB // 2),
+    (SIZE, "100b", 100),
+    (SIZE, "100 B", 100),
     (SIZE, "0.1kb", 102),
     (SIZE, 4096, 4096),
     (SIZE, f"{128 * GB - 1}", 128 * GB - 1),
@@ -73,7 +83,7 @@ READ: list[tuple[Kind, Any, Any]] = [
 ]
 
 NUMBER = "is not a whole number"
-BYTES = "is not a size in bytes, kb, mb or gb"
+BYTES = "is not a size, such as 1000, 64kb, 512M or 2GiB"
 RANGE = "is out of range"
 POWER = "is not a power of two"
 TIME = "is not a number of seconds"
@@ -99,9 +109,16 @@ REFUSED: list[tuple[Kind, Any, str]] = [
     (SIZE, "", BYTES),
     (SIZE, "mb", BYTES),
     (SIZE, "1.5", BYTES),
-    (SIZE, "2g", BYTES),
+    (SIZE, "2i", BYTES),
+    (SIZE, "2ib", BYTES),
+    (SIZE, "2bb", BYTES),
+    (SIZE, "2kk", BYTES),
+    (SIZE, "k", BYTES),
+    (SIZE, "1\N{KELVIN SIGN}", BYTES),
+    (SIZE, "1.5b", BYTES),
     (SIZE, "2tb", BYTES),
-    (SIZE, "2mib", BYTES),
+    (SIZE, "2mi", BYTES),
+    (SIZE, "2 m b", BYTES),
     (SIZE, "1e3", BYTES),
     (SIZE, 1.5, BYTES),
     (SIZE, True, BYTES),

@@ -213,6 +213,7 @@ def test_the_body_has_room_for_escapes_whatever_the_sizes() -> None:
 
 
 SWITCH_ALLOWED = "allowed: true, false, yes, no, on, off, 1 or 0."
+NO_SIZE = "is not a size, such as 1000, 64kb, 512M or 2GiB"
 HOST_ALLOWED = (
     "allowed: IPv4 and IPv6 addresses and host names, several of them separated by commas, or auto."
 )
@@ -242,9 +243,9 @@ MISTAKES: list[tuple[dict[str, Any], dict[str, str], str]] = [
         "--memory: '1kb' is out of range; allowed: 1mb to less than 128gb, or auto.",
     ),
     (
-        {"memory": "2g"},
+        {"memory": "2t"},
         {},
-        "--memory: '2g' is not a size in bytes, kb, mb or gb; allowed: 1mb to less than 128gb, or auto.",
+        f"--memory: '2t' {NO_SIZE}; allowed: 1mb to less than 128gb, or auto.",
     ),
     (
         {"shards": "12"},

@@ -85,7 +85,7 @@ def test_what_is_damaged_is_left_out_and_told(tmp_path: Path, capsys: pytest.Cap
 
 @pytest.mark.parametrize("writing", [True, False])
 def test_what_cannot_be_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, writing: bool) -> None:
-    with pytest.raises(StartError, match="cannot be used"), opened(tmp_path, SETTINGS, writing=writing):
+    with pytest.raises(StartError, match="holds no entries"), opened(tmp_path, SETTINGS, writing=writing):
         pass
     monkeypatch.setattr(clock, "now", lambda: THEN)
     leave(tmp_path, clean=False)

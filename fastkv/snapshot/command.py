@@ -34,11 +34,11 @@ app = new_app("snapshot", "Save all entries to a file, or load them.")
 
 
 def _save(**typed: Any) -> None:
-    """Save all entries of a running server, or of a data directory that none uses, to FILE.
+    """Save all entries of a running server or a data directory to FILE.
 
-    An older FILE is replaced at once when the new one is complete; until then, and if anything fails, it
-    stays as it is. Each entry is saved as it was at some time while the command ran. How long entries have
-    still to live is saved with them; their versions (ETags) are not.
+    No server may use the data directory. An older FILE is replaced at once when the new one is complete;
+    until then, and if anything fails, it stays as it is. Each entry is saved as it was at some time while
+    the command ran. How long entries have still to live is saved with them; their versions (ETags) are not.
 
     Exit code 0: it is saved. 1: it is not; stderr says why. 2: an option is wrong.
     """
@@ -51,10 +51,11 @@ def _save(**typed: Any) -> None:
 
 
 def _load(**typed: Any) -> None:
-    """Put all entries of FILE into a running server, or into a data directory that none uses.
+    """Put all entries of FILE into a running server or a data directory.
 
-    What is there under the same keys is replaced, and everything else stays. Entries whose time to live
-    has passed meanwhile are left out. The whole file is verified before the first entry is put.
+    No server may use the data directory. What is there under the same keys is replaced, and everything else
+    stays. Entries whose time to live has passed meanwhile are left out. The whole file is verified before the
+    first entry is put.
 
     Exit code 0: it is loaded. 1: it is not, or not all of it; stderr says why. 2: an option is wrong.
     """

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from fastkv import __version__
 from fastkv.errors import SnapshotError
-from fastkv.health import Address, name_of_status
+from fastkv.health import Address, explain, name_of_status
 from fastkv.snapshot.format import build_block, parse_block
 
 if TYPE_CHECKING:
@@ -137,7 +137,9 @@ class Remote:
                     # Not what came instead: a stranger may have sent anything.
                     why = "what answers does not speak HTTP/1.1, or stops in the middle"
                     if isinstance(error, OSError):
-                        why = error.strerror or str(error)
+                        # A server that has answered before speaks the right protocol.
+                        first = self._tries < _TRIES
+                        why = explain(self._address, error) if first else error.strerror or str(error)
                     raise SnapshotError(f"{self} cannot be asked: {why}.") from None
             attempt += 1
             time.sleep(pause)

@@ -40,8 +40,8 @@ class DataDirectory:
 
         Args:
             path: the directory.
-            wait_seconds: how long to wait for whoever has it.
-            create: whether to make it if it is not there.
+            wait_seconds: how long to wait for the process that has it.
+            create: whether to make it if it is not there; else it has to hold an arena.
 
         Raises:
             StartError: if it cannot be used, or a server uses it.
@@ -51,6 +51,11 @@ class DataDirectory:
         try:
             if create:
                 path.mkdir(0o700, parents=True, exist_ok=True)
+            elif not self.arena_path.exists():
+                raise StartError(
+                    f"--data-dir: '{path}' {_what_is_wrong_with(path)}; "
+                    "give the directory that a server has had as its --data-dir."
+                )
             flags = os.O_RDWR | os.O_CLOEXEC | (os.O_CREAT if create else 0)
             self._lock = os.open(path / _LOCK_NAME, flags, 0o600)
         except OSError as error:
@@ -180,3 +185,10 @@ class DataDirectory:
     def close(self) -> None:
         """Let go of the lock in this process."""
         os.close(self._lock)
+
+
+def _what_is_wrong_with(path: Path) -> str:
+    """Why a path is no directory with an arena."""
+    if path.is_dir():
+        return "holds no entries"
+    return "is not a directory" if path.exists() else "does not exist"
