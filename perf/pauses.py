@@ -36,6 +36,7 @@ from fastkv.store import Store
 from fastkv.store.index import Index
 from fastkv.store.layout import Geometry
 from fastkv.store.room import Room
+from fastkv.turns import Turns
 from fastkv.worker import Worker
 from perf.report import pauses, save
 
@@ -48,6 +49,7 @@ _VALUE: Final = b"v" * 64
 
 STEPS: Final[tuple[tuple[str, type, str], ...]] = (
     ("what a client sent", Connection, "data_received"),
+    ("further turns of long commands and pipelines", Turns, "_round"),
     ("tick", Worker, "_tick"),
     ("connections' deadlines", Worker, "_sweep"),
     ("looking after the store", Worker, "_look_after_store"),
@@ -198,6 +200,17 @@ def _command_much(port: int) -> None:
     client.ask(_command("FLUSHALL"))
 
 
+def _walk(port: int) -> None:
+    client = Client(port)
+    _fill(client, range(300_000), "?ttl=600")
+    for _ in range(3):
+        client.ask(_command("KEYS", "*"))
+        client.ask(_command("KEYS", "*1"))
+        client.ask(_command("SCAN", 0, "COUNT", 10_000))
+        client.ask(_command("RANDOMKEY"))
+    client.ask(_command("FLUSHALL", "ASYNC"))
+
+
 def _publish(port: int) -> None:
     subscribers = [Client(port) for _ in range(4_000)]
     for client in subscribers:
@@ -229,6 +242,7 @@ LOADS: Final[dict[str, Load]] = {
     "statistics of 1,024 shards": Load({"memory_bytes": 4 << 30}, _tell_statistics),
     "access log": Load({"memory_bytes": 64 << 20}, _log),
     "commands of 10,000 keys": Load({"memory_bytes": 64 << 20}, _command_much),
+    "walks through 300,000 keys": Load({"memory_bytes": 64 << 20}, _walk),
     "4,000 subscribers": Load({"memory_bytes": 64 << 20}, _publish),
 }
 """Loads by name."""

@@ -13,7 +13,7 @@ from fastkv.clock import unix_ahead_ms
 from fastkv.commands import bits, counters, expiry, keys, keyspace, pubsub, server, strings, transactions
 from fastkv.commands.context import NOBODY, Context
 from fastkv.commands.failures import failure
-from fastkv.commands.replies import CommandError, size_of
+from fastkv.commands.replies import CommandError, size_in_steps, size_of
 from fastkv.commands.table import SPELLINGS, checked, find
 from fastkv.errors import BatchTooLong, ReplyTooLong
 
@@ -162,7 +162,7 @@ class Commands:
                 reply = self.run(words, client)
             if isinstance(reply, Generator):
                 reply = yield from reply
-            room -= size_of(reply)
+            room -= (yield from size_in_steps(reply)) if reply.__class__ is list else size_of(reply)
             replies.append(reply)
             yield None
         return replies

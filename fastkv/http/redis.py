@@ -18,7 +18,7 @@ from fastkv.commands.context import NOBODY
 from fastkv.commands.replies import CommandError
 from fastkv.http.responses import Reply, json_reply, without_body
 from fastkv.http.urlform import decode_percent, form_pairs
-from fastkv.jsonwire import InexactError, answer, load, load_exactly, words_of
+from fastkv.jsonwire import InexactError, answer, answer_in_steps, load, load_exactly, words_of
 from fastkv.steps import Unfinished
 
 if TYPE_CHECKING:
@@ -34,6 +34,8 @@ PATH_METHODS: Final = (b"GET", b"HEAD", b"POST", b"PUT")
 """The methods that the path style takes."""
 
 TOKEN_PARAMETER: Final = b"_token"
+
+_ERROR: Final = b'{"error"'
 
 _NOT_BY_GET: Final = json_reply(
     405, b'{"error":"ERR by GET this command needs a token; by POST it does not"}', b"Allow: POST, PUT\r\n"
@@ -86,7 +88,7 @@ class RedisRest:
             commands = _read(body, _commands_of)
         except CommandError as error:
             return _reply(answer(error))
-        return _reply_to_several(self._commands.run_together(commands, NOBODY), head)
+        raise Unfinished(_reply_to_several(self._commands.run_together(commands, NOBODY), head))
 
     def find(self, route: bytes) -> Handler | None:
         """Find what answers a command in the path style.
@@ -134,11 +136,14 @@ class RedisRest:
         return _reply(answer(reply, in_base64=_wants_base64(head)))
 
     def _reply_in_steps(self, steps: Steps[Answer], head: Head, *, bodiless: bool) -> Steps[Reply]:
-        reply = _reply(answer((yield from steps), in_base64=_wants_base64(head)))
+        told = yield from answer_in_steps((yield from steps), in_base64=_wants_base64(head))
+        reply = json_reply(400 if told.startswith(_ERROR) else 200, told)
+        yield None
         return without_body(reply) if bodiless else reply
 
     def _run_in_turn(self, commands: list[list[bytes]], head: Head) -> Steps[Reply]:
-        return _reply_to_several((yield from self._commands.run_in_turn(commands, NOBODY)), head)
+        replies = yield from self._commands.run_in_turn(commands, NOBODY)
+        return (yield from _reply_to_several(replies, head))
 
     def _presents_token(self, parameters: list[tuple[bytes, bytes | None]], head: Head) -> bool:
         """Whether a request presents a token; whether it is the right one was asked before.
@@ -170,11 +175,15 @@ def _reply(told: dict[str, Any]) -> Reply:
     return json_reply(400 if "error" in told else 200, orjson.dumps(told))
 
 
-def _reply_to_several(replies: list[Answer] | CommandError, head: Head) -> Reply:
+def _reply_to_several(replies: list[Answer] | CommandError, head: Head) -> Steps[Reply]:
     if isinstance(replies, CommandError):
         return _reply(answer(replies))
     in_base64 = _wants_base64(head)
-    return json_reply(200, orjson.dumps([answer(reply, in_base64=in_base64) for reply in replies]))
+    told = []
+    for reply in replies:
+        told.append((yield from answer_in_steps(reply, in_base64=in_base64)))
+        yield None
+    return json_reply(200, b"[%b]" % b",".join(told))
 
 
 def _wants_base64(head: Head) -> bool:

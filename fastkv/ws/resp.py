@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from hiredis import HiredisError, Reader
 
-from fastkv.commands.replies import CommandError, Several, Status
+from fastkv.commands.replies import CommandError, Several, Status, empty_in_steps
 from fastkv.steps import Unfinished
 from fastkv.ws import frames
 from fastkv.ws.asker import is_subscribing
@@ -31,6 +31,8 @@ _NOTHING: Final = False  # what hiredis returns where nothing whole is left; no 
 _find_long_headers: Final = re.compile(rb"[*%~>|]\+?([0-9]{4,})").finditer
 
 
+# A step of `_build_in_steps` builds so many parts of a reply, 0.4 µs each.
+_PARTS: Final = 4096
 _LONGEST_SPLIT: Final = 16 << 10
 _COUNTS: Final = {b"*%d" % count: count for count in range(1, 65)}
 _LENGTHS: Final = tuple(b"$%d" % length for length in range(1024))
@@ -76,7 +78,7 @@ def reply_to(payload: bytes, commands: Commands, asker: Asker) -> bytes:
             if words[0] in _GETS:
                 asker.read = words[1], reply
         elif isinstance(reply, Generator):
-            raise Unfinished(_build_in_steps(reply))
+            raise Unfinished(_reply_in_steps(reply))
         return build_reply(reply)
     if any(map(is_subscribing, asked)):
         asker.pushes = frames.BINARY
@@ -98,14 +100,30 @@ def _reply_to_several(
         ProtocolError: if something is wrong.
     """
     replies = yield from commands.run_in_turn(asked, asker)
-    told = build_reply(replies) if isinstance(replies, CommandError) else b"".join(map(build_reply, replies))
+    told = b"".join((yield from _build_in_steps([replies] if isinstance(replies, CommandError) else replies)))
     if problem:
         raise ProtocolError(problem, told)
     return told
 
 
-def _build_in_steps(steps: Steps[Reply]) -> Steps[bytes]:
-    return build_reply((yield from steps))
+def _reply_in_steps(steps: Steps[Reply]) -> Steps[bytes]:
+    return b"".join((yield from _build_in_steps([(yield from steps)])))
+
+
+def _build_in_steps(replies: list[Reply]) -> Steps[list[bytes]]:
+    """Build replies, some parts of a long array at a time."""
+    built: list[bytes] = []
+    for reply in replies:
+        if reply.__class__ is list and len(reply) > _PARTS:
+            built.append(b"*%d\r\n" % len(reply))
+            for at in range(0, len(reply), _PARTS):
+                built.append(b"".join(map(build_reply, reply[at : at + _PARTS])))
+                yield None
+            yield from empty_in_steps(reply)
+        else:
+            built.append(build_reply(reply))
+            yield None
+    return built
 
 
 def push(message: Message) -> bytes:

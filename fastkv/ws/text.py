@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias
 import orjson
 
 from fastkv.commands.replies import CommandError
-from fastkv.jsonwire import InexactError, answer, is_inexact, load, load_exactly, words_of
+from fastkv.jsonwire import InexactError, answer, answer_in_steps, is_inexact, load, load_exactly, words_of
 from fastkv.steps import Unfinished
 from fastkv.ws import frames
 from fastkv.ws.asker import is_subscribing
@@ -82,7 +82,7 @@ def reply_to(payload: bytes, commands: Commands, asker: Asker) -> bytes:
     words, ident = asked[0]
     reply = commands.run(words, asker) if words.__class__ is list else words
     if isinstance(reply, Generator):
-        raise Unfinished(_tell_in_steps(reply, ident))
+        raise Unfinished(_reply_in_steps(reply, ident))
     return orjson.dumps(_tell(reply, ident))
 
 
@@ -101,13 +101,24 @@ def _reply_to_batch(
     if isinstance(replies, CommandError):
         return orjson.dumps(answer(replies))
     in_order = iter(replies)
-    return orjson.dumps(
-        [_tell(next(in_order) if words.__class__ is list else words, ident) for words, ident in asked]
-    )
+    told = []
+    for words, ident in asked:
+        reply = next(in_order) if words.__class__ is list else words
+        told.append((yield from _tell_in_steps(reply, ident)))
+        yield None
+    return b"[%b]" % b",".join(told)
 
 
-def _tell_in_steps(steps: Steps[Reply], ident: _Ident) -> Steps[bytes]:
-    return orjson.dumps(_tell((yield from steps), ident))
+def _reply_in_steps(steps: Steps[Reply], ident: _Ident) -> Steps[bytes]:
+    return (yield from _tell_in_steps((yield from steps), ident))
+
+
+def _tell_in_steps(reply: Any, ident: _Ident) -> Steps[bytes]:
+    """``_tell``, as JSON, some parts of a long array at a time."""
+    if reply.__class__ is not list:
+        return orjson.dumps(_tell(reply, ident))
+    told = yield from answer_in_steps(reply)
+    return told if ident is None else with_id(orjson.dumps(ident), told)
 
 
 def split(payload: bytes) -> tuple[bytes, bytes] | None:
@@ -195,7 +206,7 @@ def _reply_to_one(said: list[Any], payload: bytes, commands: Commands, asker: As
         except UnicodeDecodeError:
             pass
     if isinstance(reply, Generator):
-        raise Unfinished(_tell_in_steps(reply, None))
+        raise Unfinished(_reply_in_steps(reply, None))
     return orjson.dumps(answer(reply))
 
 
