@@ -61,9 +61,11 @@ metadata (empty for none)."""
 ENTRY_OVERHEAD: Final = 16
 """What an entry counts for besides its key, value and metadata, in bytes."""
 
-# Slots that are looked at, and if need be read under the lock, in one step; a page that holds nothing is one
-# step, too. After so many steps a call begins no further page; the page that it has begun it finishes.
+# Slots that are looked at, and if need be read under the lock, in one step. A page that holds nothing is one
+# comparison; 2,048 of its slots count as a step, because their memory may have to be mapped first. After so
+# many steps a call begins no further page; the page that it has begun it finishes.
 _CHUNK_WORDS: Final = 256
+_BLANK_SHIFT: Final = 11
 _CHUNKS: Final = 128
 _TRIES: Final = 4
 _ANY_SIZE: Final = 1 << 62
@@ -171,8 +173,8 @@ class Scanner:
             room -= sum(map(_counted_bytes, found))
             if after is None:
                 return entries, 0
+            steps += max(1, (after.word or self._index.page_words) - place.word >> _BLANK_SHIFT)
             place = after
-            steps += 1
         if full and len(entries) == before:
             place = page  # nothing came of this page yet, and its beginning is a smaller cursor
         return entries, self._cursors.encode(place)
