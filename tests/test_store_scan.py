@@ -298,7 +298,7 @@ def test_a_slot_that_never_holds_still_is_read_under_the_lock(monkeypatch: pytes
             return record
 
         monkeypatch.setattr(Scanner, "_whole_record", overwrite)
-        assert [version for *_, version, _ in walk(store)] == versions[-1:]
+        assert [entry[3] for entry in walk(store)] == versions[-1:]
         assert len(versions) > 1
 
 
