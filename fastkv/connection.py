@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Final, cast
 from fastkv.answering import Answering
 from fastkv.flow import Phase
 from fastkv.http.request import HttpError
-from fastkv.http.responses import CONTINUE, TOO_SLOW, Reply
+from fastkv.http.responses import CONTINUE, TOO_MANY, TOO_SLOW, Reply
 from fastkv.http.stream import EXPECTING, RequestStream
 from fastkv.outlet import CLOSED, open_outlet
 from fastkv.stats import MEMO_HIT, Column
@@ -59,19 +59,27 @@ class Connection(Answering):
     # -- callbacks of the event loop ---------------------------------------------------------------------
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Begin."""
+        """Begin, with a place of its own."""
+        self._service.admit(self)
+        self.take_place(cast("asyncio.Transport", transport))
+
+    def take_place(self, transport: asyncio.Transport) -> None:
+        """Begin in a place that the service has given, or has refused.
+
+        Args:
+            transport: the client's.
+        """
         service = self._service
-        self._transport = cast("asyncio.Transport", transport)
-        self._outlet = open_outlet(self._transport, service.output_limit, self)
+        self._transport = transport
+        self._outlet = open_outlet(transport, service.output_limit)
         self._write = self._outlet.write
         self.since = self._flow.now
-        refusal = service.admit(self)
-        if refusal is not None:
-            self._end_with(refusal)
-            if service.crowded:
-                self.close()
+        if self not in service.refused:
+            self._at_rest = not service.draining
             return
-        self._at_rest = not service.draining
+        self._end_with(TOO_MANY)
+        if service.crowded:
+            self.close()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """End: let go of everything, so that no cycle is left."""
@@ -338,7 +346,6 @@ class Connection(Answering):
             successor = make_successor(self._service)
             transport.set_protocol(cast("asyncio.Protocol", successor))
             self._service.replace(self, successor)
-            outlet.hand_to(successor)
             transport.resume_reading()  # who stalled does not go on
             successor.take_over(handed)
         except Exception as error:  # noqa: BLE001 - one connection's mistake must not reach the others

@@ -44,6 +44,8 @@ class Phase(IntEnum):
     """As IDLE, of a WebSocket: when it expires, the client is asked whether it is still there."""
     PONG = 7
     """It was asked and has not answered."""
+    HANDSHAKE = 8
+    """TLS has not begun; counted from the accept."""
 
 
 COUNTER_OF: Final = {
@@ -53,6 +55,7 @@ COUNTER_OF: Final = {
     Phase.IDLE: Column.IDLE_TIMEOUTS,
     Phase.OUTPUT: Column.OUTPUT_TIMEOUTS,
     Phase.PONG: Column.PONG_TIMEOUTS,
+    Phase.HANDSHAKE: Column.HANDSHAKE_TIMEOUTS,
 }
 
 _RESTING: Final = (Phase.IDLE, Phase.QUIET)
@@ -117,6 +120,7 @@ class Flow:
             Phase.CLOSING: settings.linger_seconds,
             Phase.QUIET: settings.ping_seconds,
             Phase.PONG: settings.pong_seconds,
+            Phase.HANDSHAKE: settings.tls_handshake_seconds,
         }
         # Slowest first: whoever makes progress is moved to the end by the sweep.
         self._held: OrderedDict[Client, int] = OrderedDict()

@@ -4,38 +4,22 @@ Enters: replies, by `Outlet.write`. Leaves: bytes to the transport; `pause_writi
 the protocol, when a client does not read and when it reads again; and the figures that deadlines and the
 memory's bound need. Nothing is raised.
 
-What can be known depends on what is below: of TCP the kernel tells what has arrived; of a Unix socket only
-the transport tells what has left it; and of TLS, which encrypts a reply at once and calls it gone, the kernel
-alone knows, and it has to be asked again and again.
+What can be known depends on what is below: of TCP, with TLS on it or not, the kernel tells what has arrived;
+of a Unix socket only the transport tells what has left it.
 """
 
 from __future__ import annotations
 
-import asyncio
-import fcntl
 import socket
 import struct
-import termios
 from contextlib import suppress
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
+    import asyncio
     from collections.abc import Callable
 
 _TCP_INFO_BYTES_ACKED: Final = struct.Struct("120xQ")  # linux/tcp.h: tcpi_bytes_acked, since Linux 4.1
-_FIRST_LOOK_SECONDS: Final = 0.001
-_LAST_LOOK_SECONDS: Final = 0.25
-_NEVER_BYTES: Final = (1 << 31) - 1  # uvloop keeps limits in an int
-
-
-class Writer(Protocol):
-    """What an outlet asks of a connection."""
-
-    def pause_writing(self) -> None:
-        """The client does not read."""
-
-    def resume_writing(self) -> None:
-        """The client has read."""
 
 
 class Outlet:
@@ -57,13 +41,6 @@ class Outlet:
     def write(self) -> Callable[[bytes], None]:
         """What takes replies, to be bound once: the transport's own, so that it costs a reply nothing."""
         return self._transport.write
-
-    def hand_to(self, writer: Writer) -> None:
-        """Pause and resume another protocol from now on; the transport knows it already.
-
-        Args:
-            writer: the protocol.
-        """
 
     @property
     def pending(self) -> bool:
@@ -119,86 +96,6 @@ class CountingOutlet(Outlet):
         self._transport.write(data)
 
 
-class SecureOutlet(CountingOutlet):
-    """The way out by TLS: pauses and resumes the protocol itself, by what the kernel says when it is asked.
-
-    While the protocol is paused, and only then, there is a timer, and never more than one.
-    """
-
-    __slots__ = ("_acked", "_limit_bytes", "_timer", "_writer")
-
-    def __init__(self, transport: asyncio.Transport, limit_bytes: int, writer: Writer) -> None:
-        """Keep the transport from pausing as well.
-
-        Args:
-            transport: where replies go.
-            limit_bytes: how much of them may wait.
-            writer: the protocol.
-        """
-        # Two that pause and resume, each by a count of its own, would undo what the other has done.
-        super().__init__(transport, _NEVER_BYTES)
-        self._limit_bytes = limit_bytes
-        self._writer = writer
-        self._timer: asyncio.TimerHandle | None = None
-        self._acked = 0  # when the kernel was asked last
-
-    def hand_to(self, writer: Writer) -> None:
-        """Pause and resume another protocol from now on.
-
-        Args:
-            writer: the protocol.
-        """
-        self._writer = writer
-
-    @property
-    def pending(self) -> bool:
-        """Whether the client has yet to take something."""
-        return self._transport.get_write_buffer_size() > 0 or has_unacked(self._socket)
-
-    @property
-    def held_bytes(self) -> int:
-        """Bytes of replies that are in this process's memory or the kernel's."""
-        self._acked = bytes_acked(self._socket)
-        # What is acknowledged is encrypted, and longer than what was written: over many replies the
-        # difference would become a credit for as many unread bytes.
-        self._written = max(self._written, self._acked)
-        # The transport knows of a part only; but that is all where the kernel does not tell.
-        return max(self._written - self._acked if self._acked else 0, self._transport.get_write_buffer_size())
-
-    @property
-    def taken_bytes(self) -> int:
-        """Bytes that the client has taken."""
-        return bytes_acked(self._socket) or super().taken_bytes
-
-    def drop(self) -> None:
-        """Look no more."""
-        if self._timer is not None:
-            self._timer.cancel()
-
-    def _write(self, data: bytes) -> None:
-        super()._write(data)
-        # The first comparison spares most replies the call.
-        if (
-            self._timer is None
-            and self._written - self._acked > self._limit_bytes
-            and self.held_bytes > self._limit_bytes
-        ):
-            self._look_after(_FIRST_LOOK_SECONDS)
-            self._writer.pause_writing()
-
-    def _look_after(self, seconds: float) -> None:
-        self._timer = asyncio.get_running_loop().call_later(seconds, self._look, seconds)
-
-    def _look(self, seconds: float) -> None:
-        """Resume where the client has read; otherwise look again, less and less often."""
-        if self.held_bytes > self._limit_bytes:
-            self._look_after(min(2 * seconds, _LAST_LOOK_SECONDS))
-            return
-        # Before the protocol goes on: what it then writes may pause it again, with a timer of its own.
-        self._timer = None
-        self._writer.resume_writing()
-
-
 class ClosedOutlet:
     """Stands in for one where there is no connection."""
 
@@ -221,19 +118,16 @@ class ClosedOutlet:
 CLOSED: Final = ClosedOutlet()
 
 
-def open_outlet(transport: asyncio.Transport, limit_bytes: int, writer: Writer) -> Outlet:
+def open_outlet(transport: asyncio.Transport, limit_bytes: int) -> Outlet:
     """Make the outlet that suits a transport.
 
     Args:
         transport: a new connection's.
         limit_bytes: how much may wait before the protocol is paused.
-        writer: the protocol.
 
     Returns:
         The outlet.
     """
-    if not transport.can_write_eof():  # TLS knows no half of a connection
-        return SecureOutlet(transport, limit_bytes, writer)
     connection = transport.get_extra_info("socket")
     if connection is None or connection.family == socket.AF_UNIX:
         return CountingOutlet(transport, limit_bytes)
@@ -256,23 +150,6 @@ def bytes_acked(connection: socket.socket | None) -> int:
     except OSError:
         return 0
     return int(_TCP_INFO_BYTES_ACKED.unpack(info)[0]) if len(info) == _TCP_INFO_BYTES_ACKED.size else 0
-
-
-def has_unacked(connection: socket.socket | None) -> bool:
-    """Ask the kernel whether the other end has yet to receive something that was sent.
-
-    Args:
-        connection: a TCP socket, or None.
-
-    Returns:
-        False as well where the kernel does not tell.
-    """
-    if connection is None:
-        return False
-    try:
-        return any(fcntl.ioctl(connection.fileno(), termios.TIOCOUTQ, bytes(4)))
-    except OSError:
-        return False
 
 
 def send_ack(connection: socket.socket | None) -> None:

@@ -15,7 +15,7 @@ from fastkv.http.fast import FastParser
 from fastkv.http.full import FullParser
 from fastkv.http.plain import plain_gets, plain_put
 from fastkv.http.request import KEEP_ALIVE, HttpError, ValueRefused
-from fastkv.http.responses import RETRY_AFTER, TOO_MANY, Preludes, Reply, error_reply
+from fastkv.http.responses import RETRY_AFTER, Preludes, Reply, error_reply
 from fastkv.kernel.limits import clients_per_worker
 from fastkv.memo import Memo
 from fastkv.stats import Column
@@ -57,6 +57,8 @@ class Service:
         access: who may speak.
         connections: those that are open.
         get_plain, get_together, put_plain: the short ways of requests (``fastkv.http.plain``).
+        handshakes: those among them whose handshake of TLS is under way, the oldest first.
+        handshakes_limit: how many of these there may be.
         refused: those among them that had no place, until they have read that.
         drained: set when the last of them ends after ``drain``.
         turn_seconds: after so long of one client's pipeline, or work in steps, others have a turn.
@@ -77,6 +79,8 @@ class Service:
         "flow",
         "get_plain",
         "get_together",
+        "handshakes",
+        "handshakes_limit",
         "memo",
         "message_limit",
         "message_memo",
@@ -138,6 +142,8 @@ class Service:
         self.turns = Turns()
         self.connections: set[Drainable] = set()
         self.refused: set[Drainable] = set()
+        self.handshakes: dict[Drainable, None] = {}
+        self.handshakes_limit = settings.max_handshakes
         self._board = board
         # Of all workers together, and of this one.
         self._most = settings.max_connections or sys.maxsize
@@ -205,14 +211,11 @@ class Service:
         except HttpError as error:
             raise type(error)(error.status, error.message, close=True, extra=error.extra + fields) from None
 
-    def admit(self, connection: Drainable) -> Reply | None:
-        """Give a new connection its place, if there is one.
+    def admit(self, connection: Drainable) -> None:
+        """Give a new connection its place; where there is none it is one of ``refused``.
 
         Args:
-            connection: the connection.
-
-        Returns:
-            None, or what it is told.
+            connection: the connection, as soon as it was accepted.
         """
         counters = self.counters
         counters[Column.ACCEPTED] += 1
@@ -224,9 +227,8 @@ class Service:
         ):
             counters[Column.CONNECTIONS_REFUSED] += 1
             self.refused.add(connection)
-            return TOO_MANY
-        counters[Column.CONNECTIONS] += 1
-        return None
+        else:
+            counters[Column.CONNECTIONS] += 1
 
     @property
     def crowded(self) -> bool:
@@ -260,12 +262,15 @@ class Service:
         """Give a connection's place to what goes on with its transport.
 
         Args:
-            connection: one that was admitted.
+            connection: one that was admitted, or refused.
             successor: what follows it.
         """
         self.connections.discard(connection)
         self.connections.add(successor)
         self.flow.forget(connection)
+        if connection in self.refused:
+            self.refused.discard(connection)
+            self.refused.add(successor)
 
     def forget(self, connection: Drainable | None) -> None:
         """Take note that a connection has ended.

@@ -302,6 +302,11 @@ class Settings:
     tls_handshake_seconds: float = _option(
         Seconds(0.1, 3600), "A client that takes longer over its TLS handshake is closed.", default=10.0
     )
+    max_handshakes: int = _option(
+        Whole(1, 1 << 20, unit="handshakes"),
+        "TLS handshakes under way of a worker; past it the oldest is closed.",
+        default=512,
+    )
     unix_mode: str = _option(
         Mode(), "Permissions of the Unix socket: who may write to it may connect.", default="0600"
     )

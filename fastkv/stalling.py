@@ -99,8 +99,7 @@ class Stalling(asyncio.Protocol):
             True while replies are due.
         """
         self._eof = True
-        # TLS knows no half of a connection.
-        return self._stalled and self._transport is not None and self._transport.can_write_eof()
+        return self._stalled
 
     def pause_writing(self) -> None:
         """The client does not read: leave what it asks for where it is."""
@@ -143,7 +142,7 @@ class Stalling(asyncio.Protocol):
         Args:
             transport: its transport, open.
         """
-        if self._eof or not transport.can_write_eof():
+        if self._eof:
             transport.close()
             return
         self.since = self._flow.now

@@ -9,6 +9,7 @@ import os
 import signal
 import socket
 import time
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 import uvloop
@@ -20,6 +21,7 @@ from fastkv.descent import die_with_parent
 from fastkv.errors import StoreBusy
 from fastkv.flow import SWEEP_SECONDS
 from fastkv.garbage import Garbage
+from fastkv.handshake import Handshake
 from fastkv.http.responses import Preludes
 from fastkv.http.routes import Routes
 from fastkv.pubsub.events import Events
@@ -41,7 +43,6 @@ RETIRE: Final = signal.SIGUSR1
 """What the supervisor sends to a worker whose successor accepts already."""
 
 _TICK_SECONDS: Final = 0.25
-_TLS_SHUTDOWN_SECONDS: Final = 86_400.0
 _LAST_READ_SECONDS: Final = 0.05
 _RETIRED_SECONDS: Final = 600.0
 # How often the store is looked after, and how soon again while there is more to do; a step takes 0.5 ms. In
@@ -106,18 +107,9 @@ class Worker:
             backlog = self._settings.backlog or socket.SOMAXCONN
             if listener.family == socket.AF_UNIX:
                 server = await loop.create_unix_server(self._connect, sock=listener, backlog=backlog)
-            elif self._tls is None:
-                server = await loop.create_server(self._connect, sock=listener, backlog=backlog)
             else:
-                server = await loop.create_server(
-                    self._connect,
-                    sock=listener,
-                    backlog=backlog,
-                    ssl=self._tls,
-                    ssl_handshake_timeout=self._settings.tls_handshake_seconds,
-                    # It would count from close(), however much has still to be read; the sweep knows better.
-                    ssl_shutdown_timeout=_TLS_SHUTDOWN_SECONDS,
-                )
+                connect = self._connect if self._tls is None else partial(self._shake_hands, self._tls)
+                server = await loop.create_server(connect, sock=listener, backlog=backlog)
             self._servers.append(server)
             self._ends.append(loop.create_task(server.wait_closed()))
         self._hub.start(loop)
@@ -126,7 +118,6 @@ class Worker:
         self._look_after_store(loop)
         self._row[Column.STATE] = State.READY
         await self._service.drained.wait()
-        # Connections in the midst of a TLS handshake are not yet known as such; they are served as well.
         await asyncio.gather(*self._ends, return_exceptions=True)
         self._hub.stop()
         self._service.routes.tally.fold()
@@ -138,6 +129,10 @@ class Worker:
         if self._access_log is None:
             return Connection(self._service)
         return LoggedConnection(self._service, self._access_log)
+
+    def _shake_hands(self, context: ssl.SSLContext) -> Handshake:
+        """The protocol of a new connection on which TLS has to begin."""
+        return Handshake(self._service, context, self._connect)
 
     def _tick(self, loop: asyncio.AbstractEventLoop) -> None:
         """A sign of life, the date, and the housekeeping that must not be done while a request waits."""

@@ -90,6 +90,7 @@ def test_the_defaults() -> None:
         "tls_cert": None,
         "tls_key": None,
         "tls_handshake_seconds": 10.0,
+        "max_handshakes": 512,
         "unix_mode": "0600",
         "notes": (),
     }

@@ -21,9 +21,10 @@ from fake import (
 
 from fastkv.connection import Connection
 from fastkv.flow import Phase
+from fastkv.handshake import Handshake
 from fastkv.http.request import Head
 from fastkv.http.responses import Reply
-from fastkv.outlet import Outlet, SecureOutlet
+from fastkv.outlet import Outlet
 from fastkv.service import Service
 from fastkv.stats import Column
 from fastkv.takeover import HandedOver, Successor, Takeover
@@ -271,13 +272,19 @@ def test_on_real_transports(secure: bool, tmp_path: Path) -> None:
     async def scenario() -> None:
         worker, taken = make_worker()
         loop = asyncio.get_running_loop()
-        server_side = client_side = None
+        client_side = None
+
+        def connect() -> Connection:
+            return Connection(worker.service)
+
+        make: Callable[[], asyncio.Protocol] = connect
         if secure:
             server_side = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
             pair = make_pair(tmp_path)
             server_side.load_cert_chain(pair.cert, pair.key)
             client_side = ssl.create_default_context(cafile=pair.cert)
-        server = await loop.create_server(lambda: Connection(worker.service), "127.0.0.1", 0, ssl=server_side)
+            make = partial(Handshake, worker.service, server_side, connect)
+        server = await loop.create_server(make, "127.0.0.1", 0)
         port = server.sockets[0].getsockname()[1]
         reader, writer = await asyncio.open_connection("127.0.0.1", port, ssl=client_side)
         writer.write(SWITCH + RAW)
@@ -286,7 +293,7 @@ def test_on_real_transports(secure: bool, tmp_path: Path) -> None:
         await until(lambda: bool(taken) and len(taken[0].received) == 2 * len(RAW))
         assert bytes(taken[0].received) == RAW + RAW
         outlet = taken[0].handed.outlet
-        assert isinstance(outlet, SecureOutlet if secure else Outlet)
+        assert isinstance(outlet, Outlet)
         for _ in range(2000):
             if taken[0].told:
                 break
