@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import random
 from contextlib import suppress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -27,7 +27,7 @@ from store_helpers import (
 )
 
 from fastkv.errors import WrongCursor
-from fastkv.store import Scanned, Store
+from fastkv.store import Scanned, Store, records
 from fastkv.store.layout import count_at
 from fastkv.store.scan import ENTRY_OVERHEAD, Scanner
 
@@ -444,3 +444,32 @@ def test_other_processes_write_split_and_evict(shards: int) -> None:
         assert store.stats()["index_pages"] > 2 * shards
         assert store.stats()["evictions"] > 0
         assert {key for key, *_ in walk(store)} > {b"large"}
+
+
+def test_a_call_looks_at_a_bounded_number_of_entries_whose_deadlines_have_passed() -> None:
+    with open_store(4 * MIB, shards=1) as store:
+        for i in range(10_000):
+            store.put(b"gone %d" % i, b"", clock, deadline_ms=clock() + 1)
+        for i in range(10):
+            store.put(b"%d" % i, b"", clock)
+        looks, cursor, calls = 0, 0, 0
+        found: set[bytes] = set()
+        unpack = records.unpack_head
+
+        def later() -> int:
+            return clock() + 1
+
+        def counting(mem: Any, at: int) -> Any:
+            nonlocal looks
+            looks += 1
+            return unpack(mem, at)
+
+        with pytest.MonkeyPatch.context() as patched:
+            patched.setattr("fastkv.store.scan.unpack_head", counting)
+            while calls == 0 or cursor:
+                looks, calls = 0, calls + 1
+                entries, cursor = store.scan_keys(cursor, later, 1 << 20, 256)
+                found |= {entry[0] for entry in entries}
+                assert looks <= 1024 + 224
+        assert found == {b"%d" % i for i in range(10)}
+        assert calls > 8

@@ -63,10 +63,12 @@ ENTRY_OVERHEAD: Final = 16
 
 # Slots that are looked at, and if need be read under the lock, in one step. A page that holds nothing is one
 # comparison; 2,048 of its slots count as a step, because their memory may have to be mapped first. After so
-# many steps a call begins no further page; the page that it has begun it finishes.
+# many steps a call begins no further page; the page that it has begun it
+# finishes. It ends wherever it is after so many entries, 2.5 µs each: their deadlines may all have passed.
 _CHUNK_WORDS: Final = 256
 _BLANK_SHIFT: Final = 11
 _CHUNKS: Final = 128
+_MOST_LOOKS: Final = 1024
 _TRIES: Final = 4
 _ANY_SIZE: Final = 1 << 62
 
@@ -151,9 +153,9 @@ class Scanner:
             limit_entries: the most entries to return, at least 1.
 
         Returns:
-            The entries, perhaps none, for one call looks at 65,536 slots at most, besides those of pages
-            that hold nothing; and the next cursor, 0 if there is nothing left. An entry may come twice if its
-            page was split meanwhile: the later is the newer.
+            The entries, perhaps none, for one call looks at 1,248 entries and 65,536 slots at most, besides the
+            slots of pages that hold nothing; and the next cursor, 0 if there is nothing left.
+            An entry may come twice if its page was split meanwhile: the later is the newer.
 
         Raises:
             WrongCursor: if the cursor is none of this store's.
@@ -164,24 +166,27 @@ class Scanner:
         entries: list[Scanned] = []
         room = limit_bytes
         page, before = place, 0
-        steps, full = 0, False
-        while not full and (place.word or steps < _CHUNKS):
+        steps, looks, full = 0, 0, False
+        while not full and looks < _MOST_LOOKS and (place.word or steps < _CHUNKS):
             if not place.word:
                 page, before = place, len(entries)
-            found, after, full = self._step(place, room, limit_entries - len(entries), now_ms, not entries)
+            found, after, full, looked = self._step(
+                place, room, limit_entries - len(entries), now_ms, not entries
+            )
             entries += found
             room -= sum(map(_counted_bytes, found))
             if after is None:
                 return entries, 0
             steps += max(1, (after.word or self._index.page_words) - place.word >> _BLANK_SHIFT)
             place = after
+            looks += looked
         if full and len(entries) == before:
             place = page  # nothing came of this page yet, and its beginning is a smaller cursor
         return entries, self._cursors.encode(place)
 
     def _step(
         self, place: Place, room: int, most: int, now_ms: int, first: bool
-    ) -> tuple[list[Scanned], Place | None, bool]:
+    ) -> tuple[list[Scanned], Place | None, bool, int]:
         """Read the entries of a few slots; under the shard's lock only if they do not hold still.
 
         Args:
@@ -192,7 +197,8 @@ class Scanner:
             first: whether the first entry may be of any size: else a large one could never be passed.
 
         Returns:
-            The entries; the place behind them, None behind the last of all; and whether a bound was met.
+            The entries; the place behind them, None behind the last of all; whether a bound was met; and how
+            many slots held something.
         """
         number = place[0]
         sequence = self._words[self._sequences_at + number]
@@ -209,30 +215,32 @@ class Scanner:
 
     def _walk(
         self, place: Place, room: int, most: int, now_ms: int, first: bool
-    ) -> tuple[list[Scanned], Place | None, bool]:
+    ) -> tuple[list[Scanned], Place | None, bool, int]:
         """``_step``, to be believed if the sequence was even and has not changed, or under the lock."""
         number, entry, start = place
         base = self._directory[number << self._index.directory_bits | entry]
         if not start and self._mem[base << 3 : base + self._index.page_words << 3] == self._blank:
-            return [], self._behind_page(number, base), False
+            return [], self._behind_page(number, base), False, 0
         end = min(start + _CHUNK_WORDS, self._index.page_words)
         found: list[Scanned] = []
+        looked = 0
         for at, word in enumerate(self._words[base + start : base + end].tolist(), start):
             if not word or not at % BUCKET_WORDS:  # empty, or the bucket's access counts
                 continue
+            looked += 1
             try:
                 here = self._entry(base + at, _ANY_SIZE if first and not found else room, now_ms)
             except _NoRoom:
-                return found, Place(number, entry, at), True
+                return found, Place(number, entry, at), True, looked
             if here is None:
                 continue
             if len(found) == most:
-                return found, Place(number, entry, at), True
+                return found, Place(number, entry, at), True, looked
             found.append(here)
             room -= _counted_bytes(here)
         if end < self._index.page_words:
-            return found, Place(number, entry, end), False
-        return found, self._behind_page(number, base), False
+            return found, Place(number, entry, end), False, looked
+        return found, self._behind_page(number, base), False, looked
 
     def _behind_page(self, number: int, base: int) -> Place | None:
         """Where the next page begins: at the first directory entry that this one does not cover."""
