@@ -1,7 +1,8 @@
 """Who may speak: the token, browsers' origins, and the host that a request names.
 
 In: a request line and a `Head`. Out: a `Verdict`. Nothing is raised, nothing is read or logged; the decision
-depends on the settings, the line and the head, and on nothing else.
+depends on the settings, the line and the head, and on nothing else. A refusal for Origin or Host says what to
+log of it: it may be the owner's own page that is kept out.
 
 A verdict costs a few microseconds, and most requests do not pay them: the fast parser asks once whether a
 header section is accepted whatever is asked with it, and keeps those alone. What it declines for this reason,
@@ -35,6 +36,8 @@ from fastkv.names import (
     parse_origin,
     split_authority,
 )
+from fastkv.options import quote
+from fastkv.stats import Column
 
 if TYPE_CHECKING:
     from fastkv.http.responses import Handler, Reply
@@ -63,6 +66,33 @@ _FOREIGN_SITES: Final = frozenset((b"cross-site", b"same-site"))
 _NO_TOKEN: Final = "This needs the token of the server: Authorization: Bearer TOKEN, or ?_token=TOKEN."
 _WRONG_ORIGIN: Final = "Pages of other origins may not speak to this server; --allow-origin lets them."
 _WRONG_HOST: Final = "This server is not known by the name in Host; --allowed-host adds names."
+
+_STRANGE_ORIGIN: Final = "A page of the Origin {} was refused; --allow-origin lets pages of an origin in."
+_STRANGE_SITE: Final = "A page without Origin was refused (Sec-Fetch-Site {}); --allow-origin * lets all in."
+_STRANGE_HOST: Final = "A request for the unknown Host {} was refused; --allowed-host adds names."
+# More than a log line shows of a header field.
+_SHOWN_BYTES: Final = 100
+
+
+class SenderRefused(HttpError):
+    """A request whose Origin or Host is not one of those that may speak.
+
+    Attributes:
+        column: Where it is counted.
+    """
+
+    def __init__(self, status: int, message: str, column: Column, complaint: str, given: bytes) -> None:
+        super().__init__(status, message)
+        self.column = column
+        self._complaint = complaint
+        self._given = given
+
+    @property
+    def warning(self) -> str:
+        """What to log: the refused value, quoted and of bounded length, and the option that lets it in."""
+        given = quote(self._given[:_SHOWN_BYTES].decode("latin-1"))
+        counter = self.column.name.lower()
+        return f"{self._complaint.format(given)} Further ones are only counted, in {counter} of /stats."
 
 
 class Verdict(NamedTuple):
@@ -119,10 +149,11 @@ class Access:
             The verdict; refusals are handlers that raise `HttpError` 400, 401, 403 or 421.
         """
         if not self._names_us(head):
-            return _refusal(HttpError(421, _WRONG_HOST), b"")
+            host = head.get(b"host") or b""
+            return _refusal(SenderRefused(421, _WRONG_HOST, Column.WRONG_HOSTS, _STRANGE_HOST, host), b"")
         origin = self._allowed_origin(head)
         if origin is None and self._is_foreign(head):
-            return _refusal(HttpError(403, _WRONG_ORIGIN), b"")
+            return _refusal(_foreign(head), b"")
         fields = b""
         if origin is not None:
             fields = b"Access-Control-Allow-Origin: %b\r\nVary: Origin\r\n" % origin.encode()
@@ -200,6 +231,15 @@ class Access:
                 for own, own_port in self._hosts
             )
         )
+
+
+def _foreign(head: Head) -> SenderRefused:
+    """The refusal of a request that a browser sends for another site's page."""
+    origin = head.get(b"origin")
+    if origin is not None:
+        return SenderRefused(403, _WRONG_ORIGIN, Column.FOREIGN_ORIGINS, _STRANGE_ORIGIN, origin)
+    site = head.get(b"sec-fetch-site") or b""
+    return SenderRefused(403, _WRONG_ORIGIN, Column.FOREIGN_ORIGINS, _STRANGE_SITE, site)
 
 
 def _preflight(_query: bytes, head: Head, _body: bytes) -> Reply:

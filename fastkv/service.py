@@ -8,7 +8,7 @@ import resource
 import sys
 from typing import TYPE_CHECKING, Final
 
-from fastkv.access import Access
+from fastkv.access import Access, SenderRefused
 from fastkv.errors import KeyTooLong, StoreBusy, StoreFull, ValueTooLong
 from fastkv.flow import Flow
 from fastkv.http.fast import FastParser
@@ -22,6 +22,7 @@ from fastkv.stats import Column
 from fastkv.turns import TURN_SECONDS, Turns
 
 if TYPE_CHECKING:
+    from fastkv.http.body import BodyBound
     from fastkv.http.request import Head
     from fastkv.http.routes import Routes
     from fastkv.settings import Settings
@@ -36,10 +37,8 @@ _MOST_REFUSED: Final = 64
 _INTERNAL_ERROR: Final = error_reply(500, "The server made a mistake; it is logged there.")
 _COLUMN_OF: Final = {
     401: Column.UNAUTHORIZED,
-    403: Column.FOREIGN_ORIGINS,
     413: Column.BODY_TOO_LONG,
     414: Column.HEAD_TOO_LONG,
-    421: Column.WRONG_HOSTS,
     431: Column.HEAD_TOO_LONG,
 }
 _STORE_ERRORS: Final = (
@@ -166,8 +165,9 @@ class Service:
         """
         counters = self.counters
         if isinstance(error, HttpError):
-            column = _COLUMN_OF.get(error.status, Column.BAD_REQUESTS)
-            counters[Column.VALUE_TOO_LONG if isinstance(error, ValueRefused) else column] += 1
+            if isinstance(error, SenderRefused):
+                self._warn_once(error)
+            counters[_column_of(error)] += 1
             to_command = self.routes.is_command(route)
             return error_reply(error.status, error.message, error.extra, to_command=to_command), error.close
         for kind, column, status, extra in _STORE_ERRORS:
@@ -177,6 +177,11 @@ class Service:
         counters[Column.INTERNAL_ERRORS] += 1
         _log.error("A request failed in a way that nobody foresaw.", exc_info=error)
         return _INTERNAL_ERROR, True
+
+    def _warn_once(self, refusal: SenderRefused) -> None:
+        """Log the first refusal of its kind in the life of the server, before it is counted."""
+        if not any(row[refusal.column] for row in self._board.rows):
+            _log.warning("%s", refusal.warning)
 
     def full_parser(self) -> FullParser:
         """A parser for what the fast one declines."""
@@ -189,7 +194,7 @@ class Service:
             judge=self.judge,
         )
 
-    def judge(self, line: bytes, head: Head) -> int:
+    def judge(self, line: bytes, head: Head) -> BodyBound:
         """Decide on a request whose body is still to come, by all that its head makes certain.
 
         Args:
@@ -197,7 +202,7 @@ class Service:
             head: its header section, which announces a body.
 
         Returns:
-            How many bytes the body may have.
+            How long the body may be.
 
         Raises:
             HttpError: 400, 401, 403 or 421 for a sender that may not speak; 404, 405, 413 or 501 for what no
@@ -209,7 +214,9 @@ class Service:
                 handler(b"", head, b"")
             return self.routes.judge(line.partition(b"?")[0], head)
         except HttpError as error:
-            raise type(error)(error.status, error.message, close=True, extra=error.extra + fields) from None
+            error.close = True
+            error.extra += fields
+            raise
 
     def admit(self, connection: Drainable) -> None:
         """Give a new connection its place; where there is none it is one of ``refused``.
@@ -287,3 +294,12 @@ class Service:
                 self.counters[Column.CONNECTIONS] -= 1
         if self.draining and not self.connections:
             self.drained.set()
+
+
+def _column_of(error: HttpError) -> Column:
+    """Return where an error is counted."""
+    if isinstance(error, SenderRefused):
+        return error.column
+    if isinstance(error, ValueRefused):
+        return Column.VALUE_TOO_LONG
+    return _COLUMN_OF.get(error.status, Column.BAD_REQUESTS)

@@ -99,7 +99,7 @@ class Settings:
         FilePath(metavar="DIR"),
         "Directory that keeps the entries over a restart; on a tmpfs nothing is slower for it.",
     )
-    max_key_bytes: int = _option(Size(1, 4 * _KB), "Longest key.", default=512)
+    max_key_bytes: int = _option(Size(1, 4 * _KB), "Longest key.", default=_KB)
     max_value_bytes: int = _option(
         Size(1, 512 * _MB), "Longest value; at most a quarter of the memory.", default=_MB
     )
@@ -171,7 +171,7 @@ class Settings:
         Size(64 * _KB, _GB), "Unread messages of a subscriber; past it the connection is closed.", default=_MB
     )
     max_channel_bytes: int = _option(
-        Size(16, 64 * _KB), "Longest name of a channel or pattern that is subscribed.", default=_KB
+        Size(16, 64 * _KB), "Longest name of a channel or pattern that is subscribed.", default=2 * _KB
     )
     max_subscriptions: int = _option(
         Whole(1, 1 << 20), "Channels and patterns that a connection may subscribe to.", default=10_000

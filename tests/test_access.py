@@ -647,3 +647,92 @@ def test_a_token_by_flag_is_in_no_output() -> None:
     code, out, err = run_to_end(help=True, token=TOKEN)
     assert code == 0
     assert TOKEN not in out + err
+
+
+# -- the log: an owner's own page may be among those that are kept out ---------------------------------------
+
+# Fields, what is said of them, and where they are counted.
+_REFUSED = [
+    (
+        "Origin: https://evil.example",
+        "A page of the Origin 'https://evil.example' was refused; --allow-origin lets pages of an origin in.",
+        "foreign_origins",
+    ),
+    (
+        "Sec-Fetch-Site: cross-site",
+        "A page without Origin was refused (Sec-Fetch-Site 'cross-site'); --allow-origin * lets all in.",
+        "foreign_origins",
+    ),
+    (
+        "Host: evil.example",
+        "A request for the unknown Host 'evil.example' was refused; --allowed-host adds names.",
+        "wrong_hosts",
+    ),
+]
+
+
+def request_of(fields: str, line: str = "GET /version") -> bytes:
+    """A request with some fields, a Host of the server's own unless they have one."""
+    host = "" if "Host:" in fields else "Host: 127.0.0.1\r\n"
+    return f"{line} HTTP/1.1\r\n{host}{fields}\r\n\r\n".encode("latin-1")
+
+
+@pytest.mark.parametrize(("fields", "complaint", "counter"), _REFUSED)
+@in_loop
+async def test_the_first_refusal_is_logged_and_the_others_are_counted(
+    fields: str, complaint: str, counter: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    worker = Worker()
+    body = "Content-Length: 9\r\n"  # is not waited for
+    for line, more in (("GET /version", ""), ("GET /version", ""), ("GET /ws", ""), ("PUT /kv/k", body)):
+        assert statuses(worker.client().ask(request_of(more + fields, line))) in ([403], [421])
+    warning = f"{complaint} Further ones are only counted, in {counter} of /stats."
+    assert [(record.levelname, record.getMessage()) for record in caplog.records] == [("WARNING", warning)]
+    assert worker.counters[Column[counter.upper()]] == 4
+    worker.verify()
+
+
+@in_loop
+async def test_origin_and_host_are_logged_once_each(caplog: pytest.LogCaptureFixture) -> None:
+    worker = Worker()
+    # One for an https URL is another mistake, and no host's.
+    https = b"GET https://a/ HTTP/1.1\r\nHost: a\r\n\r\n"
+    assert statuses(worker.client().ask(https)) == [421]
+    for fields, _, _ in _REFUSED * 2:
+        worker.client().ask(request_of(fields))
+    assert [message.split(" was refused")[0] for message in caplog.messages] == [
+        "A page of the Origin 'https://evil.example'",
+        "A request for the unknown Host 'evil.example'",
+    ]
+    assert (worker.counters[Column.FOREIGN_ORIGINS], worker.counters[Column.WRONG_HOSTS]) == (4, 2)
+    assert worker.counters[Column.BAD_REQUESTS] == 1
+
+
+@in_loop
+async def test_allowed_and_unauthorised_senders_are_not_logged(caplog: pytest.LogCaptureFixture) -> None:
+    worker = Worker(token=TOKEN, allow_origin=[APP])
+    for fields, status in ((f"Origin: {APP}", 401), ("Host: evil.example", 401), ("X: y", 401)):
+        assert statuses(worker.client().ask(request_of(fields))) == [status]
+    assert caplog.messages == []
+
+
+@pytest.mark.parametrize(
+    "value", ["https://" + "a" * 5000, "\t'\"\\", "a\tb\x80\x85\x9b31m\xad\xff", "%s{}{0}%(x)s", "", "null"]
+)
+@in_loop
+async def test_what_is_logged_is_one_short_line(value: str, caplog: pytest.LogCaptureFixture) -> None:
+    worker = Worker()
+    assert statuses(worker.client().ask(request_of(f"Origin: {value}"))) == [403]
+    (message,) = caplog.messages
+    assert message.isprintable()
+    assert len(message) < 250
+    assert message.startswith("A page of the Origin ")
+
+
+def test_a_server_logs_it_once_over_all_its_workers() -> None:
+    with running(workers=2) as server:
+        for _ in range(30):
+            refused = server.request("GET", "/version", None, {"Origin": "https://evil.example"})
+            assert refused.status == 403
+        assert server.log().count("https://evil.example") == 1
+        assert json.loads(server.request("GET", "/stats").body)["foreign_origins"] == 30

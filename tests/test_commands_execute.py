@@ -43,9 +43,9 @@ def test_no_words_and_no_such_command_are_errors(asked: Asked) -> None:
 def test_the_bounds_of_keys_and_values_are_errors_that_are_counted(asked: Asked) -> None:
     assert asked.run_words([b"SET", b"k" * 100, b"v" * 10_000], NOBODY) is OK
     too_long = error(asked.run_words([b"SET", b"k" * 101, b""], NOBODY))
-    assert too_long == "ERR the key has 101 bytes; at most 100 are allowed"
+    assert too_long == "ERR the key has 101 bytes; --max-key-bytes allows 100"
     too_large = error(asked.run_words([b"APPEND", b"k" * 100, b"v"], NOBODY))
-    assert too_large == "ERR the value would have 10001 bytes; at most 10000 are allowed"
+    assert too_large == "ERR the value would have 10001 bytes; --max-value-bytes allows 10000"
     assert error(asked.run_words([b"SET", b"", b""], NOBODY)).startswith("ERR the key is empty")
     assert asked.counted() == {"PUTS": 1, "KEY_TOO_LONG": 1, "VALUE_TOO_LONG": 1}
 
@@ -77,7 +77,7 @@ def test_more_commands_than_may_come_together_are_not_executed(asked: Asked) -> 
         asked.commands.run_together([incr] * 21, NOBODY),
     ):
         assert isinstance(refused, CommandError)
-        assert refused.text == "ERR 21 commands are too many; at most 20 may come together"
+        assert refused.text == "ERR 21 commands are too many together; --max-batch allows 20"
     assert asked.run("GET n") == b"20"
     assert asked.counted()["BATCH_TOO_LONG"] == 2
 
@@ -86,7 +86,7 @@ def test_a_transaction_of_a_connection_is_bounded_as_well(asked: Asked) -> None:
     asked.run("MULTI")
     for _ in range(20):
         asked.run("INCR n")
-    assert error(asked.run("INCR n")) == "ERR 21 commands are too many; at most 20 may come together"
+    assert error(asked.run("INCR n")) == "ERR 21 commands are too many together; --max-batch allows 20"
     assert error(asked.run("EXEC")).startswith("EXECABORT")
     assert asked.run("GET n") is None
     too_many = " ".join(f"key{i}" for i in range(21))
@@ -104,7 +104,7 @@ def test_what_waits_for_exec_is_bounded_in_bytes(asked: Asked, begin: str) -> No
         assert not isinstance(asked.run(f"{words} {i}{long}"), CommandError)
     held_bytes = session.held_bytes
     assert 900_000 < held_bytes < 901_000
-    assert "at most 1048576 are allowed" in error(asked.run(f"{words} 3{long}"))
+    assert "--max-message-bytes allows 1048576" in error(asked.run(f"{words} 3{long}"))
     assert session.held_bytes == held_bytes
     assert asked.counted()["BATCH_TOO_LONG"] == 1
     if begin == "MULTI":
@@ -120,7 +120,7 @@ def test_a_transaction_takes_no_longer_than_it_may(asked: Asked) -> None:
     incr = [b"INCR", b"n"]
     refused = asked.commands.run_together([incr], NOBODY)
     assert isinstance(refused, CommandError)
-    assert refused.text == "ERR the transaction takes longer than -1 s"
+    assert refused.text == "ERR the transaction takes longer than -1 s; see --batch-seconds"
     assert asked.counted() == {"BATCH_TOO_LONG": 1}
     # Commands in turn let others have turns, and may take as long as it takes.
     assert finish(asked.commands.run_in_turn([incr, incr], NOBODY)) == [1, 2]
@@ -137,7 +137,10 @@ def test_replies_together_are_bounded_and_one_alone_is_not(asked: Asked) -> None
     for reply in replies[3:]:
         assert error(reply).startswith("ERR not executed")
     assert asked.run("EXISTS a") == 1
-    assert error(asked.run("MGET a a a")) == "ERR the reply would take 27000 bytes; at most 20000 are allowed"
+    assert (
+        error(asked.run("MGET a a a"))
+        == "ERR the reply would take 27000 bytes; --max-reply-bytes allows 20000"
+    )
     assert len(asked.run("MGET a a") or []) == 2  # type: ignore[arg-type]
     assert asked.counted()["REPLY_TOO_LONG"] == 3
 

@@ -70,7 +70,7 @@ def test_keys_are_looked_for_among_so_many_and_no_more(asked: Asked) -> None:
     assert set(told) == {key for key in keys if key.endswith(b"7")}
     asked.run("SET one 1")
     assert error(asked.run("KEYS nothing")) == (
-        "ERR there are 5001 entries; KEYS looks through at most 5000; use SCAN"
+        "ERR there are 5001 entries; --max-keys allows KEYS 5000; use SCAN"
     )
     assert asked.counted() == {"PUTS": 1, "WALK_TOO_LONG": 1}
 

@@ -60,7 +60,7 @@ def test_keys_are_no_more_than_commands_may_be(asked: Asked, text: str) -> None:
     words = [text.encode(), *[b"%d" % i for i in range(most * step)]]
     assert not isinstance(asked.run_words(words, NOBODY), CommandError)
     more = words + [b"more"] * step
-    refusal = f"ERR {most + 1} keys are too many; at most {most} may come together"
+    refusal = f"ERR {most + 1} keys are too many together; --max-batch allows {most}"
     assert error(asked.run_words(more, NOBODY)) == refusal
     assert error(asked.commands.run_together([words, [b"GET", b"more"]], NOBODY)) == refusal
     assert error(asked.commands.run_together([words, [b"GET", b"more"], [b"DBSIZE"]], NOBODY)) == refusal

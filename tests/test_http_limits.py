@@ -1,10 +1,13 @@
-"""Limits of a request at their boundary, on each way that a request can take, and what their errors say."""
+"""Limits of a request at their boundary, on each way that it can take, and what their errors say."""
 
 import re
 
 import orjson
 import pytest
-from fake import Client, Worker, running_loop
+import ws_frames
+from fake import MAX_BODY_BYTES, MAX_KEY_BYTES, MAX_VALUE_BYTES, Client, Worker, running_loop
+
+from fastkv.stats import Column
 
 MAX_HEAD = 1024
 _SECTION = b" HTTP/1.1\r\nHost: a\r\nAccept: */*\r\n\r\n"
@@ -97,39 +100,39 @@ def test_so_may_that_of_any_method(line: bytes) -> None:
         (
             b"GET /" + b"a" * MAX_HEAD,
             414,
-            "The request line has more than 1024 bytes; --max-head-bytes allows more.",
+            "The request line is too long; --max-head-bytes allows 1024 bytes.",
         ),
         (
             b"GET / HTTP/1.1\r\nHost: a\r\nX: " + b"a" * MAX_HEAD,
             431,
-            "Request line and header section exceed 1024 bytes together; --max-head-bytes allows more.",
+            "The header section is too long; --max-head-bytes allows 1024 bytes, the request line included.",
         ),
         (
             b"GET / HTTP/1.1\r\nHost: a\r\n" + b"X:\r\n" * 8 + b"\r\n",
             431,
-            "The header section has more than 8 fields; --max-fields allows more.",
+            "The header section has too many fields; --max-fields allows 8.",
         ),
         (
             b"PUT /put HTTP/1.1\r\nHost: a\r\nContent-Length: 2049\r\n\r\n",
             413,
-            "The request body has more than 2048 bytes; --max-body-bytes allows more.",
+            "The request body is too long; --max-body-bytes allows 2048 bytes.",
         ),
         (
             b"PUT /put HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n801\r\n",
             413,
-            "The request body has more than 2048 bytes; --max-body-bytes allows more.",
+            "The request body is too long; --max-body-bytes allows 2048 bytes.",
         ),
         (
             b"PUT /put HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n1;"
             + b"a" * MAX_HEAD
             + b"a" * 20,
             431,
-            "Chunk extensions and trailers have more than 1024 bytes; --max-head-bytes allows more.",
+            "Extensions and trailers of chunks are too long; --max-head-bytes allows 1024 bytes.",
         ),
         (
             b"PUT /put HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n" + b"X:\r\n" * 9,
             431,
-            "The trailer section has more than 8 fields; --max-fields allows more.",
+            "The trailer section has too many fields; --max-fields allows 8.",
         ),
         (
             b"GET / HTTP/2.0\r\nHost: a\r\n\r\n",
@@ -145,3 +148,133 @@ def test_an_error_says_what_would_be_right(request_bytes: bytes, status: int, me
     assert reply.startswith(b"HTTP/1.1 %d " % status)
     assert orjson.loads(reply.partition(b"\r\n\r\n")[2]) == {"status": "ERROR", "message": message}
     worker.verify()
+
+
+# -- keys and values -----------------------------------------------------------------------------------------
+
+VALUE = "v" * (MAX_VALUE_BYTES + 1)
+KEY = "k" * (MAX_KEY_BYTES + 1)
+VALUE_ERROR = f"bytes; --max-value-bytes allows {MAX_VALUE_BYTES}"
+KEY_ERROR = f"the key has {MAX_KEY_BYTES + 1} bytes; --max-key-bytes allows {MAX_KEY_BYTES}"
+
+
+def post(route: str, body: str, fields: str = "") -> bytes:
+    """A request with a body that comes along."""
+    return f"{route} HTTP/1.1\r\nHost: a\r\nContent-Length: {len(body)}\r\n{fields}\r\n{body}".encode()
+
+
+def chunked(route: str, body: str) -> bytes:
+    """The same in chunks."""
+    head = f"{route} HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n"
+    return f"{head}{len(body):x}\r\n{body}\r\n0\r\n\r\n".encode()
+
+
+def announced(route: str, size: int) -> bytes:
+    """One whose body is still to come."""
+    return f"{route} HTTP/1.1\r\nHost: a\r\nContent-Length: {size}\r\n\r\n".encode()
+
+
+def told(reply: bytes) -> tuple[int, str]:
+    """The status of a reply, and its body."""
+    head, _, body = reply.partition(b"\r\n\r\n")
+    return int(head.split(b" ")[1]), body.decode()
+
+
+@pytest.mark.parametrize(
+    "request_bytes",
+    [
+        post("PUT /put", f'{{"key":"k","value":"{VALUE}"}}'),
+        post("POST /put", f'{{"key":"k","value":"{VALUE}"}}'),
+        chunked("POST /put", f'{{"key":"k","value":"{VALUE}"}}'),
+        post("PUT /kv/k", VALUE),
+        post("POST /", f'["SET","k","{VALUE}"]'),
+        post("POST /", f'["SETRANGE","k",{MAX_VALUE_BYTES},"v"]'),
+        post("POST /set/big", VALUE),
+        post("PUT /set/big", VALUE),
+        chunked("POST /set/big", VALUE),
+        post("POST /append/big", VALUE),
+        post("POST /setex/big/60", VALUE),
+        post("POST /mset/k", VALUE),
+    ],
+    ids=lambda request: request[:30].decode(),
+)
+def test_a_value_that_is_too_long_is_413_on_every_route(worker: Worker, request_bytes: bytes) -> None:
+    with running_loop():
+        status, body = told(worker.client().ask(request_bytes))
+    assert (status, VALUE_ERROR in body) == (413, True)
+    assert worker.counters[Column.VALUE_TOO_LONG] == 1
+    assert worker.store.stats()["entries"] == 0
+
+
+@pytest.mark.parametrize("request_bytes", [announced("PUT /kv/k", len(VALUE)), chunked("PUT /kv/k", VALUE)])
+def test_so_is_one_that_is_refused_before_it_has_come(worker: Worker, request_bytes: bytes) -> None:
+    with running_loop():
+        status, body = told(worker.client().ask(request_bytes))
+    message = f"The value is too long; --max-value-bytes allows {MAX_VALUE_BYTES} bytes."
+    assert (status, orjson.loads(body)["message"]) == (413, message)
+    assert worker.counters[Column.VALUE_TOO_LONG] == 1
+
+
+@pytest.mark.parametrize("route", ["POST /pipeline", "POST /multi-exec"])
+def test_among_several_commands_it_is_the_error_of_one(worker: Worker, route: str) -> None:
+    with running_loop():
+        request = post(route, f'[["SET","k","{VALUE}"],["SET","k","v"]]')
+        status, body = told(worker.client().ask(request))
+    refused, done = orjson.loads(body)
+    assert status == 200
+    assert VALUE_ERROR in refused["error"]
+    assert done == {"result": "OK"}
+
+
+@pytest.fixture
+def socket(client: Client) -> Client:
+    """A WebSocket."""
+    assert client.ask(ws_frames.HANDSHAKE % b"").startswith(b"HTTP/1.1 101 ")
+    return client
+
+
+def test_over_a_websocket_the_error_says_the_same(socket: Client) -> None:
+    long, key = VALUE.encode(), KEY.encode()
+    for kind, message in (
+        (ws_frames.TEXT, b'["SET","k","%b"]' % long),
+        (ws_frames.BINARY, b"*3\r\n$3\r\nSET\r\n$1\r\nk\r\n$%d\r\n%b\r\n" % (len(long), long)),
+    ):
+        socket.send(ws_frames.frame(kind, message))
+        (frame,) = ws_frames.read(socket.take())
+        assert VALUE_ERROR in frame.payload.decode()
+    socket.send(ws_frames.frame(ws_frames.TEXT, b'["SET","%b","v"]' % key))
+    (frame,) = ws_frames.read(socket.take())
+    assert orjson.loads(frame.payload) == {"error": f"ERR {KEY_ERROR}"}
+
+
+@pytest.mark.parametrize(
+    "request_bytes",
+    [
+        post("PUT /put", f'{{"key":"{KEY}","value":"v"}}'),
+        f"GET /get?key={KEY} HTTP/1.1\r\nHost: a\r\n\r\n".encode(),
+        f"GET /get?key=%41{KEY[1:]} HTTP/1.1\r\nHost: a\r\n\r\n".encode(),
+        f"DELETE /delete?key={KEY} HTTP/1.1\r\nHost: a\r\n\r\n".encode(),
+        post(f"PUT /kv/{KEY}", "v"),
+        f"GET /kv/{KEY} HTTP/1.1\r\nHost: a\r\n\r\n".encode(),
+        post("POST /", f'["SET","{KEY}","v"]'),
+        post(f"POST /set/{KEY}", "v"),
+    ],
+    ids=lambda request: request[:20].decode(),
+)
+def test_a_key_that_is_too_long_is_400_on_every_route(worker: Worker, request_bytes: bytes) -> None:
+    with running_loop():
+        status, body = told(worker.client().ask(request_bytes))
+    assert (status, KEY_ERROR in body.replace("The key", "the key")) == (400, True)
+    assert worker.counters[Column.KEY_TOO_LONG] == 1
+
+
+@pytest.mark.parametrize("make", [announced, lambda route, size: chunked(route, "a" * size)])
+@pytest.mark.parametrize(
+    "route", ["POST /", "POST /pipeline", "POST /multi-exec", "POST /set/k", "PUT /put", "POST /snapshot"]
+)
+def test_a_body_that_is_too_long_is_413_on_every_route(worker: Worker, route: str, make) -> None:  # type: ignore[no-untyped-def]
+    with running_loop():
+        status, body = told(worker.client().ask(make(route, MAX_BODY_BYTES + 1)))
+    message = f"The request body is too long; --max-body-bytes allows {MAX_BODY_BYTES} bytes."
+    assert (status, orjson.loads(body)["message"]) == (413, message)
+    assert worker.counters[Column.BODY_TOO_LONG] == 1

@@ -158,10 +158,10 @@ def test_a_wrong_block_changes_nothing(worker: Worker, client: Client) -> None:
         (b"date" + b"\xff" * 60, "A block is malformed."),
     ):
         assert post(client, raw) == error("400 Bad Request", sentence)
-    sentence = f"A key has {MAX_KEY_BYTES + 1} bytes; at most {MAX_KEY_BYTES} are allowed."
+    sentence = f"A key has {MAX_KEY_BYTES + 1} bytes; --max-key-bytes allows {MAX_KEY_BYTES}."
     answer = post(client, build_block([good, (b"k" * (MAX_KEY_BYTES + 1), b"", 0, 0, b"")]))
     assert answer == error("400 Bad Request", sentence)
-    sentence = f"A value has {MAX_VALUE_BYTES + 1} bytes; at most {MAX_VALUE_BYTES} are allowed."
+    sentence = f"A value has {MAX_VALUE_BYTES + 1} bytes; --max-value-bytes allows {MAX_VALUE_BYTES}."
     answer = post(client, build_block([good, (b"k", bytes(MAX_VALUE_BYTES + 1), 0, 0, b"")]))
     assert answer == error("413 Content Too Large", sentence)
     no_length = client.ask(b"POST /snapshot HTTP/1.1\r\nHost: a\r\n\r\n")

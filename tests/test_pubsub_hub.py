@@ -532,7 +532,8 @@ async def test_a_message_that_is_too_long_is_an_error_to_its_publisher() -> None
 
 @in_loop
 @pytest.mark.parametrize(
-    ("settings", "most"), [({"max_channel_bytes": 900}, 900), ({"max_key_bytes": 2000}, 2015)]
+    ("settings", "most"),
+    [({"max_channel_bytes": 900, "max_key_bytes": 512}, 900), ({"max_key_bytes": 3000}, 3015)],
 )
 async def test_a_channel_that_is_too_long_is_an_error_to_its_publisher(
     settings: dict[str, int], most: int

@@ -135,7 +135,7 @@ def test_a_value_may_be_too_long(client: Client) -> None:
     etag = store(client, "k", b"v")
     refused = error(
         "413 Content Too Large",
-        f"The value has {MAX_VALUE_BYTES + 1} bytes; at most {MAX_VALUE_BYTES} are allowed.",
+        f"The value has {MAX_VALUE_BYTES + 1} bytes; --max-value-bytes allows {MAX_VALUE_BYTES}.",
     )
     assert client.ask(kv("PUT", "k", body=bytes(MAX_VALUE_BYTES + 1))) == refused
     assert client.ask(kv("GET", "k")) == found(b"v", etag)
@@ -224,11 +224,11 @@ def test_every_byte_can_be_in_a_key(worker: Worker, client: Client) -> None:
         ("a%zz", "A percent escape in the target is malformed."),
         (
             "x" * (MAX_KEY_BYTES + 1),
-            f"The key has {MAX_KEY_BYTES + 1} bytes; at most {MAX_KEY_BYTES} are allowed.",
+            f"The key has {MAX_KEY_BYTES + 1} bytes; --max-key-bytes allows {MAX_KEY_BYTES}.",
         ),
         (
             "%78" * (MAX_KEY_BYTES + 1),
-            f"The key has {MAX_KEY_BYTES + 1} bytes; at most {MAX_KEY_BYTES} are allowed.",
+            f"The key has {MAX_KEY_BYTES + 1} bytes; --max-key-bytes allows {MAX_KEY_BYTES}.",
         ),
     ],
 )

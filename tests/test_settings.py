@@ -35,11 +35,11 @@ def test_the_defaults() -> None:
         "segment_bytes": None,
         "eviction": "s3fifo",
         "data_dir": None,
-        "max_key_bytes": 512,
+        "max_key_bytes": 1024,
         "max_value_bytes": MB,
         "max_head_bytes": 32 * KB,
-        "max_body_bytes": 6 * (512 + MB) + KB,
-        "max_message_bytes": 6 * (512 + MB) + KB,
+        "max_body_bytes": 6 * (KB + MB) + KB,
+        "max_message_bytes": 6 * (KB + MB) + KB,
         "memo_bytes": 16 * MB,
         "max_output_bytes": 64 * KB,
         "max_buffer_bytes": 256 * MB,
@@ -52,7 +52,7 @@ def test_the_defaults() -> None:
         "max_keys": 1_000_000,
         "pubsub_memory_bytes": 16 * MB,
         "max_push_bytes": MB,
-        "max_channel_bytes": KB,
+        "max_channel_bytes": 2 * KB,
         "max_subscriptions": 10_000,
         "max_worker_subscriptions": 1 << 18,
         "keyspace_events": "AKE",
@@ -175,7 +175,7 @@ def test_auto_takes_back_what_a_lower_source_says(tmp_path: Path) -> None:
     env = {"FASTKV_SHARDS": "Auto", "FASTKV_MAX_BODY_BYTES": "auto"}
     settings = Settings.load({"workers": "auto"}, env, config)
     assert (settings.workers, settings.shards) == (6, None)
-    assert settings.max_body_bytes == 6 * (512 + MB) + KB
+    assert settings.max_body_bytes == 6 * (KB + MB) + KB
 
 
 def test_an_empty_path_takes_back_a_socket() -> None:

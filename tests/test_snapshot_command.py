@@ -314,9 +314,9 @@ def test_a_server_with_shorter_limits(run: Run, tmp_path: Path) -> None:
         for item, sentence in (
             (
                 (b"k", bytes(1025), 0, 0, b""),
-                " Too Large: A value has 1025 bytes; at most 1024 are allowed.",
+                " Too Large: A value has 1025 bytes; --max-value-bytes allows 1024.",
             ),
-            ((b"k" * 17, b"", 0, 0, b""), "400 Bad Request: A key has 17 bytes; at most 16 are allowed."),
+            ((b"k" * 17, b"", 0, 0, b""), "400 Bad Request: A key has 17 bytes; --max-key-bytes allows 16."),
         ):
             write(path, small[:1], [small[1], item])
             code, out, err = run("load", path, "--url", url_of(server))

@@ -274,7 +274,7 @@ async def test_bytes(alone: bool) -> None:
 async def test_a_batch_is_bounded() -> None:
     worker = Worker(max_batch=3)
     client = connect(worker)
-    refused = error("ERR 4 commands are too many; at most 3 may come together")
+    refused = error("ERR 4 commands are too many together; --max-batch allows 3")
     assert text(client, json.dumps([["SET", "a", "1"]] * 4)) == refused
     assert text(client, json.dumps([{"id": 1, "cmd": ["SET", "a", "1"]}] * 4)) == refused
     client.send(frame(BINARY, resp(b"SET", b"a", b"1") * 4))

@@ -208,10 +208,10 @@ class Context:
         if not key:
             raise CommandError("ERR the key is empty; a key has at least one byte here")
         if len(key) > self.limits.max_key:
-            raise KeyTooLong(f"the key has {len(key)} bytes; at most {self.limits.max_key} are allowed")
+            raise KeyTooLong(f"the key has {len(key)} bytes; --max-key-bytes allows {self.limits.max_key}")
         if value_len > self.limits.max_value:
             raise ValueTooLong(
-                f"the value would have {value_len} bytes; at most {self.limits.max_value} are allowed"
+                f"the value would have {value_len} bytes; --max-value-bytes allows {self.limits.max_value}"
             )
 
     def check_batch(self, count: int) -> None:
@@ -225,7 +225,7 @@ class Context:
         """
         most = self.limits.max_batch
         if count > most:
-            raise BatchTooLong(f"{count} commands are too many; at most {most} may come together")
+            raise BatchTooLong(f"{count} commands are too many together; --max-batch allows {most}")
 
     def check_keys(self, count: int) -> None:
         """Find out whether one command or transaction may name so many keys: it locks out others meanwhile.
@@ -238,7 +238,7 @@ class Context:
         """
         if count > self.limits.max_batch:
             raise BatchTooLong(
-                f"{count} keys are too many; at most {self.limits.max_batch} may come together"
+                f"{count} keys are too many together; --max-batch allows {self.limits.max_batch}"
             )
 
     def check_reply(self, size: int) -> None:
@@ -252,7 +252,7 @@ class Context:
         """
         if size > self.limits.max_reply:
             raise ReplyTooLong(
-                f"the reply would take {size} bytes; at most {self.limits.max_reply} are allowed"
+                f"the reply would take {size} bytes; --max-reply-bytes allows {self.limits.max_reply}"
             )
 
     def within(self, space: Space, counters: Counters, notify: Notify, publish: Publish) -> Context:

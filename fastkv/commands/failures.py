@@ -57,7 +57,7 @@ def failure(error: Exception, counters: Counters) -> CommandError:
     for kind, column, text in _FORESEEN:
         if isinstance(error, kind):
             counters[column] += 1
-            return CommandError(text.format(error))
+            return CommandError(text.format(error), oversized=kind is ValueTooLong)
     counters[Column.INTERNAL_ERRORS] += 1
     _log.error("A command failed in a way that nobody foresaw.", exc_info=error)
     return CommandError("ERR the server made a mistake; it is logged there")

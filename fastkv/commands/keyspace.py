@@ -43,7 +43,7 @@ def keys(context: Context, words: list[bytes]) -> Steps[Reply]:
     there = context.space.entries()
     if there > context.limits.max_keys:
         raise WalkTooLong(
-            f"there are {there} entries; KEYS looks through at most {context.limits.max_keys}; use SCAN"
+            f"there are {there} entries; --max-keys allows KEYS {context.limits.max_keys}; use SCAN"
         )
     # A key may be met twice if what is walked through grows meanwhile. There are many small sets, because one
     # of a million keys takes 40 ms when it grows.

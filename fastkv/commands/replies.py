@@ -19,7 +19,14 @@ class CommandError(Exception):
 
     As an exception inside of the commands, as a value in replies. The text is Redis': a word in capitals, a
     space, a sentence.
+
+    Attributes:
+        oversized: A value would be longer than values may be.
     """
+
+    def __init__(self, text: str, *, oversized: bool = False) -> None:
+        super().__init__(text)
+        self.oversized = oversized
 
     @property
     def text(self) -> str:

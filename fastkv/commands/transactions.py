@@ -79,7 +79,8 @@ def together(
         end = monotonic() + context.limits.batch_seconds
         for asked, words in commands:
             if monotonic() > end:
-                raise BatchTooLong(f"the transaction takes longer than {context.limits.batch_seconds:g} s")
+                most = context.limits.batch_seconds
+                raise BatchTooLong(f"the transaction takes longer than {most:g} s; see --batch-seconds")
             replies.append(_attempt(inner, asked, words))
             size += size_of(replies[-1])
             if len(replies) > 1:  # one alone is as long as it is
@@ -144,7 +145,9 @@ def _hold(context: Context, session: Session, words: list[bytes]) -> None:
     held_bytes = session.held_bytes + sum(map(len, words)) + _WORD_OVERHEAD * len(words)
     most = context.limits.max_transaction
     if held_bytes > most:
-        raise BatchTooLong(f"the transaction would take {held_bytes} bytes; at most {most} are allowed")
+        raise BatchTooLong(
+            f"the transaction would take {held_bytes} bytes; --max-message-bytes allows {most}"
+        )
     session.held_bytes = held_bytes
 
 

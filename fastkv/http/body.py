@@ -10,11 +10,11 @@ of a second reader: llhttp is fed the sizes and the data, and has to find the sa
 """
 
 import re
-from typing import Final
+from typing import Final, NamedTuple
 
 import httptools
 
-from fastkv.http.request import Head, HttpError, parse_field
+from fastkv.http.request import Head, HttpError, ValueRefused, parse_field
 
 MAX_SIZE_DIGITS: Final = 16
 """Digits of a chunk's size that cost nothing; all else of its line counts as framing."""
@@ -36,6 +36,28 @@ _match_plain_size = re.compile(rb"([0-9A-Fa-f]{1,8})\r\n").match
 
 # What would frame the message a second time (RFC 9110, 6.5.1); other fields of a trailer section are dropped.
 _FRAMING = frozenset({b"content-length", b"transfer-encoding"})
+
+
+class BodyBound(NamedTuple):
+    """How long a body may be.
+
+    Attributes:
+        max_bytes: Its bytes at most, free of any coding.
+        is_value: True where it is a value as it stands, and that is what is bounded.
+    """
+
+    max_bytes: int
+    is_value: bool = False
+
+    def refusal(self) -> HttpError:
+        """The answer to a body that is longer; the connection ends with it."""
+        if self.is_value:
+            return ValueRefused(
+                413, f"The value is too long; --max-value-bytes allows {self.max_bytes} bytes.", close=True
+            )
+        return HttpError(
+            413, f"The request body is too long; --max-body-bytes allows {self.max_bytes} bytes.", close=True
+        )
 
 
 class Body:
@@ -82,25 +104,25 @@ class ChunkedBody(Body):
 
     Args:
         head: The head that declares it.
-        max_bytes: Bytes of content (413).
+        bound: How much content there may be (413).
         max_framing: Bytes that extensions and trailers may have together (431).
         max_fields: Fields of the trailer section (431).
     """
 
     __slots__ = (
+        "_bound",
         "_fields",
         "_framing",
         "_in_trailers",
         "_left",
-        "_max_bytes",
         "_max_fields",
         "_max_framing",
         "_witness",
     )
 
-    def __init__(self, head: Head, max_bytes: int, max_framing: int, max_fields: int) -> None:
+    def __init__(self, head: Head, bound: BodyBound, max_framing: int, max_fields: int) -> None:
         super().__init__(head)
-        self._max_bytes = max_bytes
+        self._bound = bound
         self._max_framing = max_framing
         self._max_fields = max_fields
         self._left = 0  # bytes missing of a chunk, its CRLF included
@@ -127,7 +149,7 @@ class ChunkedBody(Body):
 
     def _read_whole_chunks(self, data: bytes, at: int) -> int:
         """Read those that are all there and usual: 0.5 us each where the two methods below take 2."""
-        content, most, begin_at = self.content, self._max_bytes, at
+        content, most, begin_at = self.content, self._bound.max_bytes, at
         while (match := _match_plain_size(data, at)) is not None:
             begin = match.end()
             size = int(match[1], 16)
@@ -164,8 +186,8 @@ class ChunkedBody(Body):
         if framing > self._max_framing:
             raise HttpError(
                 431,
-                f"Chunk extensions and trailers have more than {self._max_framing} bytes; "
-                "--max-head-bytes allows more.",
+                "Extensions and trailers of chunks are too long; "
+                f"--max-head-bytes allows {self._max_framing} bytes.",
                 close=True,
             )
         if not end:
@@ -189,8 +211,8 @@ class ChunkedBody(Body):
         if match is None:
             raise _malformed()
         size = int(match[1], 16)
-        if len(self.content) + size > self._max_bytes:
-            raise too_large(self._max_bytes)
+        if len(self.content) + size > self._bound.max_bytes:
+            raise self._bound.refusal()
         if size:
             self._left = size + len(_CRLF)
         else:
@@ -206,7 +228,7 @@ class ChunkedBody(Body):
         if self._fields > self._max_fields:
             raise HttpError(
                 431,
-                f"The trailer section has more than {self._max_fields} fields; --max-fields allows more.",
+                f"The trailer section has too many fields; --max-fields allows {self._max_fields}.",
                 close=True,
             )
 
@@ -253,13 +275,6 @@ class _Seen:
     def on_message_complete(self) -> None:
         """Note the end."""
         self.complete = True
-
-
-def too_large(max_bytes: int) -> HttpError:
-    """The refusal of a body that is longer than `max_bytes`."""
-    return HttpError(
-        413, f"The request body has more than {max_bytes} bytes; --max-body-bytes allows more.", close=True
-    )
 
 
 def _malformed() -> HttpError:

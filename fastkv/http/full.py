@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Final, TypeAlias
 
-from fastkv.http.body import Body, ChunkedBody, too_large
+from fastkv.http.body import Body, BodyBound, ChunkedBody
 from fastkv.http.request import (
     CLOSE,
     MAX_FIELDS,
@@ -26,9 +26,9 @@ from fastkv.http.request import (
     parse_request_line,
 )
 
-Judge: TypeAlias = Callable[[bytes, Head], int]
-"""Decides on a request by its line and head, before its body comes: returns how many bytes the body may have,
-raises the `HttpError` that is the answer whatever the body is."""
+Judge: TypeAlias = Callable[[bytes, Head], BodyBound]
+"""Decides on a request by its line and head, before its body comes: returns how long the body may be, raises
+the `HttpError` that is the answer whatever the body is."""
 
 MAX_EMPTY_LINES: Final = 4
 """Empty lines passed over before a request line (RFC 9112, 2.2): some clients send one after a body."""
@@ -63,12 +63,12 @@ class FullParser:
         "_at_upgrade",
         "_authority",
         "_body",
+        "_bound",
         "_continue_due",
         "_empty_lines",
         "_fields",
         "_head_bytes",
         "_judge",
-        "_max_body",
         "_max_fields",
         "_max_head",
         "_rest",
@@ -93,7 +93,7 @@ class FullParser:
         self._secure = secure
         self._judge = judge
         self._max_head = max_head_bytes
-        self._max_body = max_body_bytes
+        self._bound = BodyBound(max_body_bytes)
         self._max_fields = max_fields
         self.messages: deque[Message] = deque()
         self.error: HttpError | None = None
@@ -217,15 +217,13 @@ class FullParser:
             if data.find(b" ", at, at + longest) < 0:
                 raise HttpError(400, "This is not an HTTP request.", close=True)
             raise HttpError(
-                414,
-                f"The request line has more than {longest} bytes; --max-head-bytes allows more.",
-                close=True,
+                414, f"The request line is too long; --max-head-bytes allows {longest} bytes.", close=True
             )
         if self._head_bytes + line_bytes > longest:
             raise HttpError(
                 431,
-                f"Request line and header section exceed {longest} bytes together; "
-                "--max-head-bytes allows more.",
+                "The header section is too long; "
+                f"--max-head-bytes allows {longest} bytes, the request line included.",
                 close=True,
             )
 
@@ -244,7 +242,7 @@ class FullParser:
         if len(self._fields) == self._max_fields:
             raise HttpError(
                 431,
-                f"The header section has more than {self._max_fields} fields; --max-fields allows more.",
+                f"The header section has too many fields; --max-fields allows {self._max_fields}.",
                 close=True,
             )
         self._fields.append(parse_field(line))
@@ -257,13 +255,13 @@ class FullParser:
             arrived_bytes: What has arrived behind it. A body that is all there needs no judge: the handler
                 refuses it as well, and the connection can go on.
         """
-        if head.content_length > self._max_body:
-            raise too_large(self._max_body)
-        most = self._max_body
+        bound = self._bound
+        if head.content_length > bound.max_bytes:
+            raise bound.refusal()
         if self._judge is not None and (head.chunked or head.content_length > arrived_bytes):
-            most = min(most, self._judge(self.line, head))
+            bound = min(bound, self._judge(self.line, head))
         if head.chunked:
-            self._body = ChunkedBody(head, most, self._max_head, self._max_fields)
+            self._body = ChunkedBody(head, bound, self._max_head, self._max_fields)
         elif head.content_length:
             self._body = Body(head)
         else:

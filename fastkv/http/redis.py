@@ -35,8 +35,6 @@ PATH_METHODS: Final = (b"GET", b"HEAD", b"POST", b"PUT")
 
 TOKEN_PARAMETER: Final = b"_token"
 
-_ERROR: Final = b'{"error"'
-
 _NOT_BY_GET: Final = json_reply(
     405, b'{"error":"ERR by GET this command needs a token; by POST it does not"}', b"Allow: POST, PUT\r\n"
 )
@@ -71,7 +69,7 @@ class RedisRest:
         try:
             words = _read(body, words_of)
         except CommandError as error:
-            return _reply(answer(error))
+            return _reply(error)
         return self._run(words, head)
 
     def pipeline(self, query: bytes, head: Head, body: bytes) -> Reply:
@@ -79,7 +77,7 @@ class RedisRest:
         try:
             commands = _read(body, _commands_of)
         except CommandError as error:
-            return _reply(answer(error))
+            return _reply(error)
         raise Unfinished(self._run_in_turn(commands, head))
 
     def multi_exec(self, query: bytes, head: Head, body: bytes) -> Reply:
@@ -87,7 +85,7 @@ class RedisRest:
         try:
             commands = _read(body, _commands_of)
         except CommandError as error:
-            return _reply(answer(error))
+            return _reply(error)
         raise Unfinished(_reply_to_several(self._commands.run_together(commands, NOBODY), head))
 
     def find(self, route: bytes) -> Handler | None:
@@ -133,11 +131,12 @@ class RedisRest:
         reply = self._commands.run(words, NOBODY)
         if isinstance(reply, Generator):
             raise Unfinished(self._reply_in_steps(reply, head, bodiless=bodiless))
-        return _reply(answer(reply, in_base64=_wants_base64(head)))
+        return _reply(reply, in_base64=_wants_base64(head))
 
     def _reply_in_steps(self, steps: Steps[Answer], head: Head, *, bodiless: bool) -> Steps[Reply]:
-        told = yield from answer_in_steps((yield from steps), in_base64=_wants_base64(head))
-        reply = json_reply(400 if told.startswith(_ERROR) else 200, told)
+        result = yield from steps
+        told = yield from answer_in_steps(result, in_base64=_wants_base64(head))
+        reply = json_reply(_status_of(result), told)
         yield None
         return without_body(reply) if bodiless else reply
 
@@ -171,13 +170,20 @@ def _read(body: bytes, parse: Callable[[Any], Any]) -> Any:
         return parse(load_exactly(body))
 
 
-def _reply(told: dict[str, Any]) -> Reply:
-    return json_reply(400 if "error" in told else 200, orjson.dumps(told))
+def _reply(told: Answer, *, in_base64: bool = False) -> Reply:
+    """Put what one command, or all together, came to into a reply."""
+    return json_reply(_status_of(told), orjson.dumps(answer(told, in_base64=in_base64)))
+
+
+def _status_of(told: Answer) -> int:
+    if isinstance(told, CommandError):
+        return 413 if told.oversized else 400
+    return 200
 
 
 def _reply_to_several(replies: list[Answer] | CommandError, head: Head) -> Steps[Reply]:
     if isinstance(replies, CommandError):
-        return _reply(answer(replies))
+        return _reply(replies)
     in_base64 = _wants_base64(head)
     told = []
     for reply in replies:

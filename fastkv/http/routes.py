@@ -18,8 +18,9 @@ from fastkv.commands.context import Limits
 from fastkv.commands.execute import Commands
 from fastkv.commands.replies import CommandError
 from fastkv.errors import KeyTooLong, ValueTooLong
+from fastkv.http.body import BodyBound
 from fastkv.http.redis import PATH_METHODS, RedisRest
-from fastkv.http.request import HttpError, ValueRefused
+from fastkv.http.request import HttpError
 from fastkv.http.responses import (
     DELETE_OK,
     DRAINING,
@@ -88,10 +89,11 @@ class Routes:
 
     __slots__ = (
         "_board",
-        "_max_body",
+        "_body_bound",
         "_paths",
         "_redis",
         "_tally",
+        "_value_bound",
         "clock",
         "commands",
         "counters",
@@ -137,9 +139,10 @@ class Routes:
         self._board = board
         self.counters = counters
         self.clock = clock
-        self._max_body = settings.max_body_bytes or 0
         self.max_key = settings.max_key_bytes
         self.max_value = min(settings.max_value_bytes, store.max_value_bytes)
+        self._body_bound = BodyBound(settings.max_body_bytes or 0)
+        self._value_bound = BodyBound(self.max_value, is_value=True)
         self.commands = Commands(
             store,
             clock,
@@ -311,7 +314,7 @@ class Routes:
             return lambda query, head, body: (204, allow + b"\r\n")
         raise HttpError(405, f"This route takes {names.decode()} only.", extra=allow)
 
-    def judge(self, route: bytes, head: Head) -> int:
+    def judge(self, route: bytes, head: Head) -> BodyBound:
         """Decide on a request before its body comes, by its route.
 
         Args:
@@ -319,7 +322,7 @@ class Routes:
             head: its header section, which announces a body.
 
         Returns:
-            How many bytes the body may have.
+            How long the body may be.
 
         Raises:
             HttpError: 404, 405 or 501, as `find`; 413 for a body that is longer than the value that it is.
@@ -327,10 +330,10 @@ class Routes:
         if route not in self.handlers:
             self.find(route)
         if not route.startswith(BODY_IS_VALUE):
-            return self._max_body
+            return self._body_bound
         if head.content_length > self.max_value:
-            raise ValueRefused(413, str(self.value_too_long(head.content_length)))
-        return self.max_value
+            raise self._value_bound.refusal()
+        return self._value_bound
 
     def is_command(self, route: bytes) -> bool:
         """Whether a route is one of Redis' commands.
@@ -355,11 +358,11 @@ class Routes:
 
     def key_too_long(self, key: bytes) -> KeyTooLong:
         """What is raised for a key that is longer than ``max_key``."""
-        return KeyTooLong(f"The key has {len(key)} bytes; at most {self.max_key} are allowed.")
+        return KeyTooLong(f"The key has {len(key)} bytes; --max-key-bytes allows {self.max_key}.")
 
     def value_too_long(self, value_bytes: int) -> ValueTooLong:
         """What is raised for a value of ``value_bytes``, which are more than ``max_value``."""
-        return ValueTooLong(f"The value has {value_bytes} bytes; at most {self.max_value} are allowed.")
+        return ValueTooLong(f"The value has {value_bytes} bytes; --max-value-bytes allows {self.max_value}.")
 
     def deadline_ms(self, ttl: Any) -> int:
         """When an entry is gone.

@@ -124,6 +124,6 @@ class Transfer:
     def _check(self, item: Item) -> None:
         key, value, *_ = item
         if len(key) > self.max_key:
-            raise KeyTooLong(f"A key has {len(key)} bytes; at most {self.max_key} are allowed.")
+            raise KeyTooLong(f"A key has {len(key)} bytes; --max-key-bytes allows {self.max_key}.")
         if len(value) > self.max_value:
-            raise ValueTooLong(f"A value has {len(value)} bytes; at most {self.max_value} are allowed.")
+            raise ValueTooLong(f"A value has {len(value)} bytes; --max-value-bytes allows {self.max_value}.")
