@@ -3,6 +3,7 @@
 import asyncio
 import json
 from collections.abc import Callable, Sequence
+from contextlib import closing, suppress
 from functools import partial
 from typing import Any
 from urllib.parse import quote
@@ -10,6 +11,7 @@ from urllib.parse import quote
 import hiredis
 import pytest
 from fake import NOT_FOUND, Client, Worker, get, in_loop
+from server import read_reply, running
 from test_ws_websocket import connect
 from ws_frames import BINARY, TEXT, frame
 from ws_frames import read as read_frames
@@ -251,3 +253,28 @@ async def test_what_a_long_command_answers_is_as_of_a_short_one() -> None:
             assert told == seen.setdefault(one, told)
             assert client.transport.ended == (b"close" in one)
     worker.verify()
+
+
+def test_a_server_answers_others_while_one_client_walks_through_everything() -> None:
+    """Counted in replies, and not in time: others ask one by one, and the walk takes its turns between."""
+    with running(workers=1, memory="64mb") as server, closing(server.connect(60)) as walker:
+        with closing(server.connect(60)) as filler, filler.makefile("rb") as told:
+            for first in range(0, 100_000, 5000):
+                pairs = [word for i in range(first, first + 5000) for word in (f"key:{i:05}", "v")]
+                filler.sendall(posted("/", ["MSET", *pairs]))
+                assert read_reply(told).status == 200
+        with closing(server.connect(60)) as other, other.makefile("rb") as told:
+            walker.sendall(posted("/", ["KEYS", "*"]) + posted("/", ["PING"]))
+            walker.setblocking(False)
+            served, walked = 0, bytearray()
+            while not walked:
+                other.sendall(get("key:00007"))
+                assert read_reply(told).status == 200
+                served += 1
+                with suppress(BlockingIOError):
+                    walked += walker.recv(1 << 20)
+        assert served > 3  # in one piece it would be one or two
+        walker.settimeout(60)
+        while not walked.endswith(b'{"result":"PONG"}'):
+            walked += walker.recv(1 << 20)
+        assert walked.count(b"key:") == 100_000

@@ -153,8 +153,8 @@ class Scanner:
             limit_entries: the most entries to return, at least 1.
 
         Returns:
-            The entries, perhaps none, for one call looks at 1,248 entries and 65,536 slots at most, besides the
-            slots of pages that hold nothing; and the next cursor, 0 if there is nothing left.
+            The entries, perhaps none, for one call looks at 1,248 entries and 65,536 slots at most, besides
+            the slots of pages that hold nothing; and the next cursor, 0 if there is nothing left.
             An entry may come twice if its page was split meanwhile: the later is the newer.
 
         Raises:
