@@ -18,6 +18,7 @@ from fastkv.errors import StoreBusy
 from fastkv.store import Store
 from fastkv.store.datafile import DataDirectory
 from fastkv.store.persist import Keeper, Origin
+from fastkv.watchdog import Watchdog
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -102,32 +103,30 @@ class Keeping:
         self._pid = 0
         self._left = store.unverified()
         self._tries = 0
-        self._moved = self._not_before = time.monotonic()
+        self._not_before = time.monotonic()
+        self._watchdog = Watchdog(_STUCK_SECONDS)
 
-    def turn(self, close_sockets: Callable[[], object], *, late: bool) -> None:
+    def turn(self, close_sockets: Callable[[], object]) -> None:
         """To be called about twice a second.
 
         Args:
             close_sockets: what a child closes that has no use for them.
-            late: whether the whole machine stood still.
         """
         self._store.save_clock(clock.now())
         if not self._left:
             return
         now = time.monotonic()
-        left = self._store.unverified()
-        if left != self._left or late:
-            self._left, self._moved = left, now
+        self._left = left = self._store.unverified()
         if not left:
             stats = self._store.stats()
             _log.info("%d entries are verified; %d were damaged.", stats["entries"], stats["dropped"])
-        elif self._pid and now - self._moved > _STUCK_SECONDS:
-            _log.error("The process that verifies the entries gives no sign of life; it is killed.")
-            self.stop()
-        elif not self._pid and now >= self._not_before and self._tries < _TRIES:
+        elif self._pid:
+            if self._watchdog.stuck(now, {self._pid: left}):
+                _log.error("The process that verifies the entries gives no sign of life; it is killed.")
+                self.stop()
+        elif now >= self._not_before and self._tries < _TRIES:
             self._tries += 1
             self._pid = self._fork(close_sockets)
-            self._moved = now
 
     def _fork(self, close_sockets: Callable[[], object]) -> int:
         parent = os.getpid()

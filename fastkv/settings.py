@@ -225,7 +225,10 @@ class Settings:
         Seconds(0, 3600), "Time that requests under way get to finish when the server stops.", default=5.0
     )
     stuck_seconds: float = _option(
-        Seconds(1, 3600), "A worker without a sign of life for so long is killed and replaced.", default=10.0
+        Seconds(1, 3600),
+        "A worker that could run for so long, and gives no sign of life, is killed and replaced; time "
+        "without a CPU does not count.",
+        default=10.0,
     )
     backlog: int | None = _option(
         Whole(1, 1 << 20, unit="connections"),

@@ -69,6 +69,7 @@ class Column(IntEnum):
     SLOW_SUBSCRIBERS = auto()
     PUBSUB_OVERRUNS = auto()
     EVENTS_LOST = auto()
+    STUCK_WORKERS = auto()
 
 
 # In the order of ``Tally.counts``.

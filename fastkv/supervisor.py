@@ -23,6 +23,7 @@ from fastkv.keeping import SETTLE_SECONDS, Keeping
 from fastkv.notify import Notifier
 from fastkv.options import format_size
 from fastkv.stats import Board, Column, State
+from fastkv.watchdog import LOOK_SECONDS, Watchdog
 
 if TYPE_CHECKING:
     from fastkv.listeners import Listeners
@@ -37,8 +38,6 @@ SIGNALS: Final = frozenset((signal.SIGCHLD, signal.SIGTERM, signal.SIGINT, signa
 
 _START_SECONDS: Final = 30.0
 _POLL_SECONDS: Final = 0.01
-_WATCH_SECONDS: Final = 0.5
-_LATE_SECONDS: Final = 2 * _WATCH_SECONDS
 # A worker that ends sooner than this after its start keeps dying rather than being killed now and then.
 _QUICK_DEATH_SECONDS: Final = 1.0
 _FREE_RESTARTS: Final = 5
@@ -107,7 +106,10 @@ class Supervisor:
     slots: list[Slot] = field(default_factory=list)
     retired: dict[int, Process] = field(default_factory=dict)
     _to_reload: list[Slot] = field(default_factory=list)
-    _last_watch: float = 0.0
+    _watchdog: Watchdog = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._watchdog = Watchdog(self.settings.stuck_seconds)
 
     def run(self) -> None:
         """Look after the workers until SIGTERM or SIGINT, then stop them. `start` has to come first."""
@@ -210,7 +212,7 @@ class Supervisor:
         """
         self.notifier.alive()
         waiting = self._to_reload or any(slot.process is None or slot.successor for slot in self.slots)
-        arrived = signal.sigtimedwait(SIGNALS, _POLL_SECONDS if waiting else _WATCH_SECONDS)
+        arrived = signal.sigtimedwait(SIGNALS, _POLL_SECONDS if waiting else LOOK_SECONDS)
         return arrived.si_signo if arrived else 0
 
     def _reap(self) -> None:
@@ -267,21 +269,16 @@ class Supervisor:
                     slot.process = self._fork(slot)
 
     def _kill_stuck(self) -> None:
-        """Kill whoever has given no sign of life for too long; it is then replaced like any other."""
-        now = time.monotonic()
-        # If this process is late itself, the whole machine stood still, and the workers had no chance.
-        late, self._last_watch = now - self._last_watch > _LATE_SECONDS, now
+        """Kill the workers that are stuck; each is then replaced like any other that ends."""
         if self.keeping:
-            self.keeping.turn(partial(self.listeners.keep_only, None), late=late)
-        limit_ms = int((now - self.settings.stuck_seconds) * 1000)
-        everybody = [p for slot in self.slots for p in (slot.process, slot.successor) if p]
-        for process in (*everybody, *self.retired.values()):
-            if late:
-                process.row[Column.HEARTBEAT] = int(now * 1000)
-            elif process.row[Column.HEARTBEAT] < limit_ms:
-                _log.error("The worker with pid %d gives no sign of life; it is killed.", process.pid)
-                _kill(process.pid, signal.SIGKILL)
-                process.row[Column.HEARTBEAT] = time.monotonic_ns() // 1_000_000
+            self.keeping.turn(partial(self.listeners.keep_only, None))
+        workers = [p for slot in self.slots for p in (slot.process, slot.successor) if p]
+        rows = {process.pid: process.row for process in (*workers, *self.retired.values())}
+        heartbeats = {pid: row[Column.HEARTBEAT] for pid, row in rows.items()}
+        for pid in self._watchdog.stuck(time.monotonic(), heartbeats):
+            _log.error("The worker with pid %d gives no sign of life; it is killed.", pid)
+            rows[pid][Column.STUCK_WORKERS] += 1
+            _kill(pid, signal.SIGKILL)
 
     def _reload(self) -> None:
         """Replace all workers, unless a file that they would depend on has gone bad."""

@@ -24,6 +24,7 @@ from fastkv.garbage import Garbage
 from fastkv.handshake import Handshake
 from fastkv.http.responses import Preludes
 from fastkv.http.routes import Routes
+from fastkv.progress import PROGRESS
 from fastkv.pubsub.events import Events
 from fastkv.pubsub.hub import Hub
 from fastkv.service import Service
@@ -42,6 +43,7 @@ _log = logging.getLogger("fastkv")
 RETIRE: Final = signal.SIGUSR1
 """What the supervisor sends to a worker whose successor accepts already."""
 
+_HEARTBEAT: Final = int(Column.HEARTBEAT)
 _TICK_SECONDS: Final = 0.25
 _LAST_READ_SECONDS: Final = 0.05
 _RETIRED_SECONDS: Final = 600.0
@@ -96,6 +98,7 @@ class Worker:
     def run(self) -> None:
         """Serve until told to end."""
         gc.disable()
+        PROGRESS.made = self._beat
         uvloop.run(self._main())
 
     async def _main(self) -> None:
@@ -136,7 +139,7 @@ class Worker:
 
     def _tick(self, loop: asyncio.AbstractEventLoop) -> None:
         """A sign of life, the date, and the housekeeping that must not be done while a request waits."""
-        self._row[Column.HEARTBEAT] = time.monotonic_ns() // 1_000_000
+        self._beat()
         self._service.routes.tally.fold()
         for memo in (self._service.memo, self._service.message_memo):
             self._row[Column.MEMO_EVICTIONS] += memo.evictions
@@ -147,6 +150,10 @@ class Worker:
             self._access_log.turn()
         self._garbage.turn()
         loop.call_later(_TICK_SECONDS, self._tick, loop)
+
+    def _beat(self) -> None:
+        """Give a sign of life."""
+        self._row[_HEARTBEAT] = time.monotonic_ns() // 1_000_000
 
     def _sweep(self, loop: asyncio.AbstractEventLoop) -> None:
         """Look after the deadlines of some connections, over and over."""

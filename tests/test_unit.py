@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from server import ROOT, SERVE, Server, environment, has_ended, running, wait_until
 
-from fastkv import supervisor
+from fastkv.watchdog import LOOK_SECONDS
 
 UNIT = ROOT / "conf/fastkv.service"
 PROGRAM = "/opt/fastkv/bin/fastkv"
@@ -121,7 +121,7 @@ def test_the_kernel_is_tuned_before_and_not_by_the_service() -> None:
 
 
 def test_the_watchdog_waits_for_more_than_one_sign_of_life() -> None:
-    assert float(values("WatchdogSec")[0].removesuffix("s")) / 2 > 2 * supervisor._WATCH_SECONDS
+    assert float(values("WatchdogSec")[0].removesuffix("s")) / 2 > 2 * LOOK_SECONDS
 
 
 # -- what it leaves ----------------------------------------------------------------------------------------

@@ -13,6 +13,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 from fastkv.errors import StoreFull
+from fastkv.progress import PROGRESS
 from fastkv.store.layout import (
     POOL_GHOST_WORDS,
     RESERVE,
@@ -302,6 +303,7 @@ class Commit:
             self._redo.publish_flush()
             dropped = 0
             for shard in self._shards:
+                PROGRESS.made()
                 dropped += words[shard.header + SH_ENTRIES]
                 self._clear(shard)
                 shard.end_steps()

@@ -17,6 +17,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from fastkv.errors import StoreBusy
+from fastkv.progress import PROGRESS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -128,6 +129,7 @@ class RobustLock:
         """
         left_ms = self._wait_ms
         while (code := _lock_until(self._mutex, min(left_ms, _SLICE_MS))) == errno.ETIMEDOUT:
+            PROGRESS.made()
             left_ms -= _SLICE_MS
             if left_ms <= 0:
                 break

@@ -28,6 +28,7 @@ from typing import TYPE_CHECKING, Final
 from xxhash import xxh3_64
 
 from fastkv.errors import StoreBusy
+from fastkv.progress import PROGRESS
 from fastkv.store.layout import (
     BUCKET_WORDS,
     COMMITTED,
@@ -191,6 +192,7 @@ class Redo:
             page = bytes(self._arena.geometry.segment_bytes)
             for segment, found in enumerate(self._states(), self._first):
                 if found & 0xFF == PAGE:
+                    PROGRESS.small()
                     at = self._segments.base(segment) << 3
                     self._arena.mem[at : at + len(page)] = page
         elif state in (PREPARED, COMMITTED):
@@ -273,4 +275,5 @@ class Redo:
             elif time.monotonic() > until:
                 raise StoreBusy("A transaction was neither finished nor given up.")
             else:
+                PROGRESS.made()
                 time.sleep(_LOOK_AGAIN_S)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final, TypeVar
 
 from fastkv.errors import StoreBusy, StoreFull
+from fastkv.progress import PROGRESS
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -63,6 +64,7 @@ class Room:
         """
         looks = most = futile = 0
         for _ in range(_TRIES):
+            PROGRESS.made()
             made, looked = self._make(segments, _MERCIFUL_LOOKS - looks, clock)
             looks += looked
             if made is None:

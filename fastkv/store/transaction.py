@@ -10,6 +10,7 @@ from random import choice, randrange
 from typing import TYPE_CHECKING, Final, TypeVar
 
 from fastkv.errors import KeyTooLong, StoreError, ValueTooLong
+from fastkv.progress import PROGRESS
 from fastkv.store.commit import Write
 from fastkv.store.records import CALLER_FLAGS, MAX_METADATA_BYTES, join_metadata, split_metadata
 from fastkv.store.together import Instant, living
@@ -135,6 +136,7 @@ class Transaction:
         self, key_hash: int, key: bytes, clock: Callable[[], int], *, with_value: bool = True
     ) -> Entry | None:
         """The entry of a key as it is by now, None if there is none or its deadline has passed."""
+        PROGRESS.small()
         write = self._writes.get(key)
         if write is None:
             return living(self._store.read(key_hash, key, with_value=with_value), self._instant(clock))
@@ -154,6 +156,7 @@ class Transaction:
     def _put(
         self, key_hash: int, key: bytes, value: bytes, flags: int, deadline_ms: int, metadata: bytes
     ) -> int:
+        PROGRESS.small()
         if len(value) > self._store.max_value_bytes:
             raise ValueTooLong(
                 f"The value has {len(value)} bytes; the store takes {self._store.max_value_bytes}."
@@ -273,6 +276,7 @@ class Transaction:
     ) -> tuple[list[Scanned], int]:
         """``scan`` or ``scan_keys``, by what walks through the store."""
         self._need_all()
+        PROGRESS.made()
         now = self._instant(clock)
         scanned, cursor = scanner.scan(cursor, now, limit_bytes, limit_entries)
         made = [] if cursor else self._made(now)

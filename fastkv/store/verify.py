@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from xxhash import xxh3_64_intdigest, xxh32_digest
 
+from fastkv.progress import PROGRESS
 from fastkv.store.index import HIGH_SHIFT, SECOND_BUCKET_SHIFT
 from fastkv.store.layout import (
     BUCKET_WORDS,
@@ -197,6 +198,7 @@ class Verifier:
         entries = dropped = newest = 0
         shard_bits = shard << TAG_BITS
         for page in pages:
+            PROGRESS.made()
             base = segments.base(page)
             covers = words[segments.row(page) + SEG_COVERS]
             depth = covers.bit_length() - 1
