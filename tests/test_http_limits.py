@@ -51,23 +51,37 @@ def ask_three_times(client: Client, request: bytes) -> list[int]:
 
 
 def ask_in_a_pipeline(client: Client, request: bytes) -> list[int]:
-    client.send(head(100))
-    assert statuses(client) == [404]
+    client.send(head(100), head(100))
+    assert statuses(client) == [404, 404]
     client.send(head(100) + request)
     return statuses(client)[1:]
 
 
-@pytest.mark.parametrize("fill", [b"a", b"%41", b"a+"], ids=["plain", "encoded", "with blanks"])
-@pytest.mark.parametrize(
+_WAYS = pytest.mark.parametrize(
     "ask",
     [ask_at_once, ask_in_two_pieces, ask_with_a_known_section, ask_three_times, ask_in_a_pipeline],
     ids=lambda ask: ask.__name__,
 )
+
+
+@pytest.mark.parametrize("fill", [b"a", b"%41", b"a+"], ids=["plain", "encoded", "with blanks"])
+@_WAYS
 def test_a_head_may_have_all_of_max_head_bytes(ask, fill: bytes) -> None:  # type: ignore[no-untyped-def]
     worker = Worker(max_head_bytes=MAX_HEAD, max_key_bytes=4096)
     with running_loop():
         found = [ask(worker.client(), head(MAX_HEAD + more, fill=fill)) for more in (-1, 0, 1)]
     assert found == [[404], [404], [431]]
+    worker.verify()
+
+
+@pytest.mark.parametrize("odd", b'"<>\\^`{}|[]#', ids=chr)
+@_WAYS
+def test_a_byte_that_no_target_has_is_400(ask, odd: int) -> None:  # type: ignore[no-untyped-def]
+    worker = Worker()
+    with running_loop():
+        for key in (b"%c", b"a%cb", b"%%41%c", b"+%c"):
+            line = b"GET /get?key=" + key % odd
+            assert ask(worker.client(), line + _SECTION) == [400]
     worker.verify()
 
 
