@@ -86,7 +86,6 @@ class Service:
         "output_limit",
         "pipeline_limit",
         "preludes",
-        "push_limit",
         "put_plain",
         "refused",
         "routes",
@@ -148,7 +147,6 @@ class Service:
         self._most = settings.max_connections or sys.maxsize
         self._most_own = clients_per_worker(resource.getrlimit(resource.RLIMIT_NOFILE)[0], len(board.rows))
         self.message_limit = settings.max_message_bytes or 0
-        self.push_limit = settings.max_push_bytes
         self.draining = False
         self.drained = asyncio.Event()
         self._settings = settings

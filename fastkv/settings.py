@@ -163,12 +163,20 @@ class Settings:
     )
     pubsub_memory_bytes: int = _option(
         Size(_MB, _GB),
-        "Ring through which messages go from worker to worker; a quarter of it is the longest one.",
+        "Ring through which messages go from worker to worker, and as much again in each worker for those "
+        "of subscribers that are behind; a quarter of it is the longest message.",
         default=16 * _MB,
         name="pubsub_memory",
     )
     max_push_bytes: int = _option(
-        Size(64 * _KB, _GB), "Unread messages of a subscriber; past it the connection is closed.", default=_MB
+        Size(64 * _KB, _GB),
+        "Messages that a subscriber may be behind; past it the connection is closed without progress.",
+        default=_MB,
+    )
+    push_seconds: float = _option(
+        Seconds(0.1, 3600),
+        "Time for that progress, and for a worker that stands still; publishers wait for both.",
+        default=5.0,
     )
     max_channel_bytes: int = _option(
         Size(16, 64 * _KB), "Longest name of a channel or pattern that is subscribed.", default=2 * _KB

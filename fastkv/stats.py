@@ -66,8 +66,10 @@ class Column(IntEnum):
     MESSAGES_PUSHED = auto()
     MESSAGES_REFUSED = auto()
     SUBSCRIPTIONS_REFUSED = auto()
+    PUBLISHERS_HELD = auto()
     SLOW_SUBSCRIBERS = auto()
     PUBSUB_OVERRUNS = auto()
+    SUBSCRIBERS_OVERRUN = auto()
     EVENTS_LOST = auto()
     STUCK_WORKERS = auto()
 

@@ -6,10 +6,17 @@ import asyncio
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from fake import Worker
+
+from fastkv.http.responses import Preludes
+from fastkv.http.routes import Routes
+from fastkv.pubsub.events import Events
 from fastkv.pubsub.hub import Hub
 from fastkv.pubsub.ring import Ring
+from fastkv.service import Service
 from fastkv.settings import Settings
 from fastkv.stats import Board, Column, State
+from fastkv.wires import open_wires
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -22,19 +29,40 @@ class Listener:
 
     Attributes:
         got: (pattern or None, channel, payload) of each message.
-        room: How many messages it takes before it is too slow.
-        aborted: Whether it was closed.
+        room: How many messages its output holds until `read` is called.
+        unread: How many it holds.
+        taken_bytes: How many bytes were read.
+        reason: Why it was closed, None while it is open.
+        aborted: Whether it was closed for a failure.
     """
 
     def __init__(self, room: int = 1 << 30) -> None:
         self.got: list[tuple[bytes | None, bytes, bytes]] = []
         self.room = room
+        self.unread = self.taken_bytes = 0
+        self.reason: str | None = None
         self.aborted = False
 
-    def push(self, message: Message) -> bool:
-        assert not self.aborted
+    @property
+    def takes(self) -> bool:
+        return self.unread < self.room
+
+    def push(self, message: Message) -> None:
+        assert self.takes
+        assert self.reason is None
         self.got.append((message.pattern, message.channel, message.payload))
-        return len(self.got) <= self.room
+        self.unread += 1
+
+    def read(self, hub: Hub) -> int:
+        """Read all that its output holds, as a client does; how many messages that were."""
+        read, self.unread = self.unread, 0
+        self.taken_bytes += sum(len(payload) for _, _, payload in self.got[-read:]) if read else 0
+        hub.resumed(self)
+        return read
+
+    def give_up(self, reason: str) -> None:
+        assert self.reason is None
+        self.reason = reason
 
     def abort(self) -> None:
         self.aborted = True
@@ -52,19 +80,29 @@ class House:
         ring: Their ring.
         board: Their rows.
         settings: Their settings.
+        now: Seconds on their clock.
     """
 
     def __init__(self, rows: int = 3, memory_bytes: int = 1 << 20, **settings: Any) -> None:
         self.ring = Ring(memory_bytes, rows, 1000)
         self.board = Board(rows)
-        self.settings = Settings(workers=1, memory_bytes=4 << 20, **settings)
+        self.settings = Settings(
+            workers=1, memory_bytes=4 << 20, pubsub_memory_bytes=memory_bytes, **settings
+        )
+        self.now = 1000.0
 
     def hub(self, row: int) -> Hub:
         """A worker's hub, started on the running loop; another one in its row succeeds it."""
         self.board.rows[row][Column.STATE] = State.READY
-        hub = Hub(self.ring, self.board, row, self.settings)
+        self.beat(row)
+        hub = Hub(self.ring, self.board, row, self.settings, now=lambda: self.now)
         hub.start(asyncio.get_running_loop())
         return hub
+
+    def beat(self, *rows: int) -> None:
+        """Workers give a sign of life."""
+        for row in rows:
+            self.board.rows[row][Column.HEARTBEAT] = int(self.now * 1000)
 
     def count(self, column: Column) -> int:
         """A counter, over all rows."""
@@ -84,6 +122,29 @@ def house(rows: int = 3, memory_bytes: int = 1 << 20, **settings: Any) -> Iterat
     made = House(rows, memory_bytes, **settings)
     yield made
     made.ring.close()
+
+
+class HubWorker(Worker):
+    """A worker with a hub, on the running loop.
+
+    Attributes:
+        seconds: What the hub's clock shows.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, **settings: Any) -> None:
+        super().__init__()
+        chosen = Settings(workers=1, memory_bytes=4 << 20, **settings)
+        board = Board(1)
+        self._row = row = board.rows[0]
+        row[Column.STATE] = State.READY
+        self.ring = Ring(1 << 20, 1, 1000)
+        self.seconds = 0.0
+        self.hub = Hub(self.ring, board, 0, chosen, now=lambda: self.seconds)
+        self.hub.start(loop)
+        events = Events(self.hub, self.store.removals, "AKE", row)
+        self.routes = Routes(self.store, chosen, board, row, lambda: self.now_ms, self.hub, events)
+        open_wires(self.routes, chosen)
+        self.service = Service(self.store, chosen, self.routes, board, row, Preludes(0))
 
 
 async def until(condition: Callable[[], object], what: str) -> None:

@@ -38,10 +38,9 @@ class Caller(Listener):
         self.client.subscriber = self
         self.pushed: list[Reply] = []
 
-    def push(self, message: Message) -> bool:
+    def push(self, message: Message) -> None:
         head: list[Reply] = [b"message"] if message.pattern is None else [b"pmessage", message.pattern]
         self.pushed.append([*head, message.channel, message.payload])
-        return True
 
 
 class Here:

@@ -107,6 +107,33 @@ def test_who_comes_too_late_is_told(ring: Ring) -> None:
     assert len(read(ring, cursor)[0]) == 4
 
 
+def test_only_what_no_row_needs_is_written_over(ring: Ring) -> None:
+    """Messages leave an eighth of the ring to frames that cannot wait."""
+    rng = random.Random(4)
+    with ring.locked():
+        needed: list[tuple[int, int]] = []  # (row, from where on)
+        for _ in range(3000):
+            size = rng.randint(0, ring.most_bytes)
+            behind = ring.behind(size)
+            reach = ring.head + 4 + size + MEMORY // 8 - MEMORY
+            assert behind == sorted(row for row, cursor in needed if cursor < reach)
+            if behind and rng.random() < 0.9:
+                row = rng.choice(behind)
+                needed = [(other, cursor) for other, cursor in needed if other != row]
+                if rng.random() < 0.8:
+                    needed.append((row, ring.head))
+                ring.need(row, ring.head if (row, ring.head) in needed else None)
+            else:
+                ring.append(bytes(size), ())
+                # What was written over is lost to a row, which is not waited for any more.
+                needed = [(row, cursor) for row, cursor in needed if cursor >= ring.head - MEMORY]
+                idle = {0, 1, 2} - {row for row, _ in needed}
+                if idle and rng.random() < 0.3:
+                    row = idle.pop()
+                    needed.append((row, ring.head))
+                    ring.need(row, ring.head)
+
+
 def test_processes_write_and_all_read_one_order() -> None:
     writers, each = 4, 300
     with made(1 << 20) as ring:

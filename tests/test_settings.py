@@ -53,6 +53,7 @@ def test_the_defaults() -> None:
         "pubsub_memory_bytes": 16 * MB,
         "max_push_bytes": MB,
         "max_channel_bytes": 2 * KB,
+        "push_seconds": 5.0,
         "max_subscriptions": 10_000,
         "max_worker_subscriptions": 1 << 18,
         "keyspace_events": "AKE",

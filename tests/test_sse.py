@@ -6,6 +6,7 @@ import asyncio
 import http.client
 import json
 import os
+import select
 import shutil
 import signal
 import socket
@@ -20,21 +21,13 @@ import pytest
 from browser import Site, needs_chromium
 from clients import run as run_program
 from fake import Client, Worker, in_loop
-from pubsub_helpers import settled
-from server import Server, in_background, running, wait_until
+from pubsub_helpers import HubWorker, settled
+from server import Server, in_background, read_reply, running, wait_until
 
 from fastkv.flow import SWEEP_TURNS
-from fastkv.http.responses import Preludes
-from fastkv.http.routes import Routes
-from fastkv.pubsub.events import Events
-from fastkv.pubsub.hub import Hub
 from fastkv.pubsub.messages import Message
-from fastkv.pubsub.ring import Ring
-from fastkv.service import Service
-from fastkv.settings import Settings
 from fastkv.sse.format import BUILDERS, as_text
-from fastkv.stats import Board, Column, State
-from fastkv.wires import open_wires
+from fastkv.stats import Column
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -72,24 +65,6 @@ def test_messages_of_patterns_and_in_base64_and_in_chunks() -> None:
 
 
 # -- one worker on a fake transport ------------------------------------------------------------------------
-
-
-class HubWorker(Worker):
-    """A worker with a hub, on the running loop."""
-
-    def __init__(self, loop: asyncio.AbstractEventLoop, **settings: Any) -> None:
-        super().__init__()
-        chosen = Settings(workers=1, memory_bytes=4 << 20, **settings)
-        board = Board(1)
-        self._row = row = board.rows[0]
-        row[Column.STATE] = State.READY
-        self.ring = Ring(1 << 20, 1, 1000)
-        self.hub = Hub(self.ring, board, 0, chosen)
-        self.hub.start(loop)
-        events = Events(self.hub, self.store.removals, "AKE", row)
-        self.routes = Routes(self.store, chosen, board, row, lambda: self.now_ms, self.hub, events)
-        open_wires(self.routes, chosen)
-        self.service = Service(self.store, chosen, self.routes, board, row, Preludes(0))
 
 
 def ask(target: str, version: bytes = b"1.1", method: bytes = b"GET") -> bytes:
@@ -169,20 +144,68 @@ async def test_what_cannot_be_subscribed(target: str, status: bytes) -> None:
 
 
 @in_loop
-async def test_a_client_that_does_not_read_is_closed_at_its_bound_and_others_get_all() -> None:
+async def test_a_client_that_is_behind_gets_everything_as_it_reads() -> None:
+    worker = HubWorker(asyncio.get_running_loop(), max_push_bytes=64 << 10, max_output_bytes=64 << 10)
+    slow, fast = [await begin(worker, "/subscribe/c") for _ in range(2)]
+    slow.transport.slow = True
+    slow.take()
+    fast.take()
+    for i in range(300):
+        worker.hub.publish(b"c", b"%d:" % i + bytes(1000))
+        await settled(3)
+    assert fast.take().count(b"data: ") == 300
+    assert slow.transport.get_write_buffer_size() < 70_000
+    got = b""
+    for second in range(40):
+        worker.seconds = second * 0.9
+        worker.hub.turn()
+        slow.transport.client_reads()
+        await settled()
+        got += slow.take()
+    assert [int(line.split(b":")[0]) for line in got.split(b"message,c,")[1:]] == list(range(300))
+    assert worker.service.flow.held_bytes == 0
+    slow.leave()
+    worker.verify()
+
+
+@in_loop
+async def test_a_client_that_does_not_read_is_closed_and_others_get_all() -> None:
     worker = HubWorker(asyncio.get_running_loop(), max_push_bytes=64 << 10, max_output_bytes=64 << 10)
     slow, fast = [await begin(worker, "/subscribe/c") for _ in range(2)]
     slow.transport.slow = True
     fast.take()
-    payload = bytes(1000)
-    for i in range(100):
-        worker.hub.publish(b"c", b"%d:" % i + payload)
+    for i in range(300):
+        worker.hub.publish(b"c", b"%d:" % i + bytes(1000))
         await settled(3)
-    assert slow.transport.aborted
-    assert fast.take().count(b"data: ") == 100
+    worker.hub.turn()
+    for worker.seconds, is_closed in ((4.9, False), (5.0, True)):
+        worker.hub.turn()
+        assert slow.transport.aborted == is_closed
+    await settled()
+    assert fast.take().count(b"data: ") == 300
     assert worker.counters[Column.SLOW_SUBSCRIBERS] == 1
     assert worker.hub.publish(b"c", b"x") == 1
     assert worker.service.flow.held_bytes == 0
+    worker.verify()
+
+
+@in_loop
+async def test_a_client_that_comes_while_the_worker_cannot_read_on_waits_for_its_confirmation() -> None:
+    worker = HubWorker(asyncio.get_running_loop(), max_output_bytes=64 << 10)
+    slow = await begin(worker, "/subscribe/c")
+    slow.transport.slow = True
+    while worker.hub.publish(b"c", bytes(1000)) is not None:
+        await settled(3)
+    late = await begin(worker, "/subscribe/c")
+    assert late.take() == HEAD + b"Transfer-Encoding: chunked\r\n\r\n"
+    confirmed = b""
+    while not confirmed:
+        slow.transport.client_reads()
+        await asyncio.sleep(0.01)
+        confirmed = late.take()
+    assert confirmed.startswith(b"15\r\ndata: subscribe,c,1\n\n\r\n")
+    slow.leave()
+    late.leave()
     worker.verify()
 
 
@@ -364,7 +387,12 @@ def test_the_counts_follow_those_who_leave_and_workers_that_die() -> None:
 
 
 def test_who_does_not_read_is_closed_and_the_others_get_everything() -> None:
-    settings: dict[str, Any] = {"workers": 2, "max_push_bytes": "64kb", "output_seconds": 60}
+    settings: dict[str, Any] = {
+        "workers": 2,
+        "max_push_bytes": "1mb",
+        "push_seconds": 5,
+        "output_seconds": 60,
+    }
     with (
         running(**settings) as server,
         streams(server, "/subscribe/c", 4) as fast,
@@ -379,15 +407,133 @@ def test_who_does_not_read_is_closed_and_the_others_get_everything() -> None:
             count += 1
             return bool(json.loads(server.request("GET", "/stats").body)["slow_subscribers"])
 
-        with in_background(lambda _stop: wait_until(is_closed, "the slow one is closed")):
-            for client in fast:
-                assert client.event().startswith(b"message,c,0:")
-        run(server, "PUBLISH", "c", "end")
-        for client in fast:
-            for i in range(1, count):
+        def publish() -> None:
+            wait_until(is_closed, "the slow one is closed")
+            assert run(server, "PUBLISH", "c", "end") == 4
+
+        def read(client: Stream) -> None:
+            got = -1
+            while (event := client.event()) != b"message,c,end":
+                got += 1
+                assert event.startswith(b"message,c,%d:" % got)
+            ends.append(got + 1)
+
+        ends: list[int] = []
+        jobs = [lambda _stop, client=client: read(client) for client in fast]
+        with in_background(lambda _stop: publish(), *jobs):
+            pass
+        assert ends == [count] * 4
+
+
+BURST = 800
+
+
+@pytest.mark.parametrize("client", ["reads", "pauses"])
+def test_a_burst_reaches_a_subscriber_that_reads(client: str) -> None:
+    """More than its connection holds, at once, by the other worker as a rule."""
+    # Whatever takes its time here, a client is not closed for it.
+    with (
+        running(workers=2, push_seconds=600) as server,
+        streams(server, "/subscribe/burst", 3) as clients,
+    ):
+        told = json.dumps([["PUBLISH", "burst", f"{i}:" + "m" * 4000] for i in range(BURST)])
+
+        def publish(_stop: object = None) -> None:
+            assert server.request("POST", "/pipeline", told).status == 200
+
+        if client == "pauses":
+            publish()
+        with in_background(*([publish] if client == "reads" else [])):
+            for stream in clients:
+                for i in range(BURST):
+                    assert stream.event().startswith(b"message,burst,%d:" % i)
+        stats = json.loads(server.request("GET", "/stats").body)
+        assert (stats["slow_subscribers"], stats["pubsub_overruns"]) == (0, 0)
+
+
+def living(server: Server, stopped: int, number: int) -> list[http.client.HTTPConnection]:
+    """Connections to workers that are not the stopped one, which is found out by asking: so many."""
+    asked = {}
+    for _ in range(24):
+        asked[server.connect(60)] = b""
+    os.kill(stopped, signal.SIGSTOP)
+    for connection in asked:
+        connection.sendall(b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n")
+    found: list[http.client.HTTPConnection] = []
+    while len(found) < number:
+        for connection in select.select(list(asked), [], [], 60)[0]:
+            del asked[connection]
+            with connection.makefile("rb") as file:
+                assert read_reply(file).status == 200
+            found.append(http.client.HTTPConnection(server.host, server.port))
+            found[-1].sock = connection
+    for connection in asked:
+        connection.close()
+    return found
+
+
+def test_a_worker_that_is_stopped_for_a_moment_loses_no_message() -> None:
+    """The moment ends once its messages do not fit any more, and the publisher waits."""
+    settings: dict[str, Any] = {"pubsub_memory": "1mb", "push_seconds": 60, "stuck_seconds": 120}
+    with running(workers=2, **settings) as server, streams(server, "/subscribe/c", 16) as clients:
+        told = json.dumps([["PUBLISH", "c", f"{i}:" + "m" * 4000] for i in range(BURST)])
+        stopped = server.workers()[0]
+        publisher, asker, *others = living(server, stopped, 2)
+        publisher.request("POST", "/pipeline", told)
+
+        def stats() -> Any:
+            asker.request("GET", "/stats")
+            return json.loads(asker.getresponse().read())
+
+        def read(client: Stream) -> None:
+            for i in range(BURST):
                 assert client.event().startswith(b"message,c,%d:" % i)
-            assert client.event() == b"message,c,end"
-        assert run(server, "PUBLISH", "c", "end") == 4
+
+        jobs = [lambda _stop, client=client: read(client) for client in clients]
+        with in_background(*jobs):
+            wait_until(lambda: stats()["publishers_held"], "the publisher waits")
+            os.kill(stopped, signal.SIGCONT)
+        reply = json.loads(publisher.getresponse().read())
+        assert reply == [{"result": 16}] * BURST
+        told_of = stats()
+        assert [told_of[name] for name in ("slow_subscribers", "pubsub_overruns")] == [0, 0]
+        for connection in (publisher, asker, *others):
+            connection.close()
+
+
+def test_a_worker_that_is_stopped_for_too_long_loses_its_subscribers_and_publishing_goes_on() -> None:
+    settings: dict[str, Any] = {"pubsub_memory": "1mb", "push_seconds": 1, "stuck_seconds": 120}
+    with running(workers=2, **settings) as server, streams(server, "/subscribe/c", 16) as clients:
+        told = json.dumps([["PUBLISH", "c", f"{i}:" + "m" * 4000] for i in range(BURST)])
+        stopped = server.workers()[0]
+        publisher, *others = living(server, stopped, 1)
+
+        def read(client: Stream) -> None:
+            got = 0
+            while event := client.event():
+                assert event.startswith(b"message,c,%d:" % got)
+                got += 1
+                if got == BURST:
+                    break
+            whole.append(got == BURST)
+
+        whole: list[bool] = []
+        jobs = [lambda _stop, client=client: read(client) for client in clients]
+        with in_background(*jobs):
+            publisher.request("POST", "/pipeline", told)
+            reply = json.loads(publisher.getresponse().read())
+            os.kill(stopped, signal.SIGCONT)
+        # On a busy machine others may have been closed as well, but each client knows.
+        assert all(0 <= told["result"] <= 16 for told in reply)
+        lost = whole.count(False)
+        assert lost > 0
+        publisher.request("GET", "/stats")
+        stats = json.loads(publisher.getresponse().read())
+        assert stats["pubsub_overruns"] > 0
+        assert stats["subscribers_overrun"] > 0
+        assert stats["subscribers_overrun"] + stats["slow_subscribers"] == lost
+        for connection in (publisher, *others):
+            connection.close()
 
 
 def test_a_reload_ends_streams_in_order_and_who_comes_again_is_served() -> None:

@@ -1,5 +1,6 @@
 """Subscriptions over WebSocket, over two workers: what is sent unasked, to whom, and until when."""
 
+import asyncio
 import json
 import socket
 from collections.abc import Iterator
@@ -8,7 +9,10 @@ from typing import Any
 
 import pytest
 import websockets
+import ws_frames
 from browser import Site, needs_chromium
+from fake import Client, in_loop
+from pubsub_helpers import HubWorker, settled
 from server import Server, running, wait_until
 from websockets.sync.client import ClientConnection
 from websockets.sync.client import connect as connect_sync
@@ -135,7 +139,7 @@ def test_changes_of_a_key_by_every_wire_are_told(server: Server) -> None:
 
 
 def test_a_client_that_does_not_read_is_closed_with_1013_and_counted() -> None:
-    with running(workers=1, max_push_bytes="64kb") as server, connected(server) as fast:
+    with running(workers=1, max_push_bytes="64kb", push_seconds=1) as server, connected(server) as fast:
         ask(fast, "SUBSCRIBE", "flood")
         with closing(socket.create_connection((server.host, server.port), SECONDS)) as slow:
             slow.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
@@ -165,6 +169,81 @@ def test_a_client_that_does_not_read_is_closed_with_1013_and_counted() -> None:
             reason = b"Messages are not read as fast as they come."
             assert received.endswith(b"\x88" + bytes([2 + len(reason)]) + (1013).to_bytes(2, "big") + reason)
         assert server.stop() == 0
+
+
+def behind(worker: HubWorker) -> Client:
+    """A client on ``/ws`` that subscribes to c, and then reads only where it is told to."""
+    client = worker.client()
+    client.ask(ws_frames.HANDSHAKE % b"")
+    client.send(ws_frames.frame(ws_frames.TEXT, b'["SUBSCRIBE","c"]'))
+    client.take()
+    client.transport.slow = True
+    return client
+
+
+async def read_and_send(client: Client, *asks: bytes) -> list[bytes]:
+    """The client reads all that is buffered, and sends as soon as the server reads; what is left to send."""
+    left = list(asks)
+    client.transport.client_reads()
+    for _ in range(20):
+        if left and client.transport.reading:
+            client.send(ws_frames.frame(ws_frames.TEXT, left.pop(0)))
+        await asyncio.sleep(0)
+    return left
+
+
+def texts(client: Client) -> list[Any]:
+    """What the server has sent."""
+    return [json.loads(frame.payload) for frame in ws_frames.read(client.take())]
+
+
+@in_loop
+async def test_a_client_that_is_behind_gets_messages_and_replies_by_turns() -> None:
+    worker = HubWorker(asyncio.get_running_loop(), max_output_bytes=64 << 10)
+    client = behind(worker)
+    await settled()
+    for i in range(400):
+        assert worker.hub.publish(b"c", b"%d:" % i + b"x" * 1000) == 1
+        await settled(3)
+    got: list[Any] = []
+    rounds = replied_in = 0
+    asks = [b'["ECHO","first"]', b'["ECHO","second"]']
+    while len(got) < 402:
+        rounds += 1
+        assert rounds < 20
+        asks = await read_and_send(client, *asks)
+        got += texts(client)
+        replied_in = replied_in or ({"result": "second"} in got) * rounds
+    pushes = [told["push"][2] for told in got if "push" in told]
+    assert [int(push.partition(":")[0]) for push in pushes] == list(range(400))
+    assert [told["result"] for told in got if "result" in told] == ["first", "second"]
+    assert replied_in <= 4 < rounds
+    client.leave()
+    worker.verify()
+
+
+@in_loop
+async def test_a_client_that_is_behind_may_unsubscribe() -> None:
+    worker = HubWorker(asyncio.get_running_loop(), max_output_bytes=64 << 10)
+    client = behind(worker)
+    await settled()
+    for i in range(400):
+        worker.hub.publish(b"c", b"%d:" % i + b"x" * 1000)
+        await settled(3)
+    asks = [b'["UNSUBSCRIBE","c"]']
+    got: list[Any] = []
+    while not got or "result" not in got[-1]:
+        worker.hub.publish(b"c", b"late")
+        asks = await read_and_send(client, *asks)
+        await asyncio.sleep(0.01)
+        got += texts(client)
+    pushes = [told["push"][2] for told in got[:-1]]
+    last = pushes.index("late") if "late" in pushes else len(pushes)
+    assert [int(push.partition(":")[0]) for push in pushes[:last]] == list(range(400))
+    assert got[-1] == {"result": [["unsubscribe", "c", 0]]}
+    assert worker.hub.publish(b"c", b"nobody") == 0
+    client.leave()
+    worker.verify()
 
 
 def test_a_stop_says_goodbye_to_subscribers() -> None:

@@ -5,7 +5,7 @@ import json
 from itertools import pairwise
 
 import pytest
-from fake import Client, Worker, get, in_loop, put_pair
+from fake import MAX_OUTPUT_BYTES, Client, Worker, get, in_loop, put_pair
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_ws_websocket import closed, connect, inflated, told
@@ -488,9 +488,9 @@ async def test_pushes(message: Message, as_text: str, as_bytes: bytes) -> None:
     client = connect(Worker())
     session = client.transport.get_protocol()
     assert isinstance(session, Session)
-    assert session.push(message)
+    session.push(message)
     session.pushes = 0x82
-    assert session.push(message)
+    session.push(message)
     assert told(client) == [Frame(TEXT, as_text.encode()), Frame(BINARY, as_bytes)]
 
 
@@ -515,24 +515,26 @@ async def test_pushes_go_the_way_that_was_subscribed() -> None:
 
 
 @in_loop
-async def test_a_subscriber_that_does_not_read_is_closed() -> None:
-    worker = Worker(max_push_bytes=64 << 10)
-    client = connect(worker)
+async def test_a_subscriber_takes_what_its_output_holds_and_is_told_why_it_is_closed() -> None:
+    client = connect(Worker())
     client.transport.slow = True
     session = client.transport.get_protocol()
     assert isinstance(session, Session)
     count = 0
-    while not client.transport.ended:
-        assert session.push(Message(b"c", b"x" * 1000))
+    while session.takes:
+        session.push(Message(b"c", b"x" * 1000))
         count += 1
-        assert count < 70
-    assert worker.counters[Column.SLOW_SUBSCRIBERS] == 1
+        assert count < 2 * MAX_OUTPUT_BYTES / 1000
+    assert session.held_bytes > MAX_OUTPUT_BYTES
+    session.give_up("Enough.")
+    assert client.transport.ended
     found = told(client)
     assert len(found) == count + 1
     assert found[-1] == closed(1013)
-    assert session.push(Message(b"c", b"more"))
-    assert told(client) == []
     assert found[0].opcode != CLOSE
+    session.push(Message(b"c", b"more"))
+    session.give_up("Enough.")
+    assert told(client) == []
 
 
 _words = st.one_of(st.binary(max_size=6), st.sampled_from([b"\r\n", b"$1", b"*1", b"", b"x" * 1100]))

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     T = TypeVar("T")
 
     Notify = Callable[[bytes, bytes], None]
-    Publish = Callable[[bytes, bytes], int]
+    Publish = Callable[[bytes, bytes], int | None]
 
 
 class Space(Protocol):
@@ -151,7 +151,7 @@ class Context:
         client: who asks.
         limits: the bounds.
         hub: who passes messages on; None where there is nobody.
-        publish: sends a message on a channel; says how many get it.
+        publish: sends a message on a channel; says how many get it, None if there is no room for it yet.
         stats: what the server tells of itself.
     """
 

@@ -18,37 +18,46 @@ if TYPE_CHECKING:
     from fastkv.commands.replies import Reply
     from fastkv.pubsub.hub import Hub
     from fastkv.pubsub.messages import Subscriber
+    from fastkv.steps import Steps
 
 
 @command("SUBSCRIBE", -2, queued=False)
-def subscribe(context: Context, words: list[bytes]) -> Reply:
+def subscribe(context: Context, words: list[bytes]) -> Steps[Reply]:
     """Get the messages of channels from now on."""
     return _subscribe(context, words, pattern=False)
 
 
 @command("PSUBSCRIBE", -2, queued=False)
-def psubscribe(context: Context, words: list[bytes]) -> Reply:
+def psubscribe(context: Context, words: list[bytes]) -> Steps[Reply]:
     """Get the messages of all channels that fit a pattern from now on."""
     return _subscribe(context, words, pattern=True)
 
 
 @command("UNSUBSCRIBE", -1, queued=False)
-def unsubscribe(context: Context, words: list[bytes]) -> Reply:
+def unsubscribe(context: Context, words: list[bytes]) -> Steps[Reply]:
     """Get the messages of channels no longer; of all channels, if none is named."""
     return _unsubscribe(context, words, pattern=False)
 
 
 @command("PUNSUBSCRIBE", -1, queued=False)
-def punsubscribe(context: Context, words: list[bytes]) -> Reply:
+def punsubscribe(context: Context, words: list[bytes]) -> Steps[Reply]:
     """Get what patterns brought no longer; of all patterns, if none is named."""
     return _unsubscribe(context, words, pattern=True)
 
 
 @command("PUBLISH", 3, writes=True)
-def publish(context: Context, words: list[bytes]) -> Reply:
-    """Send a message; says how many get it."""
+def publish(context: Context, words: list[bytes]) -> Reply | Steps[Reply]:
+    """Send a message; says how many get it. Waits for subscribers that are behind while there is no room."""
     try:
-        return context.publish(words[1], words[2])
+        count = context.publish(words[1], words[2])
+    except CannotPublish as error:
+        raise CommandError(f"ERR {error}") from None
+    return _publish_in_steps(_hub(context), words) if count is None else count
+
+
+def _publish_in_steps(hub: Hub, words: list[bytes]) -> Steps[Reply]:
+    try:
+        return (yield from hub.publish_in_steps(words[1], words[2]))
     except CannotPublish as error:
         raise CommandError(f"ERR {error}") from None
 
@@ -81,8 +90,9 @@ def pubsub(context: Context, words: list[bytes]) -> Reply:
     raise CommandError(f"ERR unknown subcommand '{printable(words[1])}'. Try PUBSUB HELP.")
 
 
-def _subscribe(context: Context, words: list[bytes], *, pattern: bool) -> Several:
+def _subscribe(context: Context, words: list[bytes], *, pattern: bool) -> Steps[Reply]:
     hub, subscriber = _hub(context), _subscriber(context, words)
+    yield from hub.until_ready()
     kind = b"psubscribe" if pattern else b"subscribe"
     told = Several()
     for name in words[1:]:
@@ -95,13 +105,16 @@ def _subscribe(context: Context, words: list[bytes], *, pattern: bool) -> Severa
     return told
 
 
-def _unsubscribe(context: Context, words: list[bytes], *, pattern: bool) -> Several:
+def _unsubscribe(context: Context, words: list[bytes], *, pattern: bool) -> Steps[Reply]:
     hub, subscriber = _hub(context), _subscriber(context, words)
+    yield from hub.until_ready()
     kind = b"punsubscribe" if pattern else b"unsubscribe"
     names = words[1:] or hub.subscriptions(subscriber, pattern=pattern)
     told = Several([kind, name, hub.unsubscribe(subscriber, name, pattern=pattern)] for name in names)
     if not told:
         told.append([kind, None, hub.wanted_by(subscriber)])
+    # What was published before goes out before the confirmation.
+    yield from hub.until_taken(subscriber)
     return told
 
 

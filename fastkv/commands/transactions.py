@@ -98,7 +98,8 @@ def together(
         context.notify(event, key)
     for channel, payload in published:
         with suppress(StoreBusy):  # the transaction is committed, and is answered as it was
-            context.publish(channel, payload)
+            if context.publish(channel, payload) is None and context.hub:
+                context.hub.post(channel, payload)
     return replies
 
 

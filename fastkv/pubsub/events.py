@@ -95,8 +95,8 @@ class Events:
             return
         try:
             if self._on_key:
-                hub.publish(KEYSPACE + key, event)
+                hub.post(KEYSPACE + key, event)
             if self._on_event:
-                hub.publish(KEYEVENT + event, key)
+                hub.post(KEYEVENT + event, key)
         except (StoreBusy, CannotPublish):
             self._counters[Column.EVENTS_LOST] += 1

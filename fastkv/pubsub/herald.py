@@ -79,6 +79,8 @@ class Herald:
             self._append(build_counts(self._row, changed))
             self._untold.clear()
             self._listen_to_own()
+            if not subscriptions.total:
+                self._ring.need(self._row, None)
 
     def tell_all(self) -> None:
         """Tell all counts."""

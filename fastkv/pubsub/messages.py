@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+# The objects that a message consists of, besides the bytes in them.
+_OVERHEAD_BYTES: Final = 512
 
 
 class Message:
@@ -15,14 +18,19 @@ class Message:
         channel: where it was published.
         payload: what was published.
         pattern: the pattern that brought it here, None for a subscription of the channel itself.
+        size: the memory that it takes, in bytes, with what was built of it.
+        queues, counted_bytes: kept by the `fastkv.pubsub.backlog` that it waits in: how many subscribers it
+            waits for, and with which size it was counted.
     """
 
-    __slots__ = ("_built", "channel", "pattern", "payload")
+    __slots__ = ("_built", "channel", "counted_bytes", "pattern", "payload", "queues", "size")
 
     def __init__(self, channel: bytes, payload: bytes, pattern: bytes | None = None) -> None:
         self.channel = channel
         self.payload = payload
         self.pattern = pattern
+        self.size = _OVERHEAD_BYTES + len(channel) + len(payload)
+        self.queues = self.counted_bytes = 0
         self._built: dict[Callable[[Message], bytes], bytes] = {}
 
     def as_sent(self, build: Callable[[Message], bytes]) -> bytes:
@@ -37,20 +45,33 @@ class Message:
         built = self._built.get(build)
         if built is None:
             built = self._built[build] = build(self)
+            self.size += len(built)
         return built
 
 
 class Subscriber(Protocol):
-    """Who gets messages: a connection. It is told apart from others by its identity."""
+    """A connection that gets messages. It is told apart from others by its identity."""
 
-    def push(self, message: Message) -> bool:
-        """Send a message; one that collects replies puts it behind those that it has collected.
+    @property
+    def takes(self) -> bool:
+        """Whether messages may be pushed now; once it is True again the connection calls ``Hub.resumed``."""
+
+    @property
+    def taken_bytes(self) -> int:
+        """Bytes of output that the client has taken."""
+
+    def push(self, message: Message) -> None:
+        """Send a message; a connection that collects replies puts it behind those that it has collected.
 
         Args:
             message: the message.
+        """
 
-        Returns:
-            False if more output waits for the client than may: then it is closed as too slow.
+    def give_up(self, reason: str) -> None:
+        """Close, and say why where the wire can.
+
+        Args:
+            reason: a sentence.
         """
 
     def abort(self) -> None:

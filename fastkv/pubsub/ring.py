@@ -20,15 +20,18 @@ if TYPE_CHECKING:
 
 _WORD: Final = 8
 # The shared words, each on a cache line of its own: where the next frame begins; what lies before it is gone;
-# how many rows listen to keys; how many of these to keys that expire. Some words follow for each row.
+# how many rows listen to keys; how many of these to keys that expire; up to where reading cannot wait. Some
+# words follow for each row.
 _HEAD: Final = 0
 _TAIL: Final = 8
 _LISTENING: Final = 16
 _LISTENING_EXPIRED: Final = 24
-_ROWS: Final = 32
-_ROW_WORDS: Final = 2
+_PRESSED: Final = 32
+_ROWS: Final = 40
+_ROW_WORDS: Final = 3
 _STATE: Final = 0
 _LISTENS: Final = 1
+_NEEDS: Final = 2
 
 # What a row listens to.
 _KEYS: Final = 1
@@ -47,6 +50,8 @@ _READ_BYTES: Final = 64 << 10
 # Whenever so much of the ring was written everybody is woken, so that nobody is overrun asleep; and no frame
 # is longer, so that the newest three are always within reach.
 _PARTS: Final = 4
+# Messages leave this part of the ring to the counts of subscribers, which cannot wait for room.
+_SPARE_PARTS: Final = 8
 
 
 class Overrun(Exception):
@@ -145,6 +150,39 @@ class Ring:
                 if words[_ROWS + row * _ROW_WORDS + _STATE] == _WAITS:
                     self._wake(row)
 
+    def behind(self, frame_bytes: int) -> list[int]:
+        """Which rows still need what a message would be written over.
+
+        Rows that were overrun already are not among them: what they have missed is gone.
+
+        Args:
+            frame_bytes: the length of its frame.
+        """
+        words = self._words
+        reach = words[_HEAD] + _LENGTH_BYTES + frame_bytes - self._size + self._size // _SPARE_PARTS
+        needs = words[_ROWS + _NEEDS :: _ROW_WORDS].tolist()
+        return [row for row, need in enumerate(needs) if words[_TAIL] < need <= reach]
+
+    def press(self) -> None:
+        """Say that what comes next cannot wait: workers that have not read up to here are to make haste."""
+        self._words[_PRESSED] = self._words[_HEAD]
+        for row in range(len(self.wakeups)):
+            if self.needs(row):
+                self._wake(row)
+
+    def is_pressed(self, cursor: int) -> bool:
+        """Whether a reader that has come to ``cursor`` is to make haste. May be asked without the lock."""
+        return cursor < self._words[_PRESSED]
+
+    def need(self, row: int, cursor: int | None) -> None:
+        """Say from where on a row needs what is in the ring.
+
+        Args:
+            row: the row.
+            cursor: where the first frame begins that it has not read; None if it has no subscribers.
+        """
+        self._words[_ROWS + row * _ROW_WORDS + _NEEDS] = 0 if cursor is None else cursor + 1
+
     def read(self, cursor: int) -> tuple[list[bytes], int]:
         """Read some frames.
 
@@ -193,6 +231,10 @@ class Ring:
         """
         self._words[_ROWS + row * _ROW_WORDS + _LISTENS] = keys * _KEYS | expired * _EXPIRED
         self._count_listening()
+
+    def needs(self, row: int) -> bool:
+        """Whether a row needs what is in the ring. May be asked without the lock."""
+        return self._words[_ROWS + row * _ROW_WORDS + _NEEDS] > 0
 
     def listens(self, row: int) -> tuple[bool, bool]:
         """What a row listens to: keys, and those that expire. May be asked without the lock."""

@@ -39,17 +39,16 @@ class Streams:
         handlers: by method, space and prefix of the path; what follows it is their first argument.
     """
 
-    __slots__ = ("_hub", "_limit_bytes", "_ping_seconds", "handlers")
+    __slots__ = ("_hub", "_ping_seconds", "handlers")
 
     def __init__(self, hub: Hub, settings: Settings) -> None:
         """Bind to a hub.
 
         Args:
             hub: passes messages on.
-            settings: for the bound of a slow client, and how long there may be silence.
+            settings: say how long there may be silence.
         """
         self._hub = hub
-        self._limit_bytes = settings.max_push_bytes
         self._ping_seconds = settings.event_ping_seconds
         self.handlers: dict[bytes, KeyHandler] = {
             b"GET /subscribe/": partial(self._begin, False),
@@ -74,11 +73,5 @@ class Streams:
         wish = Wish(tuple(names), encodings == [b"base64"], chunked)
         raise Takeover(
             (200, _HEAD + (_CHUNKED if chunked else b"") + b"\r\n"),
-            lambda service: EventStream(
-                service,
-                self._hub,
-                wish,
-                limit_bytes=self._limit_bytes,
-                ping_seconds=self._ping_seconds,
-            ),
+            lambda service: EventStream(service, self._hub, wish, ping_seconds=self._ping_seconds),
         )

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 from base64 import b64encode
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 from fastkv.errors import StoreBusy
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from fastkv.pubsub.hub import Hub
     from fastkv.pubsub.messages import Message
     from fastkv.service import Service
+    from fastkv.steps import Steps
     from fastkv.takeover import HandedOver
 
 
@@ -49,16 +51,13 @@ class EventStream(asyncio.Protocol):
         since: when its phase began.
     """
 
-    def __init__(
-        self, service: Service, hub: Hub, wish: Wish, *, limit_bytes: int, ping_seconds: float
-    ) -> None:
+    def __init__(self, service: Service, hub: Hub, wish: Wish, *, ping_seconds: float) -> None:
         """Make the protocol that is to have the transport.
 
         Args:
             service: what the worker's connections share.
             hub: passes messages on.
             wish: what the client has asked for.
-            limit_bytes: how much may wait for the client before it is too slow.
             ping_seconds: how long there may be silence.
         """
         self._service = service
@@ -66,7 +65,6 @@ class EventStream(asyncio.Protocol):
         self._hub = hub
         self._wish = wish
         self._build = BUILDERS[wish.in_base64, wish.chunked]
-        self._limit_bytes = limit_bytes
         self._ping_seconds = ping_seconds
         self._transport: asyncio.Transport | None = None
         self._outlet: Outlet | ClosedOutlet = CLOSED
@@ -78,7 +76,7 @@ class EventStream(asyncio.Protocol):
         self.since = 0.0
 
     def take_over(self, handed: HandedOver) -> None:
-        """Subscribe, and say so.
+        """Begin.
 
         Args:
             handed: what the connection leaves.
@@ -89,37 +87,60 @@ class EventStream(asyncio.Protocol):
         if handed.eof:
             self.close()
             return
-        encode = b64encode if self._wish.in_base64 else as_text
+        self._subscribe(self._hub.until_ready())
+
+    def _subscribe(self, waiting: Steps[None]) -> None:
+        """Subscribe as soon as the hub is ready, and say so.
+
+        Args:
+            waiting: for the hub.
+        """
+        if self._closing:
+            return
         try:
+            seconds = next(waiting, None)
+            if seconds is not None:
+                self._service.turns.later(partial(self._subscribe, waiting), seconds)
+                return
+            encode = b64encode if self._wish.in_base64 else as_text
             for name, pattern in self._wish.names:
                 count = self._hub.subscribe(self, name, pattern=pattern)
                 kind = b"psubscribe" if pattern else b"subscribe"
                 self._write(event(kind, name, encode=encode)[:-2] + b",%d\n\n" % count)
-        except (CannotSubscribe, StoreBusy):  # the client comes again, and is told why
+        except (CannotSubscribe, StoreBusy):  # the client connects again, and its reply says why
             self.close()
             return
         self._timer = asyncio.get_running_loop().call_later(self._ping_seconds, self._look)
 
     # -- called by the hub -------------------------------------------------------------------------------
 
-    def push(self, message: Message) -> bool:
+    @property
+    def takes(self) -> bool:
+        """Whether it takes messages; one that is closing is done with all at once."""
+        return self._closing or not self._paused
+
+    @property
+    def taken_bytes(self) -> int:
+        """Bytes of output that the client has taken."""
+        return self._outlet.taken_bytes
+
+    def push(self, message: Message) -> None:
         """Send a message.
 
         Args:
             message: the message.
-
-        Returns:
-            False if the client is too slow.
         """
-        if self._closing:
-            return True
-        self._silent = False
-        self._outlet.write(message.as_sent(self._build))
-        if not self._paused:
-            return True
-        held_bytes = self._outlet.held_bytes
-        self._flow.hold(self, held_bytes)
-        return held_bytes <= self._limit_bytes
+        if not self._closing:
+            self._silent = False
+            self._outlet.write(message.as_sent(self._build))
+
+    def give_up(self, reason: str) -> None:
+        """Close at once: the end of a stream cannot say why.
+
+        Args:
+            reason: is not sent.
+        """
+        self.abort()
 
     def abort(self) -> None:
         """Close at once, whatever is due."""
@@ -205,6 +226,7 @@ class EventStream(asyncio.Protocol):
         """The client has read."""
         self._paused = False
         self._flow.release(self)
+        self._hub.resumed(self)
 
     def _look(self) -> None:
         """Give a sign of life after so long a silence; it finds out as well whether the client is there."""

@@ -56,7 +56,7 @@ class Session(WebSocket):
         "_counts",
         "_hub",
         "_memo",
-        "_push_limit",
+        "_messages_next",
         "_recall",
         "_transaction",
         "_words",
@@ -79,7 +79,7 @@ class Session(WebSocket):
         self.read: tuple[bytes, bytes] | None = None
         self._commands = service.routes.commands
         self._hub = service.routes.hub
-        self._push_limit = service.push_limit
+        self._messages_next = False  # once the client reads again: messages go before replies
         self._memo = service.message_memo
         self._recall = service.message_memo.get
         self._words = service.store.words
@@ -128,29 +128,49 @@ class Session(WebSocket):
         return super().held_bytes + self._transaction.held_bytes
 
     def resume_writing(self) -> None:
-        """The client has read: go on."""
+        """The client has read: go on, by turns with messages that wait and with what it asks."""
+        self._messages_next = not self._messages_next
+        if self._messages_next:
+            self._paused = False
+            self._take_messages()
+            if self._paused:
+                return
         super().resume_writing()
         self._hold_transaction()
+        # Not before the socket was looked at: what the client asks may be to get no more of them.
+        self._service.turns.later(self._take_messages)
 
-    def push(self, message: Message) -> bool:
+    def _take_messages(self) -> None:
+        if self._hub is not None and not self._paused:
+            self._hub.resumed(self)
+
+    @property
+    def takes(self) -> bool:
+        """Whether it takes messages; one that is closing is done with all at once."""
+        return self._closing or not self._paused
+
+    @property
+    def taken_bytes(self) -> int:
+        """Bytes of output that the client has taken."""
+        return self._outlet.taken_bytes
+
+    def push(self, message: Message) -> None:
         """Send a message of a channel.
 
         Args:
             message: the message.
-
-        Returns:
-            True: a client that is too slow is closed here, and told why (RFC 6455, 7.4.1).
         """
-        if self._closing:
-            return True
-        self._write(message.as_sent(_push_text if self.pushes == TEXT else _push_resp))
-        if self._paused:
-            held_bytes = self.held_bytes
-            self._flow.hold(self, held_bytes)
-            if held_bytes > self._push_limit:
-                self._counters[Column.SLOW_SUBSCRIBERS] += 1
-                self._end_with(CloseCode.TRY_AGAIN_LATER, "Messages are not read as fast as they come.")
-        return True
+        if not self._closing:
+            self._write(message.as_sent(_push_text if self.pushes == TEXT else _push_resp))
+
+    def give_up(self, reason: str) -> None:
+        """Close because messages were lost to it, and say why (RFC 6455, 7.4.1).
+
+        Args:
+            reason: at most 123 bytes.
+        """
+        if not self._closing:
+            self._end_with(CloseCode.TRY_AGAIN_LATER, reason)
 
     def _respond(self, first: int, payload: bytes) -> None:
         """Answer a message that came alone and was not remembered."""
