@@ -43,6 +43,10 @@ ASKED = {
 _MOST_HEAD_BYTES = 4096
 _PROBE_SECONDS = 0.5
 NO_HTTP = "what answers does not speak HTTP/1.1"
+_ASK_BY_TLS = (
+    "the port speaks TLS; ask it with --url https://{0.authority}, "
+    "or set FASTKV_TLS_CERT to the certificate of the server"
+)
 _TLS_ALERT = b"\x15"  # the type of a record (RFC 8446, 5.1)
 # X509_V_ERR_HOSTNAME_MISMATCH, _EMAIL_MISMATCH, _IP_ADDRESS_MISMATCH
 _WRONG_NAME = frozenset((62, 63, 64))
@@ -301,9 +305,10 @@ def _ask(address: Address, token: str | None) -> int | str:
                 break
             head += piece
     status = _STATUS_LINE.match(head) if b"\r\n\r\n" in head else None
-    if status:
-        return int(status[1])
-    return NO_HTTP if head[:1] not in (b"", _TLS_ALERT) else explain(address, None)
+    if status is None:
+        return NO_HTTP if head[:1] not in (b"", _TLS_ALERT) else explain(address, None)
+    # A TLS port may say in plain HTTP that it takes none.
+    return _ASK_BY_TLS.format(address) if status[1] == b"400" and _speaks_tls(address) else int(status[1])
 
 
 def explain(address: Address, error: OSError | None) -> str:
@@ -321,10 +326,7 @@ def explain(address: Address, error: OSError | None) -> str:
     if address.scheme == "https" and error is not None:
         return _explain_tls(address, error)
     if (error is None or isinstance(error, ConnectionResetError)) and _speaks_tls(address):
-        return (
-            f"the port speaks TLS; ask it with --url https://{address.authority}, "
-            "or set FASTKV_TLS_CERT to the certificate of the server"
-        )
+        return _ASK_BY_TLS.format(address)
     return NO_HTTP if error is None else error.strerror or str(error)
 
 

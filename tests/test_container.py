@@ -18,7 +18,7 @@ import psutil
 import pytest
 import yaml
 from image import Builder, Container, Image, container
-from server import ROOT, wait_until
+from server import ROOT, has_ipv6, wait_until
 
 from fastkv.settings import OPTIONS, Settings
 
@@ -218,6 +218,16 @@ def test_it_serves(started: tuple[Container, str, Path]) -> None:
     ):
         with urllib.request.urlopen(request, timeout=10) as reply:
             assert reply.status == 200
+
+
+def test_it_listens_on_both_families(started: tuple[Container, str, Path]) -> None:
+    _, url, path = started
+    if not has_ipv6():
+        pytest.skip("this machine has no ::1")
+    address = url.replace("127.0.0.1", "[::1]")
+    with urllib.request.urlopen(f"{address}/health", timeout=10) as reply:
+        assert reply.status == 200
+    assert f"fastkv serves {url.replace('127.0.0.1', '[::]')} with 2 workers" in path.read_text()
 
 
 def test_it_runs_as_its_user(started: tuple[Container, str, Path]) -> None:

@@ -489,6 +489,7 @@ SOCKET = Address("unix", "/x.sock")
 PLACES: list[tuple[dict[str, Any], dict[str, str], Address]] = [
     ({}, {}, DEFAULT),
     ({"host": ["::", "10.0.0.1"], "port": "1"}, {"FASTKV_PORT": "2"}, Address("http", "::1", 1)),
+    ({}, {"FASTKV_HOST": "auto"}, DEFAULT),
     ({}, {"FASTKV_HOST": "0.0.0.0"}, DEFAULT),
     ({}, {"FASTKV_HOST": "cache.example,0.0.0.0"}, Address("http", "cache.example", 7171)),
     ({}, {"FASTKV_UNIX": "/x.sock"}, SOCKET),
@@ -504,6 +505,13 @@ PLACES: list[tuple[dict[str, Any], dict[str, str], Address]] = [
 ]
 
 
+@pytest.fixture
+def ipv6(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine that has ::1, whatever the tests run on."""
+    monkeypatch.setattr("fastkv.health.has_ipv6_loopback", lambda: True)
+
+
+@pytest.mark.usefixtures("ipv6")
 @pytest.mark.parametrize(("flags", "env", "address"), PLACES)
 def test_where_it_asks(
     flags: dict[str, Any],
@@ -521,6 +529,15 @@ def test_where_it_asks(
     assert caplog.messages == []
 
 
+def test_where_there_is_no_ipv6_all_addresses_are_asked_at_that_of_ipv4(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("fastkv.health.has_ipv6_loopback", lambda: False)
+    assert server_address({}, {"FASTKV_HOST": "::"}) == DEFAULT
+    assert parse_url("http://[::]:7171") == DEFAULT
+
+
+@pytest.mark.usefixtures("ipv6")
 @pytest.mark.parametrize(
     ("url", "address"),
     [
