@@ -16,13 +16,14 @@ from fastkv import clock
 from fastkv.descent import die_with_parent
 from fastkv.errors import StoreBusy
 from fastkv.store import Store
-from fastkv.store.datafile import DataDirectory
 from fastkv.store.persist import Keeper, Origin
 from fastkv.watchdog import Watchdog
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from fastkv.data_dir import Claim
+    from fastkv.notify import Notifier
     from fastkv.settings import Settings
     from fastkv.store.layout import Geometry
 
@@ -37,24 +38,24 @@ SETTLE_SECONDS: Final = 10.0
 """How long leaving the arena in order may take."""
 
 
-def open_store(settings: Settings, geometry: Geometry) -> tuple[Store, Keeping | None]:
+def open_store(
+    settings: Settings, geometry: Geometry, claim: Claim | None, notifier: Notifier
+) -> tuple[Store, Keeping | None]:
     """Make the store, with what is in the data directory if there is one.
 
     Args:
         settings: the settings.
         geometry: the store's measures.
+        claim: the data directory, if there is one.
+        notifier: told how far a migration has come.
 
     Returns:
-        The store, and who looks after its directory.
+        The store, and what looks after its directory.
 
     Raises:
         StartError: if the memory or the directory is not to be had.
     """
-    keeper = None
-    if settings.data_dir is not None:
-        # It stays locked until the last process that has inherited it ends.
-        directory = DataDirectory(settings.data_dir)
-        keeper = Keeper.open(directory, geometry, clock.now())
+    keeper = claim.open(settings, notifier) if claim else None
     store = Store(
         geometry.memory_bytes,
         shards=geometry.shards,
@@ -64,21 +65,20 @@ def open_store(settings: Settings, geometry: Geometry) -> tuple[Store, Keeping |
         evicts=settings.eviction != "none",
         kept=keeper,
     )
-    if keeper is None:
+    if claim is None or keeper is None:
         return store, None
-    _tell(store, keeper, settings)
+    if keeper.origin is Origin.EMPTY:
+        # Not before a store has begun in it: what stands there is an arena at every moment.
+        claim.directory.put_in_place(keeper.arena.mem)
+    _tell(store, keeper, claim, settings)
     return store, Keeping(store)
 
 
-def _tell(store: Store, keeper: Keeper, settings: Settings) -> None:
+def _tell(store: Store, keeper: Keeper, claim: Claim, settings: Settings) -> None:
     entries = store.stats()["entries"]
     if keeper.origin is Origin.EMPTY:
-        _log.log(
-            logging.WARNING if keeper.replaced else logging.INFO,
-            "%s: a cold start. %s",
-            settings.data_dir,
-            keeper.why,
-        )
+        level = logging.WARNING if claim.replaces else logging.INFO
+        _log.log(level, "%s: a cold start. %s", settings.data_dir, keeper.why)
     elif keeper.origin is Origin.CLEAN:
         _log.info("%s: a warm start with %d entries. %s", settings.data_dir, entries, keeper.why)
     else:

@@ -3,10 +3,12 @@
 Enters: the settings. Leaves: the exit code, when the server has stopped. Raises: `StartError`. The steps, in
 the order of `run`:
 
-1. The settings fit the machine: memory, lengths of keys and values.
+1. The settings fit the machine: memory, lengths of keys and values. The data directory is locked, and what is
+   in it can be used.
 2. The files can be used: access log, token, certificate.
 3. The addresses are resolved and reserved. Nothing listens on a TCP port yet.
-4. The store is opened: its memory is mapped, the data directory locked.
+4. The store is opened: its memory is mapped. Where the arena is to be another one its entries are moved,
+   which may take minutes.
 5. The limit of open files is raised, then the kernel profile applied.
 6. The sockets listen: net.core.somaxconn counts when listen() is called.
 7. The workers start, and the supervisor looks after them.
@@ -27,6 +29,7 @@ from typing import TYPE_CHECKING, Final
 
 from fastkv import access_log, machine
 from fastkv.credentials import Credentials
+from fastkv.data_dir import Claim, plan_geometry
 from fastkv.errors import StartError
 from fastkv.keeping import open_store
 from fastkv.kernel.start import prepare, raise_limits
@@ -36,11 +39,11 @@ from fastkv.notify import Notifier
 from fastkv.options import format_size
 from fastkv.pubsub.ring import Ring
 from fastkv.stats import Board
-from fastkv.store.layout import Geometry
 from fastkv.supervisor import SIGNALS, Supervisor
 
 if TYPE_CHECKING:
     from fastkv.settings import Settings
+    from fastkv.store.layout import Geometry
 
 _log = logging.getLogger("fastkv")
 
@@ -78,10 +81,10 @@ def run(settings: Settings) -> int:
 def _serve(settings: Settings) -> None:
     notifier = Notifier.take()
     with ExitStack() as cleanup:
-        geometry = _plan_store(settings)
+        geometry, claim = _plan_store(settings)
         credentials = _read_files(settings)
         listeners = cleanup.enter_context(closing(Listeners(settings)))
-        store, keeping = open_store(settings, geometry)
+        store, keeping = open_store(settings, geometry, claim, notifier)
         if keeping is not None:
             # Also when the start fails: the next one then finds the entries as after a clean stop.
             cleanup.callback(keeping.settle, notifier.alive)
@@ -113,11 +116,12 @@ def _log_to_stderr(settings: Settings) -> None:
         _log.log(level, "%s", sentence)
 
 
-def _plan_store(settings: Settings) -> Geometry:
-    """Find the measures of the store.
+def _plan_store(settings: Settings) -> tuple[Geometry, Claim | None]:
+    """Find the measures of the store, and claim the data directory if there is one.
 
     Raises:
-        StartError: there is not so much memory, or a key or a value of the allowed length does not fit.
+        StartError: there is not so much memory, a key or a value of the allowed length does not fit, or the
+            data directory cannot be used.
     """
     usable = machine.usable_memory_bytes()
     if settings.memory_bytes > usable:
@@ -125,7 +129,8 @@ def _plan_store(settings: Settings) -> Geometry:
             f"--memory: {format_size(settings.memory_bytes)} is more than the {usable >> 20}mb "
             "that this process may use."
         )
-    geometry = Geometry.plan(settings.memory_bytes, settings.shards, settings.segment_bytes)
+    claim = Claim.take(settings, settings.data_dir) if settings.data_dir else None
+    geometry = claim.geometry if claim else plan_geometry(settings, None)
     if settings.max_value_bytes > geometry.longest_value:
         raise StartError(
             f"--max-value-bytes: a store of {format_size(geometry.memory_bytes)} with segments of "
@@ -137,7 +142,7 @@ def _plan_store(settings: Settings) -> Geometry:
             f"--max-key-bytes: segments of {format_size(geometry.segment_bytes)} take keys of at most "
             f"{format_size(geometry.longest_key)}."
         )
-    return geometry
+    return geometry, claim
 
 
 def _read_files(settings: Settings) -> Credentials:

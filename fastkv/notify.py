@@ -73,6 +73,15 @@ class Notifier:
         """
         self._send("RELOADING=1", f"MONOTONIC_USEC={time.monotonic_ns() // 1000}", f"STATUS={status}")
 
+    def extend(self, status: str, seconds: float) -> None:
+        """Ask for patience while the service starts.
+
+        Args:
+            status: a sentence for a person.
+            seconds: how long the next sign of life may take, whatever the manager's own limit is.
+        """
+        self._send(f"EXTEND_TIMEOUT_USEC={int(seconds * 1e6)}", f"STATUS={status}")
+
     def stopping(self, status: str, seconds: float) -> None:
         """Say that the service is about to end.
 

@@ -11,7 +11,8 @@ from fastkv import clock
 from fastkv.options import format_size
 from fastkv.store import Store
 from fastkv.store.datafile import DataDirectory
-from fastkv.store.persist import Keeper
+from fastkv.store.layout import LAYOUT_VERSION
+from fastkv.store.persist import Keeper, find_any
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -46,8 +47,9 @@ def check(path: Path) -> Finding:
     """
     directory = DataDirectory(path, 0, create=False)
     try:
-        keeper = Keeper.look(directory, clock.now())
-        store = Store(keeper.arena.geometry.memory_bytes, kept=keeper)
+        found = find_any(directory, clock.now())
+        keeper = Keeper.copy(directory, found)
+        store = Store(0, kept=keeper)
         store.verify()
         problems = store.check()
         stats = store.stats()
@@ -57,6 +59,10 @@ def check(path: Path) -> Finding:
             f"{path}: {stats['entries']} entries; {used} of {size} are in use.",
             keeper.why,
         ]
+        if found.outdated:
+            sentences.append(
+                f"It has layout version {found.layout}; the next start moves its entries to {LAYOUT_VERSION}."
+            )
         store.close()
     finally:
         directory.close()

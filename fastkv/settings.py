@@ -53,8 +53,9 @@ class Settings:
 
     Each field is described by its option. An automatic one that is None is found out here, except
     ``shards`` and ``segment_bytes``: they stay None, and the store's geometry decides, and ``backlog``, which
-    depends on what the kernel allows when the sockets are made. Only ``notes`` has none: what is to be told
-    of the sources, which are read before it is known what is logged.
+    depends on what the kernel allows when the sockets are made. Two fields have none: ``notes``, what is to
+    be told of the sources, which are read before it is known what is logged; and ``automatic``, the names of
+    the fields that were found out here.
 
     Raises:
         SettingsError: A value is out of its bounds, or two of them do not go together.
@@ -98,6 +99,12 @@ class Settings:
     data_dir: Path | None = _option(
         FilePath(metavar="DIR"),
         "Directory that keeps the entries over a restart; on a tmpfs nothing is slower for it.",
+    )
+    data_dir_change: str = _option(
+        Choice(("migrate", "refuse", "replace"), metavar="WHAT"),
+        "Where that directory holds another size or an older layout: move its entries, refuse to start, or "
+        "begin empty, which also replaces what cannot be read.",
+        default="migrate",
     )
     max_key_bytes: int = _option(Size(1, 4 * _KB), "Longest key.", default=_KB)
     max_value_bytes: int = _option(
@@ -322,6 +329,7 @@ class Settings:
         Mode(), "Permissions of the Unix socket: who may write to it may connect.", default="0600"
     )
     notes: tuple[Note, ...] = field(default=(), repr=False, compare=False)
+    automatic: frozenset[str] = field(default=frozenset(), repr=False, compare=False)
 
     def __post_init__(self) -> None:
         for option in OPTIONS:
@@ -335,9 +343,11 @@ class Settings:
             "max_body_bytes": lambda: 6 * (self.max_key_bytes + self.max_value_bytes) + _KB,
             "max_message_bytes": lambda: self.max_body_bytes,
         }
-        for name, find in found.items():
-            if getattr(self, name) is None:
-                object.__setattr__(self, name, find())
+        unset = {name for name in found if getattr(self, name) is None}
+        object.__setattr__(self, "automatic", self.automatic | unset)
+        for name in found:
+            if name in unset:
+                object.__setattr__(self, name, found[name]())
         if self.max_value_bytes * 4 > self.memory_bytes:
             raise SettingsError(
                 f"--memory {format_size(self.memory_bytes)} is too little for --max-value-bytes "

@@ -22,6 +22,7 @@ from xxhash import xxh3_64_intdigest
 
 from fastkv.errors import StoreFull
 from fastkv.store.layout import SB_SEED
+from fastkv.store.persist import UnreadableArena
 
 if TYPE_CHECKING:
     from fastkv.store import Store
@@ -158,7 +159,11 @@ def run(directory: DataDirectory, image: Image, seed: int, counts: Counter[str])
     """
     chance = random.Random(seed)
     directory.arena_path.write_bytes(damage(image, chance))
-    store, keeper = reopen(directory, chance.choice([THEN, REBOOTED]) if image.clean else THEN, 10**6)
+    try:
+        store, keeper = reopen(directory, chance.choice([THEN, REBOOTED]) if image.clean else THEN, 10**6)
+    except UnreadableArena:
+        counts["REFUSED"] += 1
+        return
     model = dict(image.model)
     counts[keeper.origin.name] += 1
     counts["keys"] += sum(map(bool, model.values()))

@@ -10,7 +10,7 @@ from store_helpers import KIB, MIB, NOW_MS, clock, payload
 from fastkv.store import Store
 from fastkv.store.datafile import DataDirectory
 from fastkv.store.layout import Geometry
-from fastkv.store.persist import Keeper
+from fastkv.store.persist import Keeper, find
 from fastkv.store.superblock import Moment
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ GEOMETRY = Geometry.plan(MIB, 2, 4 * KIB)
 class SameFile(DataDirectory):
     """A directory whose file counts as the same one whenever it was made."""
 
-    def inode(self) -> int:
+    def inode(self, path: Path | None = None) -> int:
         return 7
 
 
@@ -38,13 +38,17 @@ def reopen(
         directory: where.
         now: what the clocks show.
         first_version: as for ``Store``.
-        geometry: the measures that are wanted.
+        geometry: the measures of a new one.
 
     Returns:
         The store and its keeper.
     """
-    keeper = Keeper.open(directory, geometry, now)
-    return Store(geometry.memory_bytes, first_version=first_version, kept=keeper), keeper
+    found = find(directory, now)
+    keeper = Keeper.go_on(directory, found, now) if found else Keeper.create(directory, geometry, now)
+    store = Store(0, first_version=first_version, kept=keeper)
+    if not found:
+        directory.put_in_place(keeper.arena.mem)
+    return store, keeper
 
 
 @contextmanager

@@ -1,8 +1,8 @@
 """Arenas as releases before this one left them, kept so that their migration is tried on the real thing.
 
-``tests/arenas/v4-clean.gz`` and ``v4-killed.gz`` were made by ``python -m old_arena`` at the last commit whose
-layout was 4: 1 MiB in 2 shards, left by a clean stop and as a kill leaves it; ``v4.json`` says what is in them.
-When the layout changes, run it once more before that, and add a version to `VERSIONS`.
+``arenas/v4-clean.gz`` and ``arenas/v4-killed.gz`` were made by ``python -m old_arena`` at the last commit
+whose layout was 4: 1 MiB in 2 shards, left by a clean stop and as a kill leaves it; ``v4.json`` says what is
+in them. When the layout changes, run it once more before that, and add a version to `VERSIONS`.
 """
 
 from __future__ import annotations

@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import socket
+import sys
 import threading
 from contextlib import suppress
 from functools import partial
@@ -13,14 +14,12 @@ from typing import TYPE_CHECKING
 
 import psutil
 import pytest
-from kept_helpers import fill
+from kept_helpers import fill, reopen
 from server import Server, has_ended, read_reply, run_to_end, running, wait_until
 
 from fastkv import clock
-from fastkv.store import Store
 from fastkv.store.datafile import DataDirectory
 from fastkv.store.layout import Geometry
-from fastkv.store.persist import Keeper
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -191,22 +190,95 @@ def test_a_start_that_fails_leaves_all_as_it_was(tmp_path: Path) -> None:
         assert (tmp_path / "arena").read_bytes() == before
 
 
-def test_another_memory_is_a_cold_start_that_says_so(tmp_path: Path) -> None:
+def test_another_size_keeps_everything(tmp_path: Path) -> None:
+    """There and back, and with no size at all, which is no reason to change anything."""
+    with running(data_dir=tmp_path, memory="64mb") as server:
+        for i in range(200):
+            put(server, f"k{i}", "x" * (i * 50), ttl=1000 + i)
+        fields = {"content-type": "text/plain; charset=utf-8"}
+        etag = server.request("PUT", "/kv/typed", b"typed", fields).fields["etag"]
+        assert server.stop() == 0
+    for memory, moves in (("65mb", True), ("64mb", True), ("auto", False), ("64mb", False)):
+        with running(data_dir=tmp_path, memory=memory) as server:
+            assert stats(server)["entries"] == 201
+            assert stats(server)["memory_bytes"] == int(memory.replace("auto", "64")[:2]) << 20
+            for i in range(0, 200, 9):
+                assert get(server, f"k{i}") == "x" * (i * 50)
+                assert 900 < float(server.request("GET", f"/kv/k{i}").fields["ttl"]) <= 1000 + i
+            typed = server.request("GET", "/kv/typed")
+            assert (typed.body, typed.fields["etag"]) == (b"typed", etag)
+            assert (" 201 entries were moved in " in server.log()) == moves
+            assert (
+                f"{tmp_path}: a warm start with 201 entries. The last stop was a clean one." in server.log()
+            )
+            assert server.stop() == 0
+
+
+def test_a_start_that_does_not_go_on_says_why_in_one_line(tmp_path: Path) -> None:
     with running(data_dir=tmp_path) as server:
         put(server, "a", "1")
         assert server.stop() == 0
+    arena = tmp_path / "arena"
+    before = arena.read_bytes()
+    code, out, err = run_to_end(data_dir=tmp_path, memory="64mb", data_dir_change="refuse")
+    assert (code, out, err.count("\n")) == (1, "", 1)
+    assert f"fastkv: --data-dir: '{tmp_path}' has 32mb in 8 shards" in err
+    assert arena.read_bytes() == before
+    with arena.open("r+b") as file:
+        file.write(b"no arena")
+    damaged = arena.read_bytes()
+    for change in ("migrate", "refuse"):
+        code, out, err = run_to_end(data_dir=tmp_path, data_dir_change=change)
+        assert (code, out, err.count("\n")) == (1, "", 1)
+        assert f"fastkv: --data-dir: '{arena}' has a damaged superblock. It stays as it is;" in err
+        assert arena.read_bytes() == damaged
+    with running(data_dir=tmp_path, data_dir_change="replace") as server:
+        assert f"{tmp_path}: a cold start. '{arena}' has a damaged superblock." in server.log()
+        assert stats(server)["entries"] == 0
+        assert server.stop() == 0
+
+
+# The server, which gets a signal when it begins to move entries.
+_SIGNALLED = """
+import os, sys
+from fastkv import cli, data_dir
+number = int(sys.argv.pop(1))
+begin = data_dir.Progress.begin
+def begin_and_signal(self, *args):
+    begin(self, *args)
+    os.kill(os.getpid(), number)
+data_dir.Progress.begin = begin_and_signal
+cli.main()
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
+def test_a_start_that_is_ended_while_it_moves_entries_changes_nothing(tmp_path: Path, number: int) -> None:
+    with running(data_dir=tmp_path) as server:
+        for i in range(100):
+            put(server, f"k{i}", "x" * i)
+        assert server.stop() == 0
+    before = (tmp_path / "arena").read_bytes()
+    program = (sys.executable, "-c", _SIGNALLED, str(int(number)), "serve")
+    code, out, err = run_to_end(program, data_dir=tmp_path, memory="64mb")
+    assert (tmp_path / "arena").read_bytes() == before
+    assert out == ""
+    if number == signal.SIGKILL:
+        assert code == -number
+    else:
+        assert code == 1
+        assert err.endswith(f"stopped while entries were moved; '{tmp_path}' is as it was.\n")
+        assert not (tmp_path / "arena.new").exists()
     with running(data_dir=tmp_path, memory="64mb") as server:
-        assert get(server, "a") is None
-        assert "a cold start. The arena that was there has 32768kb in" in server.log()
-        assert "fastkv snapshot takes entries from" in server.log()
+        assert stats(server)["entries"] == 100
+        assert get(server, "k99") == "x" * 99
         assert server.stop() == 0
 
 
 def leave_many(path: Path) -> int:
     """Make an arena as a kill leaves it, with a shard that takes a while to be verified."""
     directory = DataDirectory(path)
-    keeper = Keeper.open(directory, Geometry.plan(MEMORY_BYTES, 8), clock.now())
-    store = Store(MEMORY_BYTES, kept=keeper, first_version=1)
+    store, _ = reopen(directory, clock.now(), geometry=Geometry.plan(MEMORY_BYTES, 8))
     fill(store)
     for i in range(150_000):
         store.put(b"many %d" % i, b"", clock.boot_ms)

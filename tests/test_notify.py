@@ -94,6 +94,8 @@ def test_what_is_said(manager: Manager) -> None:
     told = manager.next()
     assert before <= int(told.pop("MONOTONIC_USEC")) <= time.monotonic_ns() // 1000
     assert told == {"RELOADING": "1", "STATUS": "Changes."}
+    notifier.extend("Begins.", 60)
+    assert manager.next() == {"EXTEND_TIMEOUT_USEC": "60000000", "STATUS": "Begins."}
     notifier.stopping("Ends.", 7.5)
     assert manager.next() == {"STOPPING": "1", "EXTEND_TIMEOUT_USEC": "7500000", "STATUS": "Ends."}
 
@@ -183,6 +185,17 @@ def test_a_manager_that_does_not_read(manager: Manager) -> None:
 def managed(manager: Manager, usec: int = 0, watched: str = "me") -> tuple[str, ...]:
     """The command of a server with a service manager."""
     return (sys.executable, "-c", _SERVE_MANAGED, manager.address, str(usec), watched)
+
+
+def test_a_start_that_moves_entries_asks_for_time(manager: Manager, tmp_path: Path) -> None:
+    with running(data_dir=tmp_path / "data") as server:
+        assert server.stop() == 0
+    with running(managed(manager), data_dir=tmp_path / "data", memory="64mb"):
+        for said in ("0 entries are moved from 32mb in", "0 entries were moved in"):
+            told = manager.next()
+            assert told.keys() == {"EXTEND_TIMEOUT_USEC", "STATUS"}
+            assert told["STATUS"].startswith(said)
+        assert manager.next()["READY"] == "1"
 
 
 def test_a_server_from_start_to_end(manager: Manager) -> None:

@@ -35,6 +35,7 @@ def test_the_defaults() -> None:
         "segment_bytes": None,
         "eviction": "s3fifo",
         "data_dir": None,
+        "data_dir_change": "migrate",
         "max_key_bytes": 1024,
         "max_value_bytes": MB,
         "max_head_bytes": 32 * KB,
@@ -94,13 +95,22 @@ def test_the_defaults() -> None:
         "max_handshakes": 512,
         "unix_mode": "0600",
         "notes": (),
+        "automatic": {"host", "workers", "memory_bytes", "max_body_bytes", "max_message_bytes", "state_dir"},
     }
+
+
+def test_it_is_known_what_was_found_out() -> None:
+    settings = Settings(workers=1, memory_bytes=16 * MB)
+    assert not settings.automatic & {"workers", "memory_bytes"}
+    assert dataclasses.replace(settings, backlog=5).automatic == settings.automatic
+    assert "memory_bytes" in dataclasses.replace(Settings(), backlog=5).automatic
+    assert "memory_bytes" in Settings.load({"memory": "auto"}, {}).automatic
     assert Settings.load({}, {}) == Settings()
 
 
 def test_every_field_has_an_option_and_names_that_derive_from_it() -> None:
     assert [option.field for option in OPTIONS] == [
-        field.name for field in dataclasses.fields(Settings) if field.name != "notes"
+        field.name for field in dataclasses.fields(Settings) if field.name not in ("notes", "automatic")
     ]
     for option in OPTIONS:
         assert option.name in (option.field, option.field.removesuffix("_bytes"))

@@ -91,7 +91,10 @@ def test_what_cannot_be_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, 
     leave(tmp_path, clean=False)
     before = (tmp_path / "arena").read_bytes()
     monkeypatch.setattr(clock, "now", lambda: THEN._replace(boot_id=2))
-    with pytest.raises(StartError, match="no clean stop"), opened(tmp_path, SETTINGS, writing=writing):
+    with (
+        pytest.raises(StartError, match="when the machine went down"),
+        opened(tmp_path, SETTINGS, writing=writing),
+    ):
         pass
     assert (tmp_path / "arena").read_bytes() == before
 

@@ -14,7 +14,7 @@ from server import environment, wait_until
 from store_helpers import MIB, die, end_of, start
 
 from fastkv.errors import StartError
-from fastkv.store.datafile import DataDirectory
+from fastkv.store.datafile import DataDirectory, NoRoom
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -24,9 +24,17 @@ def mode(path: Path) -> int:
     return path.stat().st_mode & 0o777
 
 
+def make(directory: DataDirectory, content: bytes = b"") -> None:
+    """Make an arena, in place of the one that is there."""
+    mem = directory.create(MIB)
+    mem[: len(content)] = content
+    directory.put_in_place(mem)
+    mem.close()
+
+
 def test_it_is_made_for_its_owner_alone(tmp_path: Path) -> None:
     directory = DataDirectory(tmp_path / "some" / "where")
-    directory.create(MIB).close()
+    make(directory)
     assert mode(directory.path) == 0o700
     assert [mode(file) for file in sorted(directory.path.iterdir())] == [0o600, 0o600]
     assert directory.size() == MIB
@@ -37,17 +45,49 @@ def test_it_is_made_for_its_owner_alone(tmp_path: Path) -> None:
 def test_what_is_written_is_there_when_it_is_opened_again(tmp_path: Path) -> None:
     directory = DataDirectory(tmp_path)
     assert directory.head(100) == b""
-    mem = directory.create(MIB)
-    mem[:5] = b"first"
-    mem.close()
+    make(directory, b"first")
     copy = directory.open_copy(MIB)
     copy[:5] = b"other"
     mem = directory.open(MIB)
     assert mem[:5] == directory.head(5) == b"first"
     mem.close()
     copy.close()
-    directory.create(MIB).close()
+    make(directory)
     assert directory.head(5) == bytes(5)
+    directory.close()
+
+
+def test_a_new_arena_takes_the_place_of_the_old_one_when_it_is_complete(tmp_path: Path) -> None:
+    directory = DataDirectory(tmp_path)
+    make(directory, b"first")
+    before = directory.inode()
+    mem = directory.create(2 * MIB)
+    mem[:5] = b"other"
+    assert (directory.head(5), directory.size(), directory.inode()) == (b"first", MIB, before)
+    calls = []
+
+    def stop() -> None:
+        calls.append(1)
+        raise InterruptedError
+
+    with pytest.raises(StartError, match="cannot be used"):
+        directory.put_in_place(mem, stop)
+    assert directory.head(5) == b"first"
+    new = directory.inode(directory.new_path)
+    directory.put_in_place(mem, lambda: calls.append(2))
+    assert (directory.head(5), directory.size(), directory.inode()) == (b"other", 2 * MIB, new)
+    assert calls == [1, 2]
+    assert not directory.new_path.exists()
+    mem.close()
+    directory.close()
+
+
+def test_what_is_unfinished_is_made_anew(tmp_path: Path) -> None:
+    directory = DataDirectory(tmp_path)
+    directory.create(2 * MIB).close()
+    directory.create(MIB).close()
+    assert os.stat(directory.new_path).st_size == MIB
+    assert directory.head(1) == b""
     directory.close()
 
 
@@ -98,7 +138,34 @@ def test_no_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int) -
     monkeypatch.setattr(os, "posix_fallocate", refuse)
     with pytest.raises(StartError, match=f"there is no room for 1mb in '{tmp_path}'; make some"):
         directory.create(MIB)
-    assert not directory.arena_path.exists()
+    assert not directory.new_path.exists()
+    directory.close()
+
+
+@pytest.mark.parametrize(("blocks", "free", "fits"), [(100, 256, True), (100, 255, False), (0, 0, True)])
+def test_room_is_looked_for_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, blocks: int, free: int, fits: bool
+) -> None:
+    """A tmpfs without a limit says that it has no blocks at all."""
+    directory = DataDirectory(tmp_path)
+    monkeypatch.setattr(os, "statvfs", lambda _: os.statvfs_result((4096, 4096, blocks, free, 0, *[0] * 5)))
+    if fits:
+        directory.require_room(MIB, replaces=False)
+    else:
+        with pytest.raises(NoRoom, match="there is no room for 1mb"):
+            directory.require_room(MIB, replaces=False)
+    directory.close()
+
+
+def test_the_room_of_what_is_replaced_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    directory = DataDirectory(tmp_path)
+    make(directory)
+    monkeypatch.setattr(os, "statvfs", lambda _: os.statvfs_result((4096, 4096, 100, 10, 0, *[0] * 5)))
+    directory.require_room(MIB, replaces=True)
+    with pytest.raises(NoRoom):
+        directory.require_room(MIB, replaces=False)
+    with pytest.raises(NoRoom):
+        directory.require_room(2 * MIB, replaces=True)
     directory.close()
 
 
@@ -118,7 +185,7 @@ DataDirectory(Path(sys.argv[1])).create(1 << 20)
         check=False,
         env=environment(),
     )
-    assert f"StartError: --data-dir: there is no room for 1mb in '{tmp_path}'" in done.stderr
+    assert f"NoRoom: --data-dir: there is no room for 1mb in '{tmp_path}'" in done.stderr
 
 
 def test_holes_are_filled(tmp_path: Path) -> None:

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING
 
 import pytest
 from kept_helpers import GEOMETRY, REBOOTED, THEN, fill, kept_store, leave, reopen
-from store_helpers import KIB, MIB, NOW_MS, HandClock, clock, open_store, payload, value_of
+from store_helpers import MIB, NOW_MS, HandClock, clock, open_store, payload, value_of
 
 from fastkv.errors import StartError
 from fastkv.store import Store, persist
 from fastkv.store.datafile import DataDirectory
-from fastkv.store.layout import SB_CLOCKS, SB_DIGEST, SB_SEED, WORD, Geometry
-from fastkv.store.persist import Keeper, Origin
+from fastkv.store.layout import SB_CLOCKS, SB_DIGEST, SB_SEED, WORD
+from fastkv.store.persist import Keeper, Origin, UnreadableArena, find, find_any
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -215,27 +215,7 @@ def moment(boot_id: int, boot_ms: int, wall_ms: int) -> Moment:
     return THEN._replace(boot_id=boot_id, boot_ms=boot_ms, wall_ms=wall_ms)
 
 
-# -- cold ----------------------------------------------------------------------------------------------------
-
-OTHERS = {
-    "memory": Geometry.plan(2 * MIB, 2, 4 * KIB),
-    "shards": Geometry.plan(MIB, 4, 4 * KIB),
-    "segments": Geometry.plan(MIB, 2, 8 * KIB),
-}
-
-
-@pytest.mark.parametrize("name", OTHERS)
-def test_other_measures(tmp_path: Path, name: str) -> None:
-    leave(tmp_path, clean=True)
-    directory = DataDirectory(tmp_path)
-    store, keeper = reopen(directory, geometry=OTHERS[name])
-    assert (keeper.origin, keeper.replaced) == (Origin.EMPTY, True)
-    assert "has 1024kb in 2 shards with segments of 4kb, and wanted are" in keeper.why
-    assert store.stats()["entries"] == 0
-    assert store.put(b"1", b"2", clock)
-    assert store.check() == []
-    store.close()
-    directory.close()
+# -- refused -------------------------------------------------------------------------------------------------
 
 
 def cut(directory: DataDirectory) -> None:
@@ -265,42 +245,41 @@ SPOILS: dict[str, tuple[Callable[[DataDirectory], None], str]] = {
     "longer": (lengthen, f"has {MIB + 1} bytes of {MIB}"),
     "nothing but a beginning": (lambda d: os.truncate(d.arena_path, 100), "is too short for one"),
     "no superblock": (spoil(0, 64), "has a damaged superblock"),
-    "no clocks": (spoil(SB_CLOCKS[0] * WORD, 128), "nobody can tell what has expired: its clock is damaged"),
-    "no hashes": (spoil(GEOMETRY.digests_at * WORD, 64), "nobody can say where"),
+    "no clocks": (spoil(SB_CLOCKS[0] * WORD, 128), "has a damaged clock, so that deadlines cannot be told"),
+    "no hashes": (spoil(GEOMETRY.digests_at * WORD, 64), "is damaged since, hashes included"),
 }
 
 
 @pytest.mark.parametrize("clean", [True, False])
 @pytest.mark.parametrize("name", SPOILS)
-def test_what_nobody_can_go_on_with(tmp_path: Path, name: str, clean: bool) -> None:
+def test_what_cannot_be_gone_on_with_is_refused_and_stays(tmp_path: Path, name: str, clean: bool) -> None:
     model = leave(tmp_path, clean=clean)
     directory = DataDirectory(tmp_path)
     spoiling, why = SPOILS[name]
     spoiling(directory)
-    with kept_store(directory) as (store, keeper):
-        if name == "no hashes" and not clean:
+    before = directory.arena_path.read_bytes()
+    if name == "no hashes" and not clean:
+        with kept_store(directory) as (store, _):
             assert values(store, model) == model
-            return
-        assert (keeper.origin, keeper.replaced) == (Origin.EMPTY, True)
-        assert why in keeper.why
-        assert values(store, model) == dict.fromkeys(model)
-        assert store.put(b"1", b"2", clock)
+    else:
+        with pytest.raises(UnreadableArena, match=f"'{directory.arena_path}' .*{why}"):
+            find(directory, THEN)
+        assert directory.arena_path.read_bytes() == before
     directory.close()
 
 
-def test_the_first_start_replaces_nothing(directory: DataDirectory) -> None:
+def test_at_first_there_is_none(directory: DataDirectory) -> None:
+    assert find(directory, THEN) is None
     with kept_store(directory) as (_, keeper):
-        assert (keeper.origin, keeper.replaced, keeper.why) == (Origin.EMPTY, False, "There is no arena yet.")
+        assert (keeper.origin, keeper.why) == (Origin.EMPTY, "There is no arena yet.")
 
 
 def test_killed_and_rebooted(tmp_path: Path) -> None:
     """Of its pages some may have reached the disk and others not."""
     leave(tmp_path, clean=False)
     directory = DataDirectory(tmp_path)
-    with kept_store(directory, REBOOTED) as (store, keeper):
-        assert keeper.origin is Origin.EMPTY
-        assert keeper.why.startswith("The last server came to no clean stop. The machine was restarted since")
-        assert store.stats()["entries"] == 0
+    with pytest.raises(UnreadableArena, match="was in use when the machine went down"):
+        find(directory, REBOOTED)
     directory.close()
 
 
@@ -309,10 +288,13 @@ def test_a_copy_counts_only_if_it_is_of_a_clean_stop(tmp_path: Path, clean: bool
     model = leave(tmp_path, clean=clean)
     directory = DataDirectory(tmp_path)
     copy(directory)
-    with kept_store(directory) as (store, keeper):
-        assert keeper.origin is (Origin.CLEAN if clean else Origin.EMPTY)
-        assert values(store, model) == (model if clean else dict.fromkeys(model))
-        assert clean or "This is a copy, which may have been made while it was in use." in keeper.why
+    if clean:
+        with kept_store(directory) as (store, keeper):
+            assert keeper.origin is Origin.CLEAN
+            assert values(store, model) == model
+    else:
+        with pytest.raises(UnreadableArena, match="is a copy of an arena that was in use"):
+            find(directory, THEN)
     directory.close()
 
 
@@ -373,8 +355,7 @@ def test_to_look_at_it_changes_nothing(tmp_path: Path, clean: bool) -> None:
     model = leave(tmp_path, clean=clean)
     directory = DataDirectory(tmp_path)
     before = directory.arena_path.read_bytes()
-    keeper = Keeper.look(directory, THEN)
-    store = Store(0, kept=keeper)
+    store = Store(0, kept=Keeper.copy(directory, find_any(directory, THEN)))
     assert values(store, model) == model
     assert store.put(b"1", b"2", clock)
     assert store.check() == []
@@ -386,7 +367,7 @@ def test_to_look_at_it_changes_nothing(tmp_path: Path, clean: bool) -> None:
 def test_there_may_be_nothing_to_look_at(tmp_path: Path) -> None:
     directory = DataDirectory(tmp_path)
     with pytest.raises(StartError, match=f"'{tmp_path}': There is no arena yet."):
-        Keeper.look(directory, THEN)
+        find_any(directory, THEN)
     directory.close()
 
 

@@ -8,8 +8,17 @@ import pytest
 from kept_helpers import GEOMETRY, THEN
 from store_helpers import SEED
 
-from fastkv.store.layout import SB_LAYOUT, SB_MAGIC, SB_MEMORY, SB_SEED, WORD, Arena, Geometry
-from fastkv.store.superblock import HEAD_BYTES, Moment, Saved, read_clock, read_measures, save_clock, seal
+from fastkv.store.layout import LAYOUT_VERSION, SB_LAYOUT, SB_MAGIC, SB_MEMORY, SB_SEED, WORD, Arena, Geometry
+from fastkv.store.superblock import (
+    HEAD_BYTES,
+    Measures,
+    Moment,
+    Saved,
+    read_clock,
+    read_measures,
+    save_clock,
+    seal,
+)
 
 FIRST = Saved(THEN.boot_id, 7, -5, 1000, 10**12)
 SECOND = FIRST._replace(arena_ms=1500, wall_ms=10**12 + 500)
@@ -32,7 +41,7 @@ def test_measures_are_read_back(memory_bytes: int) -> None:
     if memory_bytes < 1 << 27:
         arena = Arena(geometry)
         seal(arena, SEED)
-        assert read_measures(arena.mem[:HEAD_BYTES]) == geometry
+        assert read_measures(arena.mem[:HEAD_BYTES]) == Measures(LAYOUT_VERSION, geometry)
         arena.close()
 
 
@@ -51,7 +60,7 @@ def test_why_there_are_no_measures() -> None:
     assert read_measures(bytes(content)) == "has a damaged superblock"
     content = head()
     content[SB_MAGIC * WORD + 7] = content[SB_LAYOUT * WORD] = 99
-    assert "has layout version 99, and this is for" in str(read_measures(bytes(content)))
+    assert "has layout version 99, and this release reads" in str(read_measures(bytes(content)))
 
 
 def test_the_later_clock_counts_and_the_other_one_where_it_is_damaged() -> None:

@@ -15,7 +15,7 @@ from fastkv.errors import StartError
 from fastkv.snapshot.transfer import Transfer
 from fastkv.store import Store
 from fastkv.store.datafile import DataDirectory
-from fastkv.store.persist import Keeper
+from fastkv.store.persist import Keeper, find_any
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -71,17 +71,15 @@ def opened(path: Path, settings: Settings, *, writing: bool) -> Iterator[Local]:
     """
     directory = DataDirectory(path, 0, create=False)
     try:
-        # To open what nobody can go on with would empty it, so it is looked at first.
-        keeper = Keeper.look(directory, clock.now())
-        if writing:
-            geometry = keeper.arena.geometry
-            keeper.arena.close()
-            keeper = Keeper.open(directory, geometry, clock.now())
-            if keeper.replaced:
-                raise StartError(f"'{path}': {keeper.why}")
+        found = find_any(directory, clock.now())
+        if writing and found.outdated:
+            raise StartError(
+                f"'{path}' has layout version {found.layout}, into which nothing is loaded; start a server "
+                "on it once, which moves its entries, or load into a running server."
+            )
+        keeper = Keeper.go_on(directory, found, clock.now()) if writing else Keeper.copy(directory, found)
         # As at a server's start: no key gets a version that it had before.
-        first_version = time.time_ns() // 1000
-        store = Store(keeper.arena.geometry.memory_bytes, first_version=first_version, kept=keeper)
+        store = Store(0, first_version=time.time_ns() // 1000, kept=keeper)
         try:
             store.verify()
             yield Local(path, store, settings)

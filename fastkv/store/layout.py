@@ -33,6 +33,10 @@ WORD = 8
 LAYOUT_VERSION = 5
 MAGIC = int.from_bytes(b"fastkv\x00\x05", "little")
 
+# The oldest layout whose arenas this release reads; a start moves their entries into a new one. From it to
+# the current one only records may have gained something.
+OLDEST_LAYOUT = 4
+
 # Superblock: words from the start of the arena.
 SB_MAGIC, SB_LAYOUT, SB_MEMORY, SB_SEGMENT, SB_SHARDS, SB_SEED, SB_CHECKSUM = range(7)
 # The pool's words share the superblock's page and lie on a cache line of their own.
@@ -133,6 +137,18 @@ _FEWEST_SEGMENTS = 14
 _GHOST_SHARE = 32
 # The smallest record (16-byte head, 1-byte key, checksum) and its share of the index.
 _SMALLEST_ENTRY = 24 + 12
+
+
+def layout_of(magic: int) -> int:
+    """Tell an arena of fastkv by its first word.
+
+    Args:
+        magic: the word.
+
+    Returns:
+        The version of its layout; 0 if it is no arena.
+    """
+    return magic >> 56 if not (magic ^ MAGIC) & (1 << 56) - 1 else 0
 
 
 def count_at(slot: int) -> int:

@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from fastkv.store.index import Index
     from fastkv.store.lock import RobustLock
     from fastkv.store.segments import Segments
+    from fastkv.store.walk import Walked
 
 
 class Shard(Log):
@@ -172,6 +173,32 @@ class Shard(Log):
         else:
             words[self.header + SH_ENTRIES] += 1
         return version
+
+    def restore(self, slot: int, old: int, key_hash: int, entry: Walked) -> bool:
+        """Write an entry of another arena, with the version that it had there.
+
+        Args:
+            slot: its slot.
+            old: the word that stands there, 0 if it is empty.
+            key_hash: the key's hash.
+            entry: the entry.
+
+        Returns:
+            False if room must be made first, and then nothing has changed.
+        """
+        key, value, flags, version, deadline_ms, _, main, metadata = entry
+        content, flags = join_metadata(value, metadata, flags)
+        place = self.append_entry(key_hash, key, content, flags, version, deadline_ms, RESERVE, main=main)
+        if not place:
+            return False
+        words = self._words
+        words[self.header + SH_VERSION] = max(words[self.header + SH_VERSION], version)
+        words[slot] = self.word_of(key_hash, version, place)
+        if old:
+            self.bury(old)
+        else:
+            words[self.header + SH_ENTRIES] += 1
+        return True
 
     def append_entry(
         self,

@@ -42,6 +42,7 @@ from fastkv.store.records import parse_record
 from fastkv.store.redo import Redo
 from fastkv.store.removals import EXPIRED
 from fastkv.store.repair import Guard
+from fastkv.store.restore import Restorer
 from fastkv.store.room import Room
 from fastkv.store.scan import KeyScanner, Scanner
 from fastkv.store.segments import Segments
@@ -53,6 +54,7 @@ from fastkv.store.transactions import Transactions
 from fastkv.store.update import Updater
 from fastkv.store.verify import Verifier
 from fastkv.store.verifying import VerifyingReader
+from fastkv.store.walk import Walk
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -86,6 +88,8 @@ class Store:
         update: that of the ``Updater``.
         transact, flush, flush_in_steps: ``run`` and the others of the ``Transactions``.
         removals: which entries went by themselves.
+        walk: ``entries`` of the ``Walk``, for a store that nobody else uses.
+        restore: that of the ``Restorer``.
         max_key_bytes: the longest key, a quarter of a segment.
         max_value_bytes: the longest value, a quarter of the arena or less.
     """
@@ -121,10 +125,12 @@ class Store:
         "put",
         "random_key",
         "removals",
+        "restore",
         "scan",
         "scan_keys",
         "transact",
         "update",
+        "walk",
         "words",
     )
 
@@ -226,7 +232,9 @@ class Store:
         picker = Picker(arena, index, scanner)
         self.entries = picker.entries
         self.random_key = picker.key
+        self.walk = Walk(arena, self._segments, unverified, self._seed).entries
         room = Room(eviction, self._segments)
+        self.restore = Restorer(arena, self._shards, index, room, self._seed, self._guard).restore
         write = short_write(arena, self._segments)
         self._updater = Updater(arena, self._shards, self._reader, room, self._seed, self._guard, write)
         self.update = self._updater.update
@@ -304,6 +312,15 @@ class Store:
                     self.removals.note(EXPIRED, key)
                 return False
             return True
+
+    def newest_version(self) -> int:
+        """The largest version that an entry of any shard has had."""
+        return max(self.words[shard.header + SH_VERSION] for shard in self._shards)
+
+    @property
+    def seed(self) -> int:
+        """Seed of the keys' hashes."""
+        return self._seed
 
     def look_after(self, clock: Callable[[], int]) -> bool:
         """Give back some of what has expired, or make room ahead of those who will need it.

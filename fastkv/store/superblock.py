@@ -13,7 +13,7 @@ from xxhash import xxh3_64_intdigest
 
 from fastkv.store.layout import (
     LAYOUT_VERSION,
-    MAGIC,
+    OLDEST_LAYOUT,
     SB_CHECKSUM,
     SB_CLOCKS,
     SB_SEED,
@@ -21,6 +21,7 @@ from fastkv.store.layout import (
     WORD,
     Arena,
     Geometry,
+    layout_of,
 )
 
 _LOW: Final = (1 << 64) - 1
@@ -29,6 +30,18 @@ _MEASURES: Final = Struct(f"<{SB_CHECKSUM}Q")
 _CLOCK: Final = Struct("<QQQqQQ")
 _CLOCK_WORDS: Final = _CLOCK.size // WORD + 1
 HEAD_BYTES: Final = SUPERBLOCK_WORDS * WORD
+
+
+class Measures(NamedTuple):
+    """What an arena is, by its superblock.
+
+    Attributes:
+        layout: version of its layout, one that this release reads.
+        geometry: its measures.
+    """
+
+    layout: int
+    geometry: Geometry
 
 
 class Moment(NamedTuple):
@@ -87,24 +100,25 @@ def seal(arena: Arena, seed: int) -> None:
     arena.words[SB_CHECKSUM] = xxh3_64_intdigest(arena.mem[: SB_CHECKSUM * WORD])
 
 
-def read_measures(head: bytes) -> Geometry | str:
+def read_measures(head: bytes) -> Measures | str:
     """Find out what arena a file holds.
 
     Args:
         head: its first bytes.
 
     Returns:
-        The measures, or why there are none, in words that end a sentence which begins with the file.
+        What it is, or why it cannot be read, in words that end a sentence which begins with the file.
     """
     if len(head) < HEAD_BYTES:
         return "is too short for one"
     magic, layout, memory, segment, shards, _ = _MEASURES.unpack_from(head)
-    if magic & (1 << 48) - 1 == MAGIC & (1 << 48) - 1 and magic != MAGIC:
-        return f"has layout version {magic >> 56}, and this is for {LAYOUT_VERSION}"
+    if layout_of(magic) and not OLDEST_LAYOUT <= layout_of(magic) <= LAYOUT_VERSION:
+        readable = " and ".join(map(str, range(OLDEST_LAYOUT, LAYOUT_VERSION + 1)))
+        return f"has layout version {layout_of(magic)}, and this release reads {readable}"
     checksum = int.from_bytes(head[SB_CHECKSUM * WORD : (SB_CHECKSUM + 1) * WORD], "little")
-    if checksum != xxh3_64_intdigest(head[: SB_CHECKSUM * WORD]) or layout != LAYOUT_VERSION:
+    if checksum != xxh3_64_intdigest(head[: SB_CHECKSUM * WORD]) or layout != layout_of(magic):
         return "has a damaged superblock"
-    return Geometry.plan(memory, shards, segment)
+    return Measures(layout, Geometry.plan(memory, shards, segment))
 
 
 # -- the clocks --------------------------------------------------------------------------------------------
