@@ -5,13 +5,15 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
-from kept_helpers import THEN, leave
+from kept_helpers import THEN, SameFile, leave
+from old_arena import VERSIONS, read_model, unpack
 from server import running
 from store_helpers import MIB, payload
 
 from fastkv import clock, offline
 from fastkv.cli import main
 from fastkv.errors import StartError
+from fastkv.store.layout import LAYOUT_VERSION
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -37,6 +39,23 @@ def test_all_is_well(tmp_path: Path, clean: bool) -> None:
     assert first.endswith(" of 1mb are in use.")
     assert why == ("The last stop was a clean one." if clean else "The last server came to no clean stop.")
     assert last == "Everything is whole."
+    assert (tmp_path / "arena").read_bytes() == before
+
+
+@pytest.mark.parametrize("clean", [True, False])
+@pytest.mark.parametrize("version", [version for version in VERSIONS if version != LAYOUT_VERSION])
+def test_the_layout_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, version: int, clean: bool
+) -> None:
+    monkeypatch.setattr(offline, "DataDirectory", SameFile)
+    (tmp_path / "lock").touch()
+    unpack(tmp_path, version, clean=clean)
+    before = (tmp_path / "arena").read_bytes()
+    finding = offline.check(tmp_path)
+    assert finding.ok
+    assert f"{len(read_model(version))} entries;" in finding.sentences[0]
+    moves = f"It has layout version {version}; the next start moves its entries to {LAYOUT_VERSION}."
+    assert moves in finding.sentences
     assert (tmp_path / "arena").read_bytes() == before
 
 

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 from kept_helpers import THEN, leave
+from old_arena import VERSIONS, read_model, unpack
 from server import running
-from store_helpers import payload
+from store_helpers import NOW_MS, payload
 
 from fastkv import clock
 from fastkv.cli import main
@@ -17,6 +18,7 @@ from fastkv.settings import Settings
 from fastkv.snapshot.file import SnapshotFile
 from fastkv.snapshot.format import build_block, parse_block
 from fastkv.snapshot.local import opened
+from fastkv.store.layout import LAYOUT_VERSION
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -64,7 +66,7 @@ def test_what_is_put_stays(tmp_path: Path, clean: bool) -> None:
     with opened(tmp_path, SETTINGS, writing=True) as local:
         assert local.put(build_block([(b"new", b"value", 0, 0, b""), (b"1", b"other", 0, 0, b"")])) == (2, 0)
         with pytest.raises(KeyTooLong):
-            local.put(build_block([(b"k" * 513, b"", 0, 0, b"")]))
+            local.put(build_block([(b"k" * 1025, b"", 0, 0, b"")]))
     with opened(tmp_path, SETTINGS, writing=False) as local:
         assert entries_of(local) == {**model, b"new": b"value", b"1": b"other"}
 
@@ -81,6 +83,24 @@ def test_what_is_damaged_is_left_out_and_told(tmp_path: Path, capsys: pytest.Cap
     with closing(SnapshotFile(tmp_path / "a")) as file:
         found = {key: value for block in file.blocks() for key, value, *_ in parse_block(block)}
     assert found == {key: value for key, value in model.items() if key != b"77"}
+
+
+@pytest.mark.usefixtures("then")
+@pytest.mark.parametrize("version", [version for version in VERSIONS if version != LAYOUT_VERSION])
+def test_the_layout_before_is_read_and_not_written(tmp_path: Path, version: int) -> None:
+    (tmp_path / "lock").touch()
+    unpack(tmp_path, version, clean=True)
+    before = (tmp_path / "arena").read_bytes()
+    alive = {k: kept.value for k, kept in read_model(version).items() if not 0 < kept.deadline_ms <= NOW_MS}
+    with opened(tmp_path, SETTINGS, writing=False) as local:
+        local._clock = lambda: NOW_MS
+        assert entries_of(local) == alive
+    with (
+        pytest.raises(StartError, match=f"has layout version {version}, into which nothing is loaded"),
+        opened(tmp_path, SETTINGS, writing=True),
+    ):
+        pass
+    assert (tmp_path / "arena").read_bytes() == before
 
 
 @pytest.mark.parametrize("writing", [True, False])

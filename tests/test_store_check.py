@@ -179,7 +179,7 @@ DAMAGES: dict[str, tuple[Callable[[Scalpel], object], str]] = {
         "shard 1: ",
     ),
     "shard, pages": (lambda cut: cut.add(cut.shard(SH_PAGES), 1), "pages, each once"),
-    "shard, version": (lambda cut: cut.set(cut.shard(SH_VERSION), 5), "run ahead"),
+    "shard, version": (lambda cut: cut.set(cut.shard(SH_VERSION), 5), "runs ahead"),
     "shard, no open segment": (lambda cut: cut.set(cut.shard(SH_OPEN), 0), "calls open"),
     "shard, queue lost": (lambda cut: cut.set(cut.shard(SH_OLDEST), 0), "small queue"),
     "shard, queue cut": (

@@ -1,10 +1,10 @@
 """The store: a sharded key-value arena in shared memory.
 
 It knows no wire and no clock: keys and values are bytes, time is an argument. Layers, each importing only
-those below it: ``store`` → ``transactions`` → ``transaction`` →
-``update``/``together``/``picking``/``commit`` → ``room`` →
+those below it: ``migrate`` → ``store`` → ``transactions`` → ``transaction`` →
+``update``/``together``/``picking``/``commit``/``restore`` → ``room`` →
 ``reading``/``scan``/``eviction``/``check``/``attach`` → ``repair`` → ``shard``/``verify``/``redo`` →
-``log`` → ``index``/``segments`` → ``records``/``persist`` → ``layout``/``lock``.
+``log``/``walk`` → ``index``/``segments`` → ``records``/``persist`` → ``layout``/``lock``.
 """
 
 from fastkv.store.reading import Entry
