@@ -194,9 +194,18 @@ DEADLINES: dict[str, Callable[[int], int]] = {
 }
 
 
+@pytest.mark.parametrize("most_remembered", [None, 100])
 @pytest.mark.parametrize("shards", [1, 16])
 @pytest.mark.parametrize("name", DEADLINES)
-def test_what_expires_is_noted_within_a_second_if_that_is_waited_for(name: str, shards: int) -> None:
+def test_what_expires_is_noted_within_a_second_if_that_is_waited_for(
+    name: str,
+    shards: int,
+    most_remembered: int | None,
+    looks: list[int],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    if most_remembered is not None:
+        monkeypatch.setattr("fastkv.store.agenda._MOST_DEADLINES", most_remembered)
     now = HandClock()
     begin = now.now_ms
     with open_store(8 * MIB, shards=shards, segment_bytes=64 * KIB) as store:
@@ -207,6 +216,36 @@ def test_what_expires_is_noted_within_a_second_if_that_is_waited_for(name: str, 
         noted = noted_until(store, now, begin + 7000)
         assert noted.keys() == {key for key, deadline_ms in deadlines.items() if 0 < deadline_ms <= 6000}
         assert max(at - begin - deadlines[key] for key, at in noted.items()) < 1000
+        if most_remembered is None:
+            # Each is looked at once, and once more when it has expired.
+            assert sum(looks) <= 3000 + len(noted)
+
+
+def test_what_is_remembered_of_a_record_that_is_dead_by_then_hurts_nobody() -> None:
+    now, chance = HandClock(), random.Random(6)
+    begin = now.now_ms
+    with open_store(8 * MIB, shards=4, segment_bytes=64 * KIB) as store:
+        want_expired(store)
+        deadlines: dict[bytes, int] = {}
+        noted: dict[bytes, int] = {}
+        for _ in range(60):
+            for _ in range(100):
+                key = b"%d" % chance.randrange(500)
+                size = chance.choice([0, 10, 300, 20_000])
+                if chance.random() < 0.3:
+                    store.delete(key, now)
+                    deadlines.pop(key, None)
+                else:
+                    deadlines[key] = now.now_ms + chance.choice([300, 1000, 5000])
+                    store.put(key, payload(1, size), now, deadline_ms=deadlines[key])
+                store.removals.take()  # what the calls themselves have found expired
+            for key, at in noted_until(store, now, now.now_ms + 200).items():
+                assert 0 <= at - deadlines.pop(key) < 1000
+                noted[key] = at
+            for key in [key for key, deadline_ms in deadlines.items() if deadline_ms + 1000 < now.now_ms]:
+                assert store.get(key, now) is None
+        assert len(noted) > 300
+        assert now.now_ms > begin
 
 
 @pytest.mark.parametrize("shards", [1, 16])

@@ -5,8 +5,9 @@ a bounded number of records, so a million entries that expire at once hold up no
 how often it steps. Reads do not depend on the sweep, because they look at the deadline themselves.
 
 The sweep has two paces. As a rule a segment is looked at again when that is worth it: an expired entry costs
-16 looks at most, and may stay for a minute. While subscriptions wait for `expired` events, a segment is
-looked at half a second after the last look, and a process spends 200,000 looks a second on that at most.
+16 looks at most, and may stay for a minute. While subscriptions wait for `expired` events, each process goes
+through every segment once, remembers what expires when, and looks at a record again when its deadline has
+passed, half a second after the last look at its segment; it spends 200,000 looks a second on that at most.
 """
 
 from __future__ import annotations
@@ -14,9 +15,11 @@ from __future__ import annotations
 from random import randrange
 from typing import TYPE_CHECKING, Final
 
+from fastkv.store.agenda import OFFSET_BITS, Agenda
 from fastkv.store.layout import (
     LOG_STATES,
     SEG_DUE,
+    SEG_HEAD,
     SEG_STAMP,
     SEG_STATE,
     SH_DUE,
@@ -40,9 +43,10 @@ _RECORDS_SHARE: Final = 16
 _DEADLINES_SHARE: Final = 4
 # ... it is looked at no later than this after the first of them has expired: its space is to come back.
 _DUE_MS: Final = 60_000
-# While `expired` events are waited for: the time from one look at a segment to the next, and the looks that a
-# process may spend on them, a tenth of its CPU. With more records than that the next look comes later.
+# While `expired` events are waited for: the time from one look at a segment to the next, what a record that
+# is looked at alone costs in looks, and how many looks a process spends, a tenth of its CPU.
 _PROMPT_MS: Final = 500
+_RECORD_LOOKS: Final = 16
 _PROMPT_LOOKS_PER_MS: Final = 200
 
 
@@ -50,16 +54,13 @@ class Expiry:
     """Drops what has expired."""
 
     __slots__ = (
-        "_deadlines",
+        "_agenda",
         "_guard",
-        "_location",
         "_next",
-        "_records",
         "_removals",
         "_segments",
         "_shards",
         "_spent_until_ms",
-        "_stamp",
         "_sweep",
         "_to_hasten",
         "_words",
@@ -84,9 +85,7 @@ class Expiry:
         self._sweep = sweep
         self._guard = guard
         self._next: int | None = None
-        # In the midst of the segment with this stamp: where, the records before it and their deadlines.
-        self._stamp = self._location = self._records = 0
-        self._deadlines: list[int] = []
+        self._agenda = Agenda()  # at the economical pace it has only what was not finished
         # The prompt pace: shards whose segments may be due later than it wants, None while it is off; and the
         # time up to which the looks that it may take are spent.
         self._to_hasten: list[Shard] | None = None
@@ -126,7 +125,9 @@ class Expiry:
             Whether a shard was brought forward.
         """
         if not self._removals.expired_wanted[0]:
-            self._to_hasten = None
+            if self._to_hasten is not None:
+                self._to_hasten = None
+                self._agenda.clear()
             return False
         if self._to_hasten is None:
             self._to_hasten = list(self._shards)
@@ -171,57 +172,67 @@ class Expiry:
         return state >> 8 == shard.number and state & 0xFF in LOG_STATES
 
     def _look_through(self, shard: Shard, segment: int, now_ms: int, looks: int) -> int:
-        """Sweep a segment, from where the last step left off if it was this one.
+        """Drop what has expired in a segment, from where the last step left off if it was not finished.
 
         Returns:
-            How many records were looked at.
+            How many looks that took.
         """
         words = self._words
-        row = self._segments.row(segment)
+        row, base = self._segments.row(segment), self._segments.base(segment)
         stamp = words[row + SEG_STAMP]
-        if stamp != self._stamp:
-            self._stamp, self._location, self._records, self._deadlines = stamp, 0, 0, []
+        plan = self._agenda.take(segment, stamp)
         swept = self._sweep.run(
             shard,
             segment,
             LEAVE,
             now_ms,
-            location=self._location,
+            location=plan.location,
             looks=looks,
             moves=looks,
-            deadlines=self._deadlines,
+            deadlines=plan.fresh,
         )
-        self._location = swept.location
-        self._records += swept.looks
-        if not swept.location:
-            self._stamp = 0
-            if words[row + SEG_STAMP] == stamp:
-                words[row + SEG_DUE] = self._next_due(now_ms)
-        return swept.looks
+        used = swept.looks
+        plan.records += used
+        if words[row + SEG_STAMP] != stamp:
+            return used  # it was given back
+        if swept.location:
+            plan.location = swept.location
+            self._agenda.keep(segment, plan)
+        elif self._to_hasten is None:
+            words[row + SEG_DUE] = _economical_due(plan.records, plan.fresh, now_ms)
+        else:
+            plan.location = base + words[row + SEG_HEAD]
+            plan.arrange()
+            while 0 < plan.first_ms <= now_ms and used < looks:
+                at = base + plan.take()
+                self._sweep.run(shard, segment, LEAVE, now_ms, location=at, looks=1, moves=1)
+                used += _RECORD_LOOKS
+                if words[row + SEG_STAMP] != stamp:
+                    return used
+            self._spent_until_ms = max(self._spent_until_ms, now_ms) + (
+                (used + _SEGMENT_LOOKS) / _PROMPT_LOOKS_PER_MS
+            )
+            if not 0 < plan.first_ms <= now_ms:
+                words[row + SEG_DUE] = plan.first_ms and max(
+                    plan.first_ms, now_ms + _PROMPT_MS, int(self._spent_until_ms)
+                )
+            self._agenda.keep(segment, plan)
+        return used
 
-    def _next_due(self, now_ms: int) -> int:
-        """When to look again at a segment that was looked through, in milliseconds; 0 for never."""
-        due = _economical_due(self._records, self._deadlines, now_ms)
-        if self._to_hasten is None or not due:
-            return due
-        spent = (self._records + _SEGMENT_LOOKS) / _PROMPT_LOOKS_PER_MS
-        self._spent_until_ms = max(self._spent_until_ms, now_ms) + spent
-        return min(due, max(self._deadlines[0], now_ms + _PROMPT_MS, int(self._spent_until_ms)))
 
-
-def _economical_due(records: int, deadlines: list[int], now_ms: int) -> int:
+def _economical_due(records: int, fresh: list[int], now_ms: int) -> int:
     """When a look at a segment is worth it: several of its records have expired by then.
 
     Args:
         records: how many there are, dead or alive.
-        deadlines: those that have not passed; sorted in place.
+        fresh: the deadlines that have not passed, as `Plan.fresh` has them.
         now_ms: now.
 
     Returns:
         Milliseconds, 0 for never.
     """
-    if not deadlines:
+    if not fresh:
         return 0
-    deadlines.sort()
+    deadlines = sorted(packed >> OFFSET_BITS for packed in fresh)
     several = max(len(deadlines) // _DEADLINES_SHARE, records // _RECORDS_SHARE)
     return min(max(deadlines[0], now_ms + _DUE_MS), deadlines[min(several, len(deadlines) - 1)])

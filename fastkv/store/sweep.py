@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from xxhash import xxh3_64_intdigest
 
+from fastkv.store.agenda import OFFSET_BITS
 from fastkv.store.index import HIGH_SHIFT
 from fastkv.store.layout import (
     BUCKET_WORDS,
@@ -128,7 +129,7 @@ class Sweep:
             location: where to begin; 0 for the segment's beginning.
             looks: how many records to look at.
             moves: how many of them to move.
-            deadlines: where to note those that have not passed, of the dead as well.
+            deadlines: where to note those that have not passed, of the dead as well, as in `Plan.fresh`.
 
         Returns:
             How far it came. A closed segment in which nothing is left is given back.
@@ -145,8 +146,9 @@ class Sweep:
         main = state & 0xFF in MAIN_STATES
         # Open, the segment is not freed under our feet when an entry with several records is dropped.
         words[row + SEG_STATE] = shard.number << 8 | (OPEN_MAIN if main else OPEN)
-        location = location or self._segments.base(segment)
-        end = self._segments.base(segment) + words[row + SEG_HEAD]
+        base = self._segments.base(segment)
+        location = location or base
+        end = base + words[row + SEG_HEAD]
         evicted: list[int] = []
         looked = dead = expired = 0
         leave = rule == LEAVE
@@ -165,7 +167,7 @@ class Sweep:
                     at += WORD
                     past = deadline_ms <= now_ms
                     if deadlines is not None and not past:
-                        deadlines.append(deadline_ms)
+                        deadlines.append(deadline_ms << OFFSET_BITS | here - base)
                 if flags & (LARGE | FRAGMENT):
                     location = at + key_len + value_len + CHECKSUM_BYTES + 7 >> 3
                     key_hash = (
