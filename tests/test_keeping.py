@@ -197,6 +197,7 @@ def test_another_size_keeps_everything(tmp_path: Path) -> None:
             put(server, f"k{i}", "x" * (i * 50), ttl=1000 + i)
         fields = {"content-type": "text/plain; charset=utf-8"}
         etag = server.request("PUT", "/kv/typed", b"typed", fields).fields["etag"]
+        content_type = server.request("GET", "/kv/typed").fields["content-type"]
         assert server.stop() == 0
     for memory, moves in (("65mb", True), ("64mb", True), ("auto", False), ("64mb", False)):
         with running(data_dir=tmp_path, memory=memory) as server:
@@ -207,6 +208,7 @@ def test_another_size_keeps_everything(tmp_path: Path) -> None:
                 assert 900 < float(server.request("GET", f"/kv/k{i}").fields["ttl"]) <= 1000 + i
             typed = server.request("GET", "/kv/typed")
             assert (typed.body, typed.fields["etag"]) == (b"typed", etag)
+            assert typed.fields["content-type"] == content_type
             assert (" 201 entries were moved in " in server.log()) == moves
             assert (
                 f"{tmp_path}: a warm start with 201 entries. The last stop was a clean one." in server.log()

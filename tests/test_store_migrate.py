@@ -10,12 +10,14 @@ import pytest
 from kept_helpers import GEOMETRY, THEN, SameFile, reopen
 from old_arena import VERSIONS, read_model, unpack
 from store_helpers import KIB, MIB, NOW_MS, HandClock, clock, dies_at, open_store, payload
+from xxhash import xxh3_64_intdigest
 
 from fastkv.errors import KeyTooLong, StoreFull, ValueTooLong
 from fastkv.store import Store
 from fastkv.store.layout import LAYOUT_VERSION, SB_DROPPED
 from fastkv.store.migrate import Moved, migrate
 from fastkv.store.persist import Keeper, Origin, find_any
+from fastkv.store.records import build_record, parse_record
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -252,6 +254,50 @@ def test_whatever_moment_a_kill_leaves_is_read(tmp_path: Path) -> None:
             number += 5003
         assert seen > 5
         store.close()
+
+
+def test_a_split_that_a_kill_has_left_half_done_is_read(tmp_path: Path) -> None:
+    """Entries that stand in the old page and in the new one are there once."""
+    with closing(SameFile(tmp_path)) as directory:
+        store, _ = reopen(directory)
+        pages, number = store.stats()["index_pages"], 0
+        before = bytes(store.counts)
+        while store.stats()["index_pages"] == pages:
+            before = bytes(store.counts)
+            number += 1
+            store.put(b"%d" % number, b"", clock)
+        expected = {b"%d" % i for i in range(1, number)}
+        store.counts[:] = before
+        seen = set()
+        opcode = 1
+        while dies_at(opcode, lambda: store.put(b"%d" % number, b"", clock), "index segments"):
+            with closing(copied(directory)) as old:
+                keys = [entry.key for entry in walked(old)]
+                assert len(keys) == len(set(keys))
+                assert set(keys) in (expected, expected | {b"%d" % number})
+                seen.add(sum(slot != 0 for slot in old.words[old.geometry.first_segment * 512 :].tolist()))
+            store.counts[:] = before
+            opcode += 61
+        assert len(seen) > 3
+        store.close()
+
+
+def test_fragments_of_another_key_are_no_value() -> None:
+    with open_store() as store:
+        for key in (b"one", b"two"):
+            store.put(key, payload(key, 1500), clock)
+        places = []
+        for key in (b"one", b"two"):
+            _, word, _, _ = store._index.locate(xxh3_64_intdigest(key, store.seed), key)
+            places.append((word & store._index.location_mask) << 3)
+        one, two = (parse_record(store._mem, place) for place in places)
+        before = bytes(store.counts)
+        record = build_record(one[0], two[1], one[2], one[3], one[4])
+        store.counts[places[0] : places[0] + len(record)] = record
+        assert [entry and entry.key for entry in store.walk()].count(None) == 1
+        assert [entry.key for entry in store.walk() if entry] == [b"two"]
+        store.counts[:] = before
+        assert {entry.key for entry in walked(store)} == {b"one", b"two"}
 
 
 def test_damaged_entries_are_counted_and_left_out(tmp_path: Path) -> None:
