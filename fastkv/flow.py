@@ -192,6 +192,16 @@ class Flow:
             self._counters[Column.SLOWEST_CLOSED] += 1
             slowest.abort()
 
+    def has_room(self, more_bytes: int, *, least: bool = False) -> bool:
+        """Whether a connection may be sent something that can wait, without others being closed for it.
+
+        Args:
+            more_bytes: what it would hold besides.
+            least: whether it holds nothing; half of the memory is left to those.
+        """
+        limit = self._limit if least else self._limit // 2
+        return not self.held_bytes or self.held_bytes + more_bytes <= limit
+
     def release(self, client: Client) -> None:
         """Note that a connection holds nothing any more.
 

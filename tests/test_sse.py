@@ -190,6 +190,40 @@ async def test_a_client_that_does_not_read_is_closed_and_others_get_all() -> Non
 
 
 @in_loop
+async def test_many_that_are_behind_share_the_memory_of_all_connections() -> None:
+    """None of them is closed for what it was sent unasked, and each gets everything."""
+    worker = HubWorker(
+        asyncio.get_running_loop(),
+        max_buffer_bytes=1 << 20,
+        max_output_bytes=64 << 10,
+        pubsub_memory_bytes=4 << 20,
+    )
+    clients = [await begin(worker, "/subscribe/c") for _ in range(100)]
+    for client in clients:
+        client.take()
+        client.transport.slow = True
+    for i in range(100):
+        worker.hub.publish(b"c", b"%d:" % i + bytes(4000))
+        await settled(3)
+        assert worker.service.flow.held_bytes <= 1 << 20
+    got = dict.fromkeys(clients, b"")
+    for _ in range(100):
+        for client in clients:
+            client.transport.client_reads()
+            got[client] += client.take()
+        worker.hub.turn()
+        await settled()
+        assert worker.service.flow.held_bytes <= 1 << 20
+    for client in clients:
+        numbers = [int(line.split(b":")[0]) for line in got[client].split(b"message,c,")[1:]]
+        assert numbers == list(range(100))
+        assert not client.is_closed()
+        client.leave()
+    assert worker.counters[Column.SLOWEST_CLOSED] == 0
+    worker.verify()
+
+
+@in_loop
 async def test_a_client_that_comes_while_the_worker_cannot_read_on_waits_for_its_confirmation() -> None:
     worker = HubWorker(asyncio.get_running_loop(), max_output_bytes=64 << 10)
     slow = await begin(worker, "/subscribe/c")

@@ -521,7 +521,7 @@ async def test_a_subscriber_takes_what_its_output_holds_and_is_told_why_it_is_cl
     session = client.transport.get_protocol()
     assert isinstance(session, Session)
     count = 0
-    while session.takes:
+    while session.takes(1000):
         session.push(Message(b"c", b"x" * 1000))
         count += 1
         assert count < 2 * MAX_OUTPUT_BYTES / 1000

@@ -11,7 +11,7 @@ from collections import deque
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from fastkv.pubsub.messages import Message, Subscriber
 
@@ -69,6 +69,13 @@ class Backlog:
 
     def __contains__(self, subscriber: Subscriber) -> bool:
         return subscriber in self._queues
+
+    def __iter__(self) -> Iterator[Subscriber]:
+        return iter(self._queues)
+
+    def next_bytes(self, subscriber: Subscriber) -> int:
+        """How long the next message is for a subscriber that is behind."""
+        return len(self._queues[subscriber].messages[0].payload)
 
     @property
     def full(self) -> bool:

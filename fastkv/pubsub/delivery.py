@@ -128,10 +128,15 @@ class Delivery:
             for subscriber in slice_:
                 if not self._wants(subscriber):  # it has ended meanwhile
                     continue
-                if subscriber in self._backlog or not subscriber.takes:
+                if subscriber in self._backlog or not subscriber.takes(len(message.payload)):
                     self._backlog.add(subscriber, message)
                 else:
                     self._push(subscriber, message)
+
+    def resume_all(self) -> None:
+        """Try all that are behind: what they wait for may have been the memory of all connections."""
+        for subscriber in self._backlog:
+            self.resume(subscriber)
 
     def settle(self, subscriber: Subscriber) -> None:
         """Send what is on its way to a subscriber ahead of the others; what it cannot take waits for it.
@@ -156,7 +161,7 @@ class Delivery:
         """
         sent = 0
         backlog = self._backlog
-        while subscriber in backlog and subscriber.takes:
+        while subscriber in backlog and subscriber.takes(backlog.next_bytes(subscriber)):
             if sent == room:
                 self._resumed[subscriber] = None
                 break

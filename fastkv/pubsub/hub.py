@@ -166,6 +166,7 @@ class Hub:
         """To be called about four times a second: keeps up with the others, and closes what does not."""
         for subscriber in self._backlog.without_progress(self._now()):
             self._close(subscriber, Column.SLOW_SUBSCRIBERS, _SLOW)
+        self._delivery.resume_all()
         try:
             if self._turns_to_hello:
                 self._turns_to_hello -= 1

@@ -52,9 +52,15 @@ class Message:
 class Subscriber(Protocol):
     """A connection that gets messages. It is told apart from others by its identity."""
 
-    @property
-    def takes(self) -> bool:
-        """Whether messages may be pushed now; once it is True again the connection calls ``Hub.resumed``."""
+    def takes(self, message_bytes: int) -> bool:
+        """Whether a message may be pushed now.
+
+        The connection calls ``Hub.resumed`` once its own output has room again; the hub asks now and then
+        where the memory of all connections had none.
+
+        Args:
+            message_bytes: how long it is.
+        """
 
     @property
     def taken_bytes(self) -> int:

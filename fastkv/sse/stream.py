@@ -114,10 +114,18 @@ class EventStream(asyncio.Protocol):
 
     # -- called by the hub -------------------------------------------------------------------------------
 
-    @property
-    def takes(self) -> bool:
-        """Whether it takes messages; one that is closing is done with all at once."""
-        return self._closing or not self._paused
+    def takes(self, message_bytes: int) -> bool:
+        """Whether it takes a message; one that is closing is done with all at once.
+
+        Args:
+            message_bytes: how long it is.
+        """
+        if self._closing or self._paused:
+            return self._closing
+        flow = self._flow
+        return flow.has_room(message_bytes) or (
+            not self._outlet.held_bytes and flow.has_room(message_bytes, least=True)
+        )
 
     @property
     def taken_bytes(self) -> int:
