@@ -116,3 +116,29 @@ def dump(url: str) -> str:
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile:
         command = [str(CHROMIUM), *_FLAGS, f"--user-data-dir={Path(profile)}/x", "--dump-dom", url]
         return subprocess.run(command, capture_output=True, text=True, timeout=30, check=False).stdout
+
+
+@contextmanager
+def served(content_type: str, page: bytes) -> Iterator[str]:
+    """Serve one page, whatever is asked for; yields its URL."""
+
+    class Handler(BaseHTTPRequestHandler):
+        """Serves the page."""
+
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.send_header("Content-Type", content_type)
+            self.send_header("Content-Length", str(len(page)))
+            self.end_headers()
+            self.wfile.write(page)
+
+        def log_message(self, *_: object) -> None:
+            """Say nothing."""
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
+    try:
+        yield f"http://127.0.0.1:{server.server_address[1]}/"
+    finally:
+        server.shutdown()
+        server.server_close()

@@ -293,6 +293,8 @@ def error(line: str, message: str, fields: bytes = b"", connection: bytes = b"")
 
 
 CLOSE = b"Connection: close\r\n"
+# What replies have before Content-Type where the path is under /kv, or not known.
+ISOLATED = b"Content-Security-Policy: sandbox; default-src 'none'\r\nX-Content-Type-Options: nosniff\r\n"
 STORED = reply("200 OK", b'{"status":"OK","message":"Key inserted/updated successfully."}')
 DELETED = reply("200 OK", b'{"status":"OK","message":"Key deleted successfully."}')
 NOT_FOUND = error("404 Not Found", "Key not found.")

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from browser import Site, dump, needs_chromium
+from browser import Site, dump, needs_chromium, served
 from server import Server, running
 
 pytestmark = needs_chromium
@@ -236,3 +236,62 @@ def test_a_page_of_an_allowed_origin_reaches_what_it_should(site: Site, token: s
         assert site.visit("evil.example", ATTEMPTS.replace("TARGET", url(server))) == NOTHING
         check_that_nothing_came_through(before, told(server, headers))
         assert server.stop() == 0
+
+
+# -- what is stored ------------------------------------------------------------------------------------------
+
+# Says that it runs, and lets the browser send what only a page of the server's own origin may.
+_MARK = "document.documentElement.setAttribute('class', 'script' + '-ran')"
+_SCRIPT = (
+    _MARK
+    + """
+fetch('/put', {method: 'POST', body: '{"key":"planted","value":"1"}'})
+new WebSocket('ws://' + location.host + '/ws')
+"""
+)
+STORED = {
+    "text/html": f"""<!doctype html><body>a page<script>{_SCRIPT}</script>
+        <img src="/get?key=secret" onerror="{_MARK}"><link rel="stylesheet" href="/get?key=secret">
+        <iframe src="/get?key=secret"></iframe><svg onload="{_MARK}"></svg>
+        <script src="/kv/script"></script><body onload="{_MARK}">""",
+    "text/html; charset=utf-8": f"<!doctype html><body>a page<script>{_SCRIPT}</script>",
+    "image/svg+xml": f"""<svg xmlns="http://www.w3.org/2000/svg" onload="{_MARK}">
+        <text y="20">a page</text><script>{_SCRIPT}</script><image href="/get?key=secret"/></svg>""",
+    "application/xhtml+xml": f"""<html xmlns="http://www.w3.org/1999/xhtml"><body>a page
+        <script>{_SCRIPT}</script><img src="/get?key=secret"/></body></html>""",
+    "text/xml": f"""<html xmlns="http://www.w3.org/1999/xhtml"><body>a page
+        <script>{_SCRIPT}</script></body></html>""",
+}
+
+
+@pytest.mark.parametrize("content_type", STORED)
+def test_the_scripts_are_real(content_type: str) -> None:
+    """Where nothing is said of isolation they run."""
+    with served(content_type, STORED[content_type].encode()) as url:
+        text = dump(url)
+        assert "a page" in text
+        assert "script-ran" in text
+
+
+@pytest.mark.parametrize("target", ["/kv/page", "/kv?key=page"])
+@pytest.mark.parametrize("content_type", STORED)
+def test_what_is_stored_runs_no_script_and_loads_nothing(
+    server: Server, content_type: str, target: str
+) -> None:
+    page = STORED[content_type].encode()
+    for path, body, kind in (
+        (target, page, content_type),
+        ("/kv/script", _SCRIPT.encode(), "text/javascript"),
+    ):
+        assert server.request("PUT", path, body, {"Content-Type": kind}).status in (201, 204)
+    reply = server.request("GET", target)
+    assert (reply.body, reply.fields["content-type"]) == (page, content_type)
+    before = told(server)
+    text = dump(url(server) + target)
+    assert "a page" in text
+    assert "script-ran" not in text
+    after = told(server)
+    # The browser has asked for the page, and perhaps for an icon, which no handler has.
+    assert after["hits"] - before["hits"] == 1
+    names = ("puts", "entries", "misses", "messages", "foreign_origins", "internal_errors")
+    assert {name: after[name] for name in names} == {name: before[name] for name in names}

@@ -88,6 +88,29 @@ def test_after_a_kill_everything_is_there(tmp_path: Path) -> None:
             end_by(server, signal.SIGKILL)
 
 
+@pytest.mark.parametrize("clean", [True, False])
+def test_the_type_of_a_value_outlives_the_server(tmp_path: Path, clean: bool) -> None:
+    """After a clean stop, and after a kill, before and behind the verification; short and long values."""
+    values = {"/kv/short": b"<p>", "/kv/long": b"<p>" * 50_000}
+    fields = {"Content-Type": "text/html; charset=utf-8", "Content-Encoding": "gzip"}
+    with running(data_dir=tmp_path) as server:
+        for path, value in values.items():
+            assert server.request("PUT", path, value, fields).status == 201
+        if clean:
+            assert server.stop() == 0
+        else:
+            end_by(server, signal.SIGKILL)
+    with running(data_dir=tmp_path) as server:
+        for wait in (False, True):
+            if wait:
+                wait_until(lambda: stats(server)["unverified_shards"] == 0, "all shards are verified")
+            for path, value in values.items():
+                reply = server.request("GET", path)
+                assert reply.body == value
+                assert {name: reply.fields[name.lower()] for name in fields} == fields
+        assert server.stop() == 0
+
+
 def test_a_stop_before_all_is_verified_leaves_it_to_the_next_start(tmp_path: Path) -> None:
     with running(data_dir=tmp_path) as server:
         put(server, "a", "1")

@@ -1,5 +1,6 @@
 """``/kv/{key}``: what each request is answered with, byte for byte, and on real sockets."""
 
+import gzip
 import http.client
 import os
 import re
@@ -8,18 +9,17 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
-from urllib.parse import quote_from_bytes
+from urllib.parse import quote, quote_from_bytes
 
 import pytest
 from fake import (
     CLOSE,
+    ISOLATED,
     MAX_KEY_BYTES,
     MAX_VALUE_BYTES,
-    NOT_FOUND,
     Client,
     Worker,
     delete,
-    error,
     get,
     hit,
     put_pair,
@@ -28,6 +28,20 @@ from fake import (
 )
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from rest_helpers import (
+    DELETED,
+    FAILED,
+    NOT_FOUND,
+    body_of,
+    created,
+    error,
+    field_of,
+    found,
+    kv,
+    replaced,
+    status_of,
+    store,
+)
 from server import Server, running
 
 from fastkv.http.responses import without_body
@@ -36,62 +50,6 @@ from fastkv.stats import Column
 from fastkv.store import Decide
 
 EVERY_BYTE = bytes(range(256))
-FAILED = error("412 Precondition Failed", "The entry is not what If-Match or If-None-Match demands.")
-
-
-def kv(method: str, rest: str, fields: bytes = b"", body: bytes | None = None) -> bytes:
-    """A request; the key, and a query, as they stand in the target."""
-    if body is not None:
-        fields += b"Content-Length: %d\r\n" % len(body)
-    return b"%b /kv/%b HTTP/1.1\r\nHost: a\r\n%b\r\n%b" % (
-        method.encode(),
-        rest.encode(),
-        fields,
-        body or b"",
-    )
-
-
-def store(client: Client, rest: str, body: bytes, fields: bytes = b"") -> bytes:
-    """Put a value; its ETag."""
-    answer = client.ask(kv("PUT", rest, fields, body))
-    assert status_of(answer) in (201, 204)
-    etag = field_of(answer, "ETag")
-    assert etag is not None
-    return etag
-
-
-def status_of(answer: bytes) -> int:
-    return int(answer.split(b" ")[1])
-
-
-def field_of(answer: bytes, name: str) -> bytes | None:
-    match = re.search(rb"\r\n%b: ([^\r]*)\r\n" % name.encode(), answer.partition(b"\r\n\r\n")[0] + b"\r\n")
-    return match and match[1]
-
-
-def body_of(answer: bytes) -> bytes:
-    head, _, body = answer.partition(b"\r\n\r\n")
-    assert int(field_of(head + b"\r\n\r\n", "Content-Length") or -1) == len(body)
-    return body
-
-
-def found(value: bytes, etag: bytes, ttl: bytes = b"") -> bytes:
-    """The reply to a GET."""
-    return (
-        b"HTTP/1.1 200 OK\r\nContent-Type: application/octet-stream\r\nContent-Length: %d\r\nETag: %b\r\n%b"
-        b"Cache-Control: no-cache\r\nX-Content-Type-Options: nosniff\r\nAccept-Ranges: bytes\r\n\r\n%b"
-    ) % (len(value), etag, ttl, value)
-
-
-def created(etag: bytes) -> bytes:
-    return b"HTTP/1.1 201 Created\r\nContent-Length: 0\r\nETag: %b\r\n\r\n" % etag
-
-
-def replaced(etag: bytes) -> bytes:
-    return b"HTTP/1.1 204 No Content\r\nETag: %b\r\n\r\n" % etag
-
-
-DELETED = b"HTTP/1.1 204 No Content\r\n\r\n"
 
 
 # -- put, get, delete ----------------------------------------------------------------------------------------
@@ -156,9 +114,9 @@ def test_the_whole_of_a_reply_to_old_and_leaving_clients(worker: Worker, client:
     kept = found(b"v", etag).replace(b"OK\r\n", b"OK\r\nConnection: keep-alive\r\n")
     assert client.ask(old) == kept
     answer = client.ask(b"DELETE /kv/k HTTP/1.0\r\nConnection: keep-alive\r\n\r\n")
-    assert answer == b"HTTP/1.1 204 No Content\r\nConnection: keep-alive\r\n\r\n"
+    assert answer == b"HTTP/1.1 204 No Content\r\nConnection: keep-alive\r\n%b\r\n" % ISOLATED
     store(client, "k", b"v")
-    assert client.ask(kv("DELETE", "k", CLOSE)) == b"HTTP/1.1 204 No Content\r\n" + CLOSE + b"\r\n"
+    assert client.ask(kv("DELETE", "k", CLOSE)) == DELETED.replace(ISOLATED, CLOSE + ISOLATED)
     assert client.transport.ended
 
 
@@ -217,8 +175,8 @@ def test_every_byte_can_be_in_a_key(worker: Worker, client: Client) -> None:
 @pytest.mark.parametrize(
     ("raw", "message"),
     [
-        ("", "A key must follow /kv/ in the path."),
-        ("?key=a", "A key must follow /kv/ in the path."),
+        ("", "A key must follow /kv/ in the path, or /kv?key= in the query."),
+        ("?key=a", "A key must follow /kv/ in the path, or /kv?key= in the query."),
         ("%", "A percent escape in the target is malformed."),
         ("a%4", "A percent escape in the target is malformed."),
         ("a%zz", "A percent escape in the target is malformed."),
@@ -253,7 +211,7 @@ def test_both_kinds_of_routes_share_their_keys(client: Client) -> None:
     )
     store(client, "a%20b", b"plain")
     assert client.ask(get("a+b") * 2) == hit("a b", "plain") * 2
-    assert client.ask(delete("a+b")) != NOT_FOUND
+    assert status_of(client.ask(delete("a+b"))) == 200
     assert client.ask(kv("GET", "a%20b")) == NOT_FOUND
 
 
@@ -284,6 +242,8 @@ def test_what_is_not_known_to_be_plain_is_not_called_so(worker: Worker, client: 
         ("?t%74l=2", b"", 2000),
         ("?x=%zz&ttl=2&y", b"", 2000),
         ("", b"TTL: 2\r\n", 2000),
+        ("", b"X-TTL: 2\r\n", 2000),
+        ("?x", b"x-ttl: 1e-1 \r\n", 100),
         ("?x", b"ttl:\t0.30000000000000004 \r\n", 301),
     ],
 )
@@ -365,6 +325,9 @@ TWICE = "The ttl is given more than once."
         ("?ttl=1&ttl", b"", TWICE),
         ("?ttl=1", b"TTL: 1\r\n", TWICE),
         ("", b"TTL: 1\r\nttl: 1\r\n", TWICE),
+        ("", b"X-TTL: 0\r\n", TTL),
+        ("?ttl=1", b"X-TTL: 1\r\n", TWICE),
+        ("", b"TTL: 1\r\nX-TTL: 1\r\n", TWICE),
     ],
 )
 def test_refused_ttls(worker: Worker, client: Client, query: str, fields: bytes, message: str) -> None:
@@ -432,9 +395,8 @@ def test_conditions(
             if method == "GET":
                 assert (status, client.ask(kv("HEAD", "k", fields))) == without_body((status, answer))
         if status == 304:
-            assert (
-                answer == b"HTTP/1.1 304 Not Modified\r\nETag: %b\r\nCache-Control: no-cache\r\n\r\n" % etag
-            )
+            not_modified = b"HTTP/1.1 304 Not Modified\r\n%bETag: %b\r\nCache-Control: no-cache\r\n\r\n"
+            assert answer == not_modified % (ISOLATED, etag)
         if status == 412:
             assert answer == FAILED
         after = client.ask(kv("GET", "k"))
@@ -677,6 +639,37 @@ def test_curl_revalidates(server: Server, tmp_path: Path) -> None:
     curl("-T", "-", url, text=b"other")
     assert curl("--etag-compare", etag, url) == b"other"
     assert b"DELETE, GET, HEAD, OPTIONS, PUT" in curl("-i", "-X", "OPTIONS", url)
+
+
+def test_curl_says_what_it_sends(server: Server, tmp_path: Path) -> None:
+    """What curl says of a body without being asked is kept as well; of a file it says nothing."""
+    url = f"http://127.0.0.1:{server.port}/kv/typed"
+    source = tmp_path / "page.html"
+    source.write_text("<p>")
+    kinds = (
+        (("-T", str(source)), b"application/octet-stream"),
+        (("-T", str(source), "-H", "Content-Type: text/html; charset=utf-8"), b"text/html; charset=utf-8"),
+        (("-X", "PUT", "-d", "<p>"), b"application/x-www-form-urlencoded"),
+        (("-X", "PUT", "--data-binary", "<p>", "-H", "Content-Type:"), b"application/octet-stream"),
+        (("-X", "PUT", "--json", "{}"), b"application/json"),
+    )
+    for arguments, kind in kinds:
+        assert curl(*STATUS, *arguments, url) in (b"201", b"204")
+        assert curl("-o", "/dev/null", "-w", "%{content_type}", url) == kind
+    zipped = gzip.compress(b"<p>" * 1000)
+    arguments = "-H", "Content-Encoding: gzip", "--data-binary", "@-", "-X", "PUT"
+    assert curl(*STATUS, *arguments, url, text=zipped) == b"204"
+    assert curl("--compressed", url) == b"<p>" * 1000
+    assert curl(url) == zipped
+
+
+def test_curl_reaches_keys_that_it_would_change_in_a_path(server: Server) -> None:
+    url = f"http://127.0.0.1:{server.port}/kv"
+    for key in (".", "..", "a/../b", "a b", "+", " ", "?#"):
+        arguments = "--no-path-as-is", "-G", "--data-urlencode", f"key={key}", url
+        assert curl(*STATUS, "-X", "PUT", "-T", "/dev/null", f"{url}?key={quote(key, safe='')}") == b"201"
+        assert curl(*STATUS, *arguments) == b"200"
+        assert curl(*STATUS, "-X", "DELETE", *arguments) == b"204"
 
 
 def test_a_key_of_every_byte(server: Server) -> None:

@@ -27,6 +27,12 @@ CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 RETRY_AFTER: Final = b"Retry-After: 1\r\n"
 
+ISOLATION: Final = (
+    b"Content-Security-Policy: sandbox; default-src 'none'\r\nX-Content-Type-Options: nosniff\r\n"
+)
+"""What every reply says to a request under `/kv`, and to one whose path is not known: a browser shows the
+body, which may be a hostile page, without an origin, without scripts, and without loading anything."""
+
 _PHRASES: Final = {
     101: b"Switching Protocols",
     200: b"OK",
@@ -223,6 +229,8 @@ KEY_NOT_FOUND: Final = error_reply(404, "Key not found.")
 PUT_OK: Final = json_reply(200, b'{"status":"OK","message":"Key inserted/updated successfully."}')
 DELETE_OK: Final = json_reply(200, b'{"status":"OK","message":"Key deleted successfully."}')
 HEALTHY: Final = json_reply(200, b'{"status":"healthy"}')
-TOO_SLOW: Final = error_reply(408, "The request did not arrive in time.")
-TOO_MANY: Final = error_reply(503, "The server has all the connections that it may have.", RETRY_AFTER)
+TOO_SLOW: Final = error_reply(408, "The request did not arrive in time.", ISOLATION)
+TOO_MANY: Final = error_reply(
+    503, "The server has all the connections that it may have.", RETRY_AFTER + ISOLATION
+)
 DRAINING: Final = error_reply(503, "The server is draining.", RETRY_AFTER)

@@ -179,8 +179,9 @@ class Routes:
         for path, handler in readable.items():
             self.handlers[b"GET " + path] = handler
             self.handlers[b"HEAD " + path] = _headless(handler)
-        self.handlers |= Snapshots(self).handlers
-        self.keyed = Resources(self).handlers
+        resources = Resources(self)
+        self.handlers |= Snapshots(self).handlers | resources.handlers
+        self.keyed = resources.keyed
         # Browsers say whose page asks where they trust the way: without TLS that is loopback only (Fetch
         # Metadata, 2). There, requests of strangers are refused before.
         believes_queries = settings.token is not None or all(map(may_be_loopback, settings.host))
