@@ -105,8 +105,8 @@ class Claim:
                 raise StartError(
                     f"--data-dir: '{directory.path}' has {_described(found.geometry, found.layout)}, and the "
                     f"settings want {_described(geometry, LAYOUT_VERSION)}; start with "
-                    "--data-dir-change migrate to keep its entries, with replace to begin empty, or with "
-                    f"{_options(found.geometry)}."
+                    "--data-dir-change migrate to keep its entries, with replace to begin empty, or "
+                    f"{_way_back(found)}."
                 )
             if replaces:
                 why = f"The arena that was there had {_described(found.geometry, found.layout)}."
@@ -172,7 +172,7 @@ class Claim:
                 raise StartError(
                     f"--data-dir: the entries of '{self.directory.path}' do not fit into "
                     f"{_described(self.geometry, LAYOUT_VERSION)}: {_lowered(error)} They stay as they are; "
-                    f"start with more --memory, with {_options(found.geometry)}, or with --data-dir-change "
+                    f"start with more --memory, {_way_back(found)}, or with --data-dir-change "
                     "replace to begin empty."
                 ) from None
             new.settle(clock.now(), progress.go_on)
@@ -303,19 +303,21 @@ def _described(geometry: Geometry, layout: int) -> str:
     )
 
 
-def _options(geometry: Geometry) -> str:
-    """What keeps the measures of an arena."""
+def _way_back(found: Found) -> str:
+    """How a server goes on with an arena without moving its entries; words that follow "start"."""
+    if found.outdated:
+        return "the release that made it"
     return (
-        f"--memory {format_size(geometry.memory_bytes)} --shards {geometry.shards} "
-        f"--segment-bytes {format_size(geometry.segment_bytes)}"
+        f"with --memory {format_size(found.geometry.memory_bytes)} --shards {found.geometry.shards} "
+        f"--segment-bytes {format_size(found.geometry.segment_bytes)}"
     )
 
 
 def _no_room(directory: DataDirectory, found: Found, geometry: Geometry) -> str:
     return (
         f"--data-dir: there is no room in '{directory.path}' for {format_size(geometry.memory_bytes)} beside "
-        f"the arena that is there, whose entries are to be moved; make some, start with "
-        f"{_options(found.geometry)}, or save them with fastkv snapshot and start with --data-dir-change "
+        f"the arena that is there, whose entries are to be moved; make some, start "
+        f"{_way_back(found)}, or save them with fastkv snapshot and start with --data-dir-change "
         "replace."
     )
 

@@ -388,7 +388,9 @@ def test_the_layout_before_is_moved(
     monkeypatch.setattr(data_dir, "DataDirectory", SameFile)
     alive = {k: kept.value for k, kept in read_model(version).items() if not 0 < kept.deadline_ms <= NOW_MS}
     unpack(tmp_path, version, clean=clean)
-    assert f"(layout {version}), and" in refuses(wanted(tmp_path, data_dir_change="refuse"))
+    said = refuses(wanted(tmp_path, data_dir_change="refuse"))
+    assert f"(layout {version}), and" in said
+    assert said.endswith("or the release that made it.")
     for settings in (wanted(tmp_path), wanted(tmp_path, data_dir_change="refuse")):
         assert start_and_stop(settings, alive) is Origin.CLEAN
 
