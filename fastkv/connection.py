@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Final, cast
 from fastkv.answering import Answering
 from fastkv.flow import Phase
 from fastkv.http.request import HttpError
-from fastkv.http.responses import CONTINUE, TOO_MANY, TOO_SLOW, Reply
+from fastkv.http.responses import CONTINUE, NO_ROOM, TOO_MANY, TOO_SLOW, Reply
 from fastkv.http.stream import EXPECTING, RequestStream
 from fastkv.outlet import CLOSED, open_outlet
 from fastkv.stats import MEMO_HIT, Column
@@ -169,6 +169,25 @@ class Connection(Answering):
         return self._outlet.held_bytes + self._stream.held_bytes
 
     @property
+    def missing_bytes(self) -> int:
+        """Bytes of the body in progress that are still to come; at most, where it comes in chunks."""
+        return self._stream.missing_bytes
+
+    def cut(self) -> bool:
+        """End it to make room: a body in progress is dropped and answered with 503.
+
+        Returns:
+            Whether all that it kept is out of memory.
+        """
+        if self.phase is not Phase.BODY:
+            self.abort()
+            return False
+        self._stream.drop()
+        self._end_with(NO_ROOM)
+        self.resume()  # what still comes is thrown away
+        return True
+
+    @property
     def _is_deaf(self) -> bool:
         """Whether the last reply was given."""
         return self._closing
@@ -258,9 +277,9 @@ class Connection(Answering):
                 self._counters[Column.PIPELINE_PAUSES] += due <= self._service.output_limit
                 self._stall()
         self._routes.source = None
+        self._flush(out)
         if self._holding or not stream.at_rest:
             self._take_stock(stream)
-        self._flush(out)
         if not out and not stream.at_rest:
             # The client may keep the rest back until then.
             self._outlet.acknowledge()
@@ -273,6 +292,8 @@ class Connection(Answering):
         held_before, self._holding = self._holding, stream.held_bytes >= _HOLD_FROM_BYTES
         if self._holding or self._paused:
             self._flow.hold(self, self.held_bytes)
+            if stream.in_body and not self._paused:
+                self._flow.wait(self)
         elif held_before:
             self._flow.release(self)
 

@@ -1,24 +1,23 @@
-"""How long clients may take and how much of the worker's memory they may hold.
+"""How long clients may take; how much memory they may hold meanwhile `fastkv.buffers` knows.
 
 Deadlines cost a request nothing: no timer is set for one. A sweep looks at each connection about once a
 second, a few at a time, and a deadline is met to within that second. Memory is counted where it leaves the
 ordinary: when a transport says that its client does not read, and while a body of some size arrives.
 
-Enters: connections, as `Client`. Leaves: `Client.expire` for those that take too long, `abort` for the
-slowest where all together hold too much. Nothing is raised.
+Enters: connections, as `Client`. Leaves: `Client.expire` for those that take too long. Nothing is raised.
 """
 
 from __future__ import annotations
 
 import time
-from collections import OrderedDict
 from enum import IntEnum
 from typing import TYPE_CHECKING, Final, Protocol
 
+from fastkv.buffers import Buffers, Holder
 from fastkv.stats import Column
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Callable, Collection, Iterable
 
     from fastkv.settings import Settings
 
@@ -61,24 +60,18 @@ COUNTER_OF: Final = {
 _RESTING: Final = (Phase.IDLE, Phase.QUIET)
 
 
-class Client(Protocol):
+class Client(Holder, Protocol):
     """What flow control asks of a connection.
 
     Attributes:
         heard: something has arrived since this was last set to False.
-        since: when its phase began, on the monotonic clock.
     """
 
     heard: bool
-    since: float
 
     @property
     def phase(self) -> Phase:
         """What it waits for."""
-
-    @property
-    def progress(self) -> int:
-        """Bytes of the body that have arrived, or of the output that the client has taken."""
 
     @property
     def held_bytes(self) -> int:
@@ -96,19 +89,21 @@ class Flow:
 
     Attributes:
         now: seconds on the monotonic clock, as of the last turn.
-        held_bytes: what connections hold together.
+        buffers: what connections keep together.
     """
 
-    def __init__(self, settings: Settings, counters: memoryview[int]) -> None:
+    def __init__(
+        self, settings: Settings, counters: memoryview[int], everyone: Callable[[], Iterable[Client]]
+    ) -> None:
         """Begin with no connections.
 
         Args:
             settings: the deadlines, min_rate_bytes and max_buffer_bytes count.
             counters: this worker's row of the board.
+            everyone: all connections.
         """
         self.now = time.monotonic()
-        self.held_bytes = 0
-        self._limit = settings.max_buffer_bytes
+        self.buffers = Buffers(settings.max_buffer_bytes, counters, everyone)
         self._counters = counters
         self._rate = settings.min_rate_bytes
         self._allowed = {
@@ -122,8 +117,6 @@ class Flow:
             Phase.PONG: settings.pong_seconds,
             Phase.HANDSHAKE: settings.tls_handshake_seconds,
         }
-        # Slowest first: whoever makes progress is moved to the end by the sweep.
-        self._held: OrderedDict[Client, int] = OrderedDict()
         # Since when a client has output to take, and how much it had taken then.
         self._readers: dict[Client, tuple[float, int]] = {}
         self._to_see: list[Client] = []
@@ -138,6 +131,7 @@ class Flow:
             clients: all there are.
         """
         self.now = time.monotonic()
+        self.buffers.turn(self.now)
         if not self._to_see:
             self._to_see = list(clients)
             self._per_turn = min(-(-len(self._to_see) // SWEEP_TURNS), _MOST_LOOKS)
@@ -162,35 +156,28 @@ class Flow:
             self._readers.pop(client, None)
             if phase is Phase.BODY:
                 done = client.progress
-        if phase not in _RESTING or client in self._held:
+        if phase not in _RESTING or self.buffers.holds(client):
             held_bytes = client.held_bytes
             if held_bytes:
                 self.hold(client, held_bytes)
+                self.buffers.measure(client, now)
             else:
                 self.release(client)
         if now - since > self._allowed[phase] + done / self._rate:
             if phase in COUNTER_OF:
                 self._counters[COUNTER_OF[phase]] += 1
             client.expire(phase)
-        elif client in self._held and done > self._rate * (now - since):
-            self._held.move_to_end(client)
 
     # -- memory --------------------------------------------------------------------------------------------
 
     def hold(self, client: Client, held_bytes: int) -> None:
-        """Note what a connection holds; where all hold too much, the slowest ones are closed.
+        """Note what a connection keeps; it may be cut for that.
 
         Args:
             client: the connection.
             held_bytes: bytes of a body that arrives, or of replies that are not read; 0 or more.
         """
-        self.held_bytes += held_bytes - self._held.get(client, 0)
-        self._held[client] = held_bytes
-        while self.held_bytes > self._limit and len(self._held) > 1:
-            slowest = next(other for other in self._held if other is not client)
-            self.release(slowest)
-            self._counters[Column.SLOWEST_CLOSED] += 1
-            slowest.abort()
+        self.buffers.hold(client, held_bytes, self.now)
 
     def has_room(self, more_bytes: int, *, least: bool = False) -> bool:
         """Whether a connection may be sent something that can wait, without others being closed for it.
@@ -199,27 +186,22 @@ class Flow:
             more_bytes: what it would hold besides.
             least: whether it holds nothing; half of the memory is left to those.
         """
-        limit = self._limit if least else self._limit // 2
-        return not self.held_bytes or self.held_bytes + more_bytes <= limit
-
-    def release(self, client: Client) -> None:
-        """Note that a connection holds nothing any more.
-
-        Args:
-            client: the connection.
-        """
-        self.held_bytes -= self._held.pop(client, 0)
-
-    def forget(self, client: Client) -> None:
-        """Note that a connection has ended.
-
-        Args:
-            client: the connection.
-        """
-        self.release(client)
-        self._readers.pop(client, None)
+        return self.buffers.has_room(more_bytes, least=least)
 
     @property
-    def full(self) -> bool:
-        """Whether connections hold all that they may, so that no further one is welcome."""
-        return self.held_bytes > self._limit
+    def held_bytes(self) -> int:
+        """What connections keep together."""
+        return self.buffers.held_bytes
+
+    def wait(self, client: Client) -> None:
+        """Have an arriving body wait for room, if it has to."""
+        self.buffers.wait(client)
+
+    def release(self, client: Client) -> None:
+        """Note that a connection keeps nothing any more."""
+        self.buffers.release(client)
+
+    def forget(self, client: Client) -> None:
+        """Note that a connection has ended."""
+        self.buffers.forget(client)
+        self._readers.pop(client, None)

@@ -48,6 +48,7 @@ class Handshake(asyncio.Protocol):
 
     progress = 0
     held_bytes = 0
+    missing_bytes = 0
 
     def __init__(self, service: Service, context: ssl.SSLContext, connect: Callable[[], Connection]) -> None:
         self._service = service
@@ -121,6 +122,21 @@ class Handshake(asyncio.Protocol):
         self._service.handshakes.pop(self, None)
         if self._transport is not None:
             self._transport.abort()
+
+    def cut(self) -> bool:
+        """End it to make room."""
+        self.abort()
+        return True
+
+    def pause(self) -> None:
+        """Read nothing until `resume`."""
+        if self._transport is not None:
+            self._transport.pause_reading()
+
+    def resume(self) -> None:
+        """Read on."""
+        if self._transport is not None and not self._transport.is_closing():
+            self._transport.resume_reading()
 
     # -- within ------------------------------------------------------------------------------------------
 

@@ -33,6 +33,9 @@ if TYPE_CHECKING:
 _log = logging.getLogger("fastkv")
 
 _MOST_REFUSED: Final = 64
+# What a connection takes that keeps nothing, the second one with OpenSSL's part of it.
+_PLAIN_BYTES: Final = 4 << 10
+_SECURE_BYTES: Final = 48 << 10
 
 _INTERNAL_ERROR: Final = error_reply(500, "The server made a mistake; it is logged there.")
 _COLUMN_OF: Final = {
@@ -66,6 +69,7 @@ class Service:
 
     __slots__ = (
         "_board",
+        "_connection_bytes",
         "_most",
         "_most_own",
         "_settings",
@@ -133,7 +137,7 @@ class Service:
             routes, preludes, settings.max_pipeline, self.fast.max_line
         )
         self.put_plain = plain_put(routes, preludes, self.fast.before_bodies)
-        self.flow = Flow(settings, counters)
+        self.flow = Flow(settings, counters, lambda: self.connections)
         self.output_limit = settings.max_output_bytes
         self.pipeline_limit = settings.max_pipeline
         self.turn_seconds = TURN_SECONDS
@@ -143,6 +147,7 @@ class Service:
         self.handshakes: dict[Drainable, None] = {}
         self.handshakes_limit = settings.max_handshakes
         self._board = board
+        self._connection_bytes = _PLAIN_BYTES if settings.tls_cert is None else _SECURE_BYTES
         # Of all workers together, and of this one.
         self._most = settings.max_connections or sys.maxsize
         self._most_own = clients_per_worker(resource.getrlimit(resource.RLIMIT_NOFILE)[0], len(board.rows))
@@ -228,7 +233,7 @@ class Service:
         if (
             len(self.connections) > self._most_own
             or self._board.connections() >= self._most
-            or self.flow.full
+            or self.flow.buffers.full
         ):
             counters[Column.CONNECTIONS_REFUSED] += 1
             self.refused.add(connection)
@@ -243,6 +248,11 @@ class Service:
     def turn(self) -> None:
         """Look after the deadlines of some of the connections."""
         self.flow.turn(self.connections)
+
+    @property
+    def used_bytes(self) -> int:
+        """Memory that connections take, roughly: what they keep, and they themselves."""
+        return self.flow.buffers.used_bytes + len(self.connections) * self._connection_bytes
 
     def drain(self) -> None:
         """From now on every reply ends its connection."""

@@ -136,7 +136,7 @@ class Settings:
     )
     max_buffer_bytes: int = _option(
         Size(_MB, 128 * _GB),
-        "Unread replies and arriving bodies of all connections of a worker; past it the slowest is closed.",
+        "Unread replies and arriving bodies of all connections of a worker; near it bodies wait.",
         default=256 * _MB,
     )
     max_connections: int | None = _option(

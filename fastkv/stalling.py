@@ -114,6 +114,29 @@ class Stalling(asyncio.Protocol):
         self._flow.release(self._client)
         self._go_on()
 
+    # -- called by the worker ----------------------------------------------------------------------------
+
+    @property
+    def missing_bytes(self) -> int:
+        """Bytes of a body that are still to come: none that would wait for room."""
+        return 0
+
+    def cut(self) -> bool:
+        """End it to make room; what the transport has is in memory until the event loop has closed it."""
+        self._client.abort()
+        return False
+
+    def pause(self) -> None:
+        """Read nothing until `resume`."""
+        if self._transport is not None:
+            self._transport.pause_reading()
+
+    def resume(self) -> None:
+        """Read on, unless something is to be answered first."""
+        transport = self._transport
+        if not (self._stalled or self._eof or transport is None or transport.is_closing()):
+            transport.resume_reading()
+
     # -- for the class that has this one as a base -------------------------------------------------------
 
     @property

@@ -58,6 +58,8 @@ class Column(IntEnum):
     MESSAGE_TOO_LONG = auto()
     BAD_MESSAGES = auto()
     SLOWEST_CLOSED = auto()
+    BODIES_DELAYED = auto()
+    BUFFER_STOPS = auto()
     ACCESS_LOG_DROPPED = auto()
     LOCK_TIMEOUTS = auto()
     STORE_FULL = auto()

@@ -22,6 +22,7 @@ from fastkv.errors import StoreBusy
 from fastkv.flow import SWEEP_SECONDS
 from fastkv.garbage import Garbage
 from fastkv.handshake import Handshake
+from fastkv.heap import Heap
 from fastkv.http.responses import Preludes
 from fastkv.http.routes import Routes
 from fastkv.progress import PROGRESS
@@ -93,6 +94,7 @@ class Worker:
         self._servers: list[asyncio.AbstractServer] = []
         self._ends: list[asyncio.Task[None]] = []
         self._garbage = Garbage()
+        self._heap = Heap()
         self._look_seconds = _LOOK_SECONDS
 
     def run(self) -> None:
@@ -149,6 +151,7 @@ class Worker:
         if self._access_log is not None:
             self._access_log.turn()
         self._garbage.turn()
+        self._heap.turn(self._service.used_bytes)
         loop.call_later(_TICK_SECONDS, self._tick, loop)
 
     def _beat(self) -> None:

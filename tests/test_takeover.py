@@ -71,6 +71,17 @@ class Raw(asyncio.Protocol):
     def expire(self, phase: Phase) -> None:
         self.abort()
 
+    missing_bytes = 0
+
+    def cut(self) -> bool:
+        return False
+
+    def pause(self) -> None:
+        pass
+
+    def resume(self) -> None:
+        pass
+
     def leave_rest(self) -> None:
         self.told.append("drain")
 

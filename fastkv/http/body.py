@@ -79,6 +79,11 @@ class Body:
         self.content = bytearray()
         self.complete = False
 
+    @property
+    def missing_bytes(self) -> int:
+        """Bytes of content that have not arrived."""
+        return self.head.content_length - len(self.content)
+
     def read(self, data: bytes, at: int) -> int:
         """Read on.
 
@@ -130,6 +135,11 @@ class ChunkedBody(Body):
         self._framing = 0
         self._fields = 0
         self._witness = _Witness()
+
+    @property
+    def missing_bytes(self) -> int:
+        """Bytes of content that may still come."""
+        return self._bound.max_bytes - len(self.content)
 
     def read(self, data: bytes, at: int) -> int:
         """Read on, see `Body.read`."""

@@ -143,6 +143,11 @@ class FullParser:
         return len(self._body.content) if self._body else 0
 
     @property
+    def missing_bytes(self) -> int:
+        """Bytes of the body that have not arrived; at most, where it comes in chunks."""
+        return self._body.missing_bytes if self._body else 0
+
+    @property
     def buffered_bytes(self) -> int:
         """Bytes held for the message in progress."""
         return len(self._rest) + self._head_bytes + self.body_bytes

@@ -233,4 +233,7 @@ TOO_SLOW: Final = error_reply(408, "The request did not arrive in time.", ISOLAT
 TOO_MANY: Final = error_reply(
     503, "The server has all the connections that it may have.", RETRY_AFTER + ISOLATION
 )
+NO_ROOM: Final = error_reply(
+    503, "The server has no memory left for further request bodies.", RETRY_AFTER + ISOLATION
+)
 DRAINING: Final = error_reply(503, "The server is draining.", RETRY_AFTER)

@@ -122,6 +122,13 @@ class RequestStream:
         return self._full.body_bytes if self._full is not None else len(self._body)
 
     @property
+    def missing_bytes(self) -> int:
+        """Bytes of the body in progress that have not arrived; at most, where it comes in chunks."""
+        if self._full is not None:
+            return self._full.missing_bytes
+        return 0 if self._pending is None else self._pending[1].content_length - len(self._body)
+
+    @property
     def unread(self) -> bytes:
         """What has arrived and no parser has read; behind a request for an upgrade, all that has arrived."""
         return self._data

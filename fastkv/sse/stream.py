@@ -150,6 +150,19 @@ class EventStream(asyncio.Protocol):
         """
         self.abort()
 
+    missing_bytes = 0
+
+    def cut(self) -> bool:
+        """End it to make room; what the transport has is in memory until the event loop has closed it."""
+        self.abort()
+        return False
+
+    def pause(self) -> None:
+        """What the client sends is thrown away, so it may be read at any time."""
+
+    def resume(self) -> None:
+        """As `pause`."""
+
     def abort(self) -> None:
         """Close at once, whatever is due."""
         self._closing = True
