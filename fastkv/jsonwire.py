@@ -3,8 +3,9 @@
 In: JSON text, and replies as `fastkv.commands.replies` has them. Out: the words of commands as bytes, and
 what orjson makes JSON of. CommandError is raised for what is no command.
 
-JSON has no strings of any bytes. Where one in a reply is not valid UTF-8, all strings of that reply are in
-base64, and ``"encoding":"base64"`` beside the result says so.
+JSON has no strings of any bytes. A reply with a string that is not valid UTF-8 is therefore an error unless
+base64 was asked for, and has no ``result`` that could be taken for text. The command has been executed by
+then, so what it came to is beside the error under a name of its own: what GETDEL has removed is not lost.
 """
 
 from __future__ import annotations
@@ -27,6 +28,11 @@ _PARTS: Final = 4096
 _ARRAY: Final = b'{"result":['
 _NOT_JSON: Final = "ERR this is not valid JSON"
 _NO_COMMAND: Final = "ERR a command is an array of strings, numbers and booleans, and not an empty one"
+NOT_TEXT: Final = (
+    "ERR a string of the result is not valid UTF-8: result_base64 has all strings in base64, as result has "
+    'with Upstash-Encoding: base64 or, on a WebSocket, "encoding":"base64"'
+)
+"""What is said of a result that is no text."""
 
 
 _NUMBER_STARTS: Final = frozenset("-0123456789")
@@ -140,7 +146,8 @@ def answer(reply: Reply, *, in_base64: bool = False) -> dict[str, Any]:
         in_base64: whether all strings are to be in base64, but for the server's own ``OK``.
 
     Returns:
-        ``{"result": …}`` or ``{"error": …}``, for orjson.
+        ``{"result": …}`` or ``{"error": …}``, for orjson; ``{"error": …, "result_base64": …}`` for a result
+        that is no text where base64 was not asked for.
     """
     if reply.__class__ is CommandError:
         return {"error": reply.text}
@@ -148,7 +155,7 @@ def answer(reply: Reply, *, in_base64: bool = False) -> dict[str, Any]:
         try:
             return {"result": _as_text(reply)}
         except UnicodeDecodeError:
-            return {"result": _as_base64(reply), "encoding": "base64"}
+            return {"error": NOT_TEXT, "result_base64": _as_base64(reply)}
     return {"result": _as_base64(reply)}
 
 

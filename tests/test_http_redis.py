@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fastkv.http.request import HttpError
+from fastkv.jsonwire import NOT_TEXT
 from fastkv.stats import Column
 
 TOKEN = b"Authorization: Bearer secret\r\n"
@@ -79,7 +80,43 @@ def test_strings_are_told_in_base64_for_those_who_ask(client: Client) -> None:
     )
     assert ask(client, "POST", "/multi-exec", b'[["GET","k"]]', base64) == (200, [{"result": "dg=="}])
     ask(client, "PUT", "/kv/raw", b"\xff")
-    assert post(client, "GET", "raw") == (200, {"result": "/w==", "encoding": "base64"})
+    assert ask(client, "POST", "/", b'["GET","raw"]', base64) == (200, {"result": "/w=="})
+
+
+NO_TEXT = {"error": NOT_TEXT, "result_base64": "/w=="}
+
+
+def test_a_result_that_is_no_text_is_an_error_and_is_not_lost(client: Client) -> None:
+    """Whatever a client looks at, it does not take base64 for the value; and what was taken out is there."""
+    ask(client, "PUT", "/kv/raw", b"\xff")
+    ask(client, "PUT", "/kv/plain", b"v")
+    assert ask(client, "GET", "/get/raw") == (400, NO_TEXT)
+    assert post(client, "GET", "raw") == (400, NO_TEXT)
+    several = {"error": NOT_TEXT, "result_base64": ["/w==", "dg==", None]}
+    assert post(client, "MGET", "raw", "plain", "none") == (400, several)
+    assert ask(client, "POST", "/pipeline", b'[["GET","raw"],["GET","plain"]]') == (
+        200,
+        [NO_TEXT, {"result": "v"}],
+    )
+    assert ask(client, "POST", "/multi-exec", b'[["GETSET","raw","text"],["GET","raw"]]') == (
+        200,
+        [NO_TEXT, {"result": "text"}],
+    )
+    ask(client, "PUT", "/kv/raw", b"\xff")
+    assert post(client, "GETDEL", "raw") == (400, NO_TEXT)
+    assert post(client, "GET", "raw") == (200, {"result": None})
+    ask(client, "PUT", "/kv/%ff", b"")
+    status, told = post(client, "KEYS", "*")
+    assert (status, told["error"], sorted(told["result_base64"])) == (400, NOT_TEXT, ["/w==", "cGxhaW4="])
+    for i in range(3000):
+        ask(client, "PUT", f"/kv/{i}", b"")
+    status, told = post(client, "KEYS", "*")
+    assert (status, told["error"], len(told["result_base64"]), "result" in told) == (
+        400,
+        NOT_TEXT,
+        3002,
+        False,
+    )
 
 
 def test_a_pipeline_goes_on_after_an_error(client: Client) -> None:

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fastkv.commands.replies import OK, CommandError, Reply, Status
-from fastkv.jsonwire import InexactError, answer, load, load_exactly, words_of
+from fastkv.jsonwire import NOT_TEXT, InexactError, answer, load, load_exactly, words_of
 
 
 @pytest.mark.parametrize(
@@ -129,10 +129,10 @@ def test_deep_nesting_is_an_error_in_the_exact_reader_too() -> None:
         (b"OK", {"result": "OK"}, {"result": "T0s="}),
         (Status(b"PONG"), {"result": "PONG"}, {"result": "UE9ORw=="}),
         ("é".encode(), {"result": "é"}, {"result": "w6k="}),
-        (b"\xff", {"result": "/w==", "encoding": "base64"}, {"result": "/w=="}),
+        (b"\xff", {"error": NOT_TEXT, "result_base64": "/w=="}, {"result": "/w=="}),
         (
             [b"a", b"\xff", 1, [None, b""]],
-            {"result": ["YQ==", "/w==", 1, [None, ""]], "encoding": "base64"},
+            {"error": NOT_TEXT, "result_base64": ["YQ==", "/w==", 1, [None, ""]]},
             {"result": ["YQ==", "/w==", 1, [None, ""]]},
         ),
         (CommandError("ERR no"), {"error": "ERR no"}, {"error": "ERR no"}),

@@ -157,6 +157,17 @@ def test_errors_are_told(redis: Any, server: Server) -> None:
         stranger.get("k")
 
 
+def test_a_value_that_is_no_text_is_never_taken_for_one(redis: Any, server: Server) -> None:
+    """With base64, which is these clients' default, or without it: an error, and not another value."""
+    path, fields = "/kv/raw", {"Authorization": f"Bearer {TOKEN}"}
+    assert server.request("PUT", path, b"\xff", fields).status == 201
+    redis.set("text", "v")
+    for command in (["GET", "raw"], ["MGET", "text", "raw"], ["GETDEL", "raw"]):
+        with pytest.raises((UpstashError, UnicodeDecodeError), match=r"utf-8|UTF-8"):
+            redis.execute(command)
+    assert redis.mget("text", "raw") == ["v", None]
+
+
 def test_the_server(redis: Any) -> None:
     assert redis.ping() == "PONG"
     assert redis.ping("hi") == "hi"

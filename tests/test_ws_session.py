@@ -4,6 +4,7 @@ import asyncio
 import json
 from itertools import pairwise
 
+import orjson
 import pytest
 from fake import MAX_OUTPUT_BYTES, Client, Worker, get, in_loop, put_pair
 from hypothesis import given, settings
@@ -12,6 +13,7 @@ from test_ws_websocket import closed, connect, inflated, told
 from ws_frames import BINARY, CLOSE, DEFLATE, HANDSHAKE, TEXT, Frame, frame
 
 from fastkv.commands.context import Nobody
+from fastkv.jsonwire import NOT_TEXT
 from fastkv.pubsub.messages import Message
 from fastkv.stats import Column
 from fastkv.ws import resp as ws_resp
@@ -204,12 +206,42 @@ async def test_values_that_are_no_text() -> None:
     client = connect(worker)
     client.send(frame(BINARY, b"*3\r\n$3\r\nSET\r\n$1\r\nk\r\n$2\r\n\xff\0\r\n"))
     assert told(client) == [Frame(BINARY, b"+OK\r\n")]
-    coded = '"result":"/wA=","encoding":"base64"}'
+    coded = orjson.dumps({"error": NOT_TEXT, "result_base64": "/wA="}).decode()[1:]
     for _ in range(4):
         assert text(client, '["GET","k"]') == "{" + coded
         assert text(client, '{"id":1,"cmd":["GET","k"]}') == '{"id":1,' + coded
         assert text(client, '[["GET","k"],["PING"]]') == "[{" + coded + ',{"result":"PONG"}]'
-    assert text(client, '["MGET","k","x"]') == '{"result":["/wA=",null],"encoding":"base64"}'
+    assert json.loads(text(client, '["MGET","k","x"]')) == {
+        "error": NOT_TEXT,
+        "result_base64": ["/wA=", None],
+    }
+    worker.verify()
+
+
+@in_loop
+async def test_base64_for_those_who_ask() -> None:
+    worker = Worker()
+    client = connect(worker)
+    client.send(frame(BINARY, b"*3\r\n$3\r\nSET\r\n$1\r\nk\r\n$2\r\n\xff\0\r\n"))
+    assert told(client) == [Frame(BINARY, b"+OK\r\n")]
+    for _ in range(4):
+        coded = '{"id":1,"cmd":["GET","k"],"encoding":"base64"}'
+        assert text(client, coded) == '{"id":1,"result":"/wA="}'
+        assert text(client, coded.replace("base64", "text")).startswith('{"id":1,"error":"ERR a string')
+    assert text(client, '{"cmd":["MGET","k","x"],"encoding":"base64"}') == '{"result":["/wA=",null]}'
+    assert text(client, '{"cmd":["SET","a","b"],"encoding":"base64"}') == '{"result":"OK"}'
+    assert text(client, '[{"cmd":["GET","a"],"encoding":"base64"},["GET","a"]]') == (
+        '[{"result":"Yg=="},{"result":"b"}]'
+    )
+    assert text(client, '{"cmd":["KEYS","*"],"encoding":"base64"}') in (
+        '{"result":["aw==","YQ=="]}',
+        '{"result":["YQ==","aw=="]}',
+    )
+    wrong: object
+    for wrong in ("hex", "Base64", 1, None, ["base64"], {}):
+        asked = json.dumps({"id": "x", "cmd": ["SET", "a", "changed"], "encoding": wrong})
+        assert json.loads(text(client, asked)) == {"id": "x", "error": 'ERR "encoding" is "text" or "base64"'}
+    assert text(client, '["GET","a"]') == '{"result":"b"}'
     worker.verify()
 
 
@@ -476,7 +508,7 @@ PUSHED: list[tuple[Message, str, bytes]] = [
     ),
     (
         Message(b"c", b"\xff", b"*"),
-        '{"push":["pmessage","Kg==","Yw==","/w=="],"encoding":"base64"}',
+        '{"push":["pmessage_base64","Kg==","Yw==","/w=="]}',
         b"*4\r\n$8\r\npmessage\r\n$1\r\n*\r\n$1\r\nc\r\n$1\r\n\xff\r\n",
     ),
 ]

@@ -35,6 +35,9 @@ PATH_METHODS: Final = (b"GET", b"HEAD", b"POST", b"PUT")
 
 TOKEN_PARAMETER: Final = b"_token"
 
+# What the JSON of an error begins with.
+_ERROR: Final = b'{"error":'
+
 _NOT_BY_GET: Final = json_reply(
     405, b'{"error":"ERR by GET this command needs a token; by POST it does not"}', b"Allow: POST, PUT\r\n"
 )
@@ -136,7 +139,7 @@ class RedisRest:
     def _reply_in_steps(self, steps: Steps[Answer], head: Head, *, bodiless: bool) -> Steps[Reply]:
         result = yield from steps
         told = yield from answer_in_steps(result, in_base64=_wants_base64(head))
-        reply = json_reply(_status_of(result), told)
+        reply = json_reply(_status_of(result, told), told)
         yield None
         return without_body(reply) if bodiless else reply
 
@@ -170,15 +173,17 @@ def _read(body: bytes, parse: Callable[[Any], Any]) -> Any:
         return parse(load_exactly(body))
 
 
-def _reply(told: Answer, *, in_base64: bool = False) -> Reply:
+def _reply(result: Answer, *, in_base64: bool = False) -> Reply:
     """Put what one command, or all together, came to into a reply."""
-    return json_reply(_status_of(told), orjson.dumps(answer(told, in_base64=in_base64)))
+    body = orjson.dumps(answer(result, in_base64=in_base64))
+    return json_reply(_status_of(result, body), body)
 
 
-def _status_of(told: Answer) -> int:
-    if isinstance(told, CommandError):
-        return 413 if told.oversized else 400
-    return 200
+def _status_of(result: Answer, body: bytes) -> int:
+    """The status of a reply: 200 where it has a result and no error."""
+    if isinstance(result, CommandError) and result.oversized:
+        return 413
+    return 400 if body.startswith(_ERROR) else 200
 
 
 def _reply_to_several(replies: list[Answer] | CommandError, head: Head) -> Steps[Reply]:

@@ -1,7 +1,9 @@
 """Messages and confirmations as events.
 
 In: messages. Out: their bytes. An event is one line of data, ``kind,channel,payload``, as Upstash has it: its
-client takes each line for a message of its own, so there is never a second one. Nothing is raised.
+client takes each line for a message of its own, so there is never a second one. What is not UTF-8 is in
+base64, in an event of another kind, ``message_base64``: a client that does not know that kind does not take
+it for text. Nothing is raised.
 """
 
 from __future__ import annotations
@@ -30,10 +32,13 @@ def as_text(part: bytes) -> bytes:
         part: any bytes.
 
     Returns:
-        UTF-8 on one line: what has line ends as a JSON string, what is no UTF-8 with U+FFFD for what is not.
+        UTF-8 on one line: what has line ends is a JSON string.
+
+    Raises:
+        UnicodeDecodeError: if it is not UTF-8.
     """
-    text = part.decode(errors="replace")
-    return orjson.dumps(text) if "\n" in text or "\r" in text else text.encode()
+    text = part.decode()
+    return orjson.dumps(text) if "\n" in text or "\r" in text else part
 
 
 def chunk(data: bytes) -> bytes:
@@ -48,8 +53,15 @@ def event(kind: bytes, *parts: bytes, encode: Callable[[bytes], bytes] = as_text
         kind: ``subscribe``, ``message`` or such.
         parts: what it is about.
         encode: brings them on one line.
+
+    Returns:
+        The event; where a part cannot be text, all are in base64, which the kind says.
     """
-    return b"data: " + b",".join((kind, *map(encode, parts))) + b"\n\n"
+    try:
+        told = b",".join((kind, *map(encode, parts)))
+    except UnicodeDecodeError:
+        told = b",".join((kind + b"_base64", *map(b64encode, parts)))
+    return b"data: %b\n\n" % told
 
 
 def _event_of(message: Message, encode: Callable[[bytes], bytes] = as_text) -> bytes:

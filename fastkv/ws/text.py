@@ -1,14 +1,15 @@
 """What messages of text say: commands as JSON in, their replies as JSON out.
 
-In: a message: a command ``["GET","k"]``, or ``{"id":…,"cmd":[…]}``, or an array of such, which is a batch.
-Out: the reply, one array for a batch, with the ids that were given. What is no command is answered with an
-error. Nothing is raised but UnicodeDecodeError, for what is no text, and `Unfinished`, for a reply that takes
-steps.
+In: a message: a command ``["GET","k"]``, or ``{"id":…,"cmd":[…],"encoding":"base64"}``, of which ``cmd``
+alone has to be there, or an array of such, which is a batch. Out: the reply, one array for a batch, with the
+ids that were given. What is no command is answered with an error. Nothing is raised but UnicodeDecodeError,
+for what is no text, and `Unfinished`, for a reply that takes steps.
 """
 
 from __future__ import annotations
 
 import re
+from base64 import b64encode
 from collections.abc import Generator
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
@@ -28,8 +29,9 @@ if TYPE_CHECKING:
     from fastkv.ws.asker import Asker
 
 _Ident: TypeAlias = "str | int | orjson.Fragment | None"
-_Asked: TypeAlias = "tuple[list[bytes] | CommandError, _Ident]"
-"""(its words, or why there are none; its id, as orjson takes it, None where it has none)."""
+_Asked: TypeAlias = "tuple[list[bytes] | CommandError, _Ident, bool]"
+"""(its words, or why there are none; its id, as orjson takes it, None where it has none; whether the strings
+of the reply are to be in base64)."""
 
 _ONLY_LISTS: Final = {list}
 # An id that needs no escapes, and an array that begins with a string; any white space that JSON allows.
@@ -42,6 +44,7 @@ _LONGEST_SPLIT: Final = 4 << 10
 _GETS: Final = frozenset((b"GET", b"get"))
 _NO_COMMAND: Final = 'ERR an object has to have "cmd", an array'
 _DEEP_ID: Final = "ERR the id is nested too deeply"
+_NO_ENCODING: Final = 'ERR "encoding" is "text" or "base64"'
 
 
 def reply_to(payload: bytes, commands: Commands, asker: Asker) -> bytes:
@@ -74,16 +77,16 @@ def reply_to(payload: bytes, commands: Commands, asker: Asker) -> bytes:
         is_batch, asked = _parse(said)
     except InexactError:  # nothing was executed yet
         is_batch, asked = _parse(load_exactly(payload))
-    known = [words for words, _ in asked if words.__class__ is list]
+    known = [words for words, _, _ in asked if words.__class__ is list]
     if any(map(is_subscribing, known)):
         asker.pushes = frames.TEXT
     if is_batch:
         raise Unfinished(_reply_to_batch(asked, known, commands, asker))
-    words, ident = asked[0]
+    words, ident, in_base64 = asked[0]
     reply = commands.run(words, asker) if words.__class__ is list else words
     if isinstance(reply, Generator):
-        raise Unfinished(_reply_in_steps(reply, ident))
-    return orjson.dumps(_tell(reply, ident))
+        raise Unfinished(_reply_in_steps(reply, ident, in_base64=in_base64))
+    return orjson.dumps(_tell(reply, ident, in_base64=in_base64))
 
 
 def _reply_to_batch(
@@ -102,22 +105,22 @@ def _reply_to_batch(
         return orjson.dumps(answer(replies))
     in_order = iter(replies)
     told = []
-    for words, ident in asked:
+    for words, ident, in_base64 in asked:
         reply = next(in_order) if words.__class__ is list else words
-        told.append((yield from _tell_in_steps(reply, ident)))
+        told.append((yield from _tell_in_steps(reply, ident, in_base64=in_base64)))
         yield None
     return b"[%b]" % b",".join(told)
 
 
-def _reply_in_steps(steps: Steps[Reply], ident: _Ident) -> Steps[bytes]:
-    return (yield from _tell_in_steps((yield from steps), ident))
+def _reply_in_steps(steps: Steps[Reply], ident: _Ident, *, in_base64: bool = False) -> Steps[bytes]:
+    return (yield from _tell_in_steps((yield from steps), ident, in_base64=in_base64))
 
 
-def _tell_in_steps(reply: Any, ident: _Ident) -> Steps[bytes]:
+def _tell_in_steps(reply: Any, ident: _Ident, *, in_base64: bool) -> Steps[bytes]:
     """``_tell``, as JSON, some parts of a long array at a time."""
     if reply.__class__ is not list:
-        return orjson.dumps(_tell(reply, ident))
-    told = yield from answer_in_steps(reply)
+        return orjson.dumps(_tell(reply, ident, in_base64=in_base64))
+    told = yield from answer_in_steps(reply, in_base64=in_base64)
     return told if ident is None else with_id(orjson.dumps(ident), told)
 
 
@@ -171,13 +174,17 @@ def push(message: Message) -> bytes:
 
     Returns:
         ``{"push":["message",channel,payload]}``, of a pattern ``["pmessage",pattern,channel,payload]``; JSON.
+        Where one of these is not UTF-8 all are in base64, and the kind is another one: a client that does not
+        know it does not take them for text.
     """
-    kind = [b"message"] if message.pattern is None else [b"pmessage", message.pattern]
-    told = answer([*kind, message.channel, message.payload])
-    if "encoding" in told:
-        # What it is stays to be read: the rest is in base64.
-        told["result"][0] = kind[0].decode()
-    return orjson.dumps({"push": told.pop("result"), **told})
+    kind, parts = "message", [message.channel, message.payload]
+    if message.pattern is not None:
+        kind, parts = "pmessage", [message.pattern, *parts]
+    try:
+        told = [kind, *[part.decode() for part in parts]]
+    except UnicodeDecodeError:
+        told = [f"{kind}_base64", *[b64encode(part).decode() for part in parts]]
+    return orjson.dumps({"push": told})
 
 
 def _reply_to_one(said: list[Any], payload: bytes, commands: Commands, asker: Asker) -> bytes:
@@ -249,14 +256,17 @@ def _asked(said: Any) -> _Asked:
     ident: _Ident = None
     try:
         if said.__class__ is not dict:
-            return words_of(said), None
+            return words_of(said), None, False
         if "id" in said:
             ident = _ident(said["id"])
         if said.get("cmd").__class__ is not list:
             raise CommandError(_NO_COMMAND)
-        return words_of(said["cmd"]), ident
+        encoding = said.get("encoding", "text")
+        if encoding not in ("text", "base64"):
+            raise CommandError(_NO_ENCODING)
+        return words_of(said["cmd"]), ident, encoding == "base64"
     except CommandError as error:
-        return error.with_traceback(None), ident
+        return error.with_traceback(None), ident, False
 
 
 def _ident(given: Any) -> _Ident:
@@ -290,13 +300,13 @@ def _check_numbers(given: Any) -> None:
             waiting += part.values()
 
 
-def _tell(reply: Any, ident: _Ident) -> dict[str, Any]:
+def _tell(reply: Any, ident: _Ident, *, in_base64: bool) -> dict[str, Any]:
     """Return what a reply is in JSON; of strings, which most are, without asking `answer`."""
-    if reply.__class__ is bytes:
+    if reply.__class__ is bytes and not in_base64:
         try:
             told: dict[str, Any] = {"result": reply.decode()}
         except UnicodeDecodeError:
             told = answer(reply)
     else:
-        told = answer(reply)
+        told = answer(reply, in_base64=in_base64)
     return told if ident is None else {"id": ident, **told}

@@ -175,6 +175,18 @@ const scenarios = {
     assert.equal(await redis.exists("f"), 0);
   },
 
+  async bytesThatAreNoText() {
+    const headers = { Authorization: `Bearer ${token}` };
+    await fetch(`${url}/kv/raw`, { method: "PUT", headers, body: new Uint8Array([255]) });
+    await redis.set("text", "v");
+    await assert.rejects(plain.get("raw"), /UTF-8/);
+    await assert.rejects(plain.mget("text", "raw"), /UTF-8/);
+    await assert.rejects(plain.pipeline().get("text").get("raw").exec(), /UTF-8/);
+    await assert.rejects(plain.multi().get("text").get("raw").exec(), /UTF-8/);
+    assert.deepEqual(await plain.mget("text", "none"), ["v", null]);
+    assert.equal(await redis.del("raw", "text"), 2);
+  },
+
   async errors() {
     await assert.rejects(redis.expire("k", "soon"), /ERR value is not an integer or out of range, command was/);
     await assert.rejects(redis.hset("h", { a: 1 }), /ERR unknown command/i);
