@@ -485,7 +485,7 @@ def test_a_signal_ends_it_and_everything_is_as_it_was(
     original = getattr(data_dir.Progress, moment)
 
     def interrupted(self: object, *args: object) -> object:
-        os.kill(os.getpid(), number)
+        signal.raise_signal(number)  # in this thread, which blocks it; others may not
         return original(self, *args)
 
     monkeypatch.setattr(data_dir.Progress, moment, interrupted)
