@@ -9,6 +9,7 @@ import sys
 from typing import TYPE_CHECKING, Final
 
 from fastkv.access import Access, SenderRefused
+from fastkv.departures import Departures
 from fastkv.errors import KeyTooLong, StoreBusy, StoreFull, ValueTooLong
 from fastkv.flow import Flow
 from fastkv.http.fast import FastParser
@@ -65,6 +66,7 @@ class Service:
         drained: set when the last of them ends after ``drain``.
         turn_seconds: after so long of one client's pipeline, or work in steps, others have a turn.
         turns: the connections that wait for a further turn.
+        departures: those that are closed, because their clients have left.
     """
 
     __slots__ = (
@@ -76,6 +78,7 @@ class Service:
         "access",
         "connections",
         "counters",
+        "departures",
         "drained",
         "draining",
         "fast",
@@ -142,6 +145,7 @@ class Service:
         self.pipeline_limit = settings.max_pipeline
         self.turn_seconds = TURN_SECONDS
         self.turns = Turns()
+        self.departures = Departures()
         self.connections: set[Drainable] = set()
         self.refused: set[Drainable] = set()
         self.handshakes: dict[Drainable, None] = {}

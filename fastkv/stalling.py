@@ -96,10 +96,13 @@ class Stalling(asyncio.Protocol):
         """The client will send no more, but may still read what it asked for.
 
         Returns:
-            True while replies are due.
+            True while replies are due, or if the connection is closed in a later turn.
         """
         self._eof = True
-        return self._stalled
+        if self._stalled or self._transport is None:
+            return self._stalled
+        self._at_rest = False
+        return self._service.departures.defer(self._transport)
 
     def pause_writing(self) -> None:
         """The client does not read: leave what it asks for where it is."""

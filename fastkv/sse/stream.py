@@ -224,8 +224,12 @@ class EventStream(asyncio.Protocol):
         """A client of a stream has nothing to say."""
 
     def eof_received(self) -> bool:
-        """The client has left."""
-        return False
+        """The client has left.
+
+        Returns:
+            True if the connection is closed in a later turn.
+        """
+        return self._transport is not None and self._service.departures.defer(self._transport)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """End: let go of everything."""
