@@ -28,6 +28,7 @@ from fastkv.steps import finish
 from fastkv.store import DELETE, LEAVE, Change, Entry, Retime, Store, Transaction
 from fastkv.store.commit import Commit
 from fastkv.store.eviction import Eviction
+from fastkv.store.records import join_metadata
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -433,6 +434,21 @@ def test_no_more_is_tried_than_there_is_room_for(size: int, monkeypatch: pytest.
         for i in range(min(60, 200_000 // (size + 300))):
             mset(store, {b"%d.%d" % (i, j): payload(j, size + 3 * j) for j in range(i)})
     assert failed == 0
+
+
+@pytest.mark.parametrize("metadata_len", [0, 1, 255])
+def test_an_entry_takes_what_is_foretold(metadata_len: int) -> None:
+    """Word for word, wherever the open segment's head is, whole or in fragments."""
+    with open_store(8 * MIB, shards=1) as store:
+        shard = store._shards[0]
+        for number in range(300):
+            key, value = b"k" * (number % 190 + 1), payload(number, number * 97 % 23_000)
+            content, flags = join_metadata(value, b"m" * metadata_len, 0)
+            free, head = store.stats()["segments_free"], shard.open_head(main=False)
+            opened, after = shard.room_for(head, key, content, flags)
+            assert shard.append_entry(0, key, content, flags, 1, NOW_MS, 0, main=False)
+            assert (free - store.stats()["segments_free"], shard.open_head(main=False)) == (opened, after)
+        store.flush()
 
 
 def test_no_room_at_all_is_said_and_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
