@@ -26,6 +26,7 @@ from hmac import compare_digest
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from fastkv.http.request import Head, HttpError
+from fastkv.http.responses import isolation_of
 from fastkv.http.urlform import form_values
 from fastkv.names import (
     DEFAULT_PORTS,
@@ -159,7 +160,7 @@ class Access:
             fields = b"Access-Control-Allow-Origin: %b\r\nVary: Origin\r\n" % origin.encode()
             if line.startswith(b"OPTIONS ") and head.get(b"access-control-request-method"):
                 # Before the token: a preflight cannot carry one (Fetch, 4.8).
-                return Verdict(_preflight, fields)
+                return Verdict(_preflight, fields + isolation_of(line))
             fields += b"Access-Control-Expose-Headers: %b\r\n" % _EXPOSED
         path, _, query = line.partition(b" ")[2].partition(b"?")
         if self._digest is not None and path != OPEN_PATH and not self._bears_token(head):

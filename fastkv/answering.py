@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING, Final, cast
 
 from fastkv.http.plain import GET_LINE
 from fastkv.http.request import CLOSE, KEEP_ALIVE
-from fastkv.http.responses import DRAINING, ISOLATION, with_fields, without_body
-from fastkv.http.rest import RESOURCES
+from fastkv.http.responses import DRAINING, ISOLATION, isolation_of, with_fields, without_body
 from fastkv.stalling import Stalling
 from fastkv.stats import MEMO_HIT
 from fastkv.steps import Unfinished
@@ -115,7 +114,7 @@ class Answering(Stalling):
             return self._begin_work(self._answer_in_steps(unfinished.steps, line, head))
         except Exception as error:  # noqa: BLE001 - whatever it is, the client gets a reply
             status, tail = self._failed(error, line)
-        return self._build(status, tail, line, head)
+        return self._build(status, tail, head)
 
     def _answer_in_steps(self, steps: Steps[Reply], line: bytes, head: Head) -> Steps[bytes]:
         """``_answer`` for a handler whose reply takes steps.
@@ -129,19 +128,16 @@ class Answering(Stalling):
             status, tail = yield from steps
         except Exception as error:  # noqa: BLE001 - whatever it is, the client gets a reply
             status, tail = self._failed(error, line)
-        return self._build(status, tail, line, head)
+        return self._build(status, tail, head)
 
-    def _build(self, status: int, tail: bytes, line: bytes, head: Head) -> bytes:
+    def _build(self, status: int, tail: bytes, head: Head) -> bytes:
         """Put the prelude before a reply; the connection is closing from here on if it is the last one.
 
         Args:
             status: of the reply.
             tail: what follows the prelude.
-            line: the request's: method, space and target.
             head: the request's header section.
         """
-        if line.find(RESOURCES) > 0:
-            tail = ISOLATION + tail
         if head.persistence == KEEP_ALIVE and not self._service.draining and not self._closing:
             return self._keep_alive[status] + tail
         persistence = CLOSE if self._service.draining or self._closing else head.persistence
@@ -175,8 +171,9 @@ class Answering(Stalling):
 
     def _failed(self, error: Exception, line: bytes) -> Reply:
         """The reply to a request that could not be answered, without its prelude; it may be the last."""
-        reply, last = self._service.failure(error, line.partition(b"?")[0])
+        (status, tail), last = self._service.failure(error, line.partition(b"?")[0])
         self._closing = self._closing or last
+        reply = status, isolation_of(line) + tail
         return without_body(reply) if line.startswith(b"HEAD ") else reply
 
     def _admit(self, line: bytes, head: Head, body: bytes) -> bytes:
@@ -329,8 +326,7 @@ class Answering(Stalling):
             headless: whether a HEAD is refused.
         """
         (status, tail), _ = self._service.failure(error, line.partition(b"?")[0])
-        if not line or line.find(RESOURCES) > 0:
-            tail = ISOLATION + tail
+        tail = (isolation_of(line) if line else ISOLATION) + tail
         return self._last(without_body((status, tail)) if headless else (status, tail))
 
     def _last(self, reply: Reply) -> bytes:

@@ -332,6 +332,16 @@ def test_every_reply_isolates_what_it_brings(
     assert answer.index(ISOLATED) < answer.index(b"\r\n\r\n")
 
 
+def test_a_preflight_as_well() -> None:
+    worker = Worker(allow_origin="http://friend.example")
+    fields = b"Origin: http://friend.example\r\nAccess-Control-Request-Method: PUT\r\n\r\n"
+    with running_loop():
+        for path in (b"/kv/k", b"/kv?key=k"):
+            answer = worker.client().ask(LINE % (b"OPTIONS", path) + fields)
+            assert (status_of(answer), answer.count(ISOLATED)) == (204, 1)
+        assert ISOLATED not in worker.client().ask(LINE % (b"OPTIONS", b"/get") + fields)
+
+
 def test_without_a_token_as_well() -> None:
     worker = Worker(token="secret")
     with running_loop():

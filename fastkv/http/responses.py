@@ -32,6 +32,9 @@ ISOLATION: Final = (
 )
 """What every reply says to a request under `/kv`, and to one whose path is not known: a browser shows the
 body, which may be a hostile page, without an origin, without scripts, and without loading anything."""
+RESOURCES: Final = b" /kv"
+"""What a request line for a resource has behind its method. A path that only begins so is no route, and its
+error is treated alike."""
 
 _PHRASES: Final = {
     101: b"Switching Protocols",
@@ -158,6 +161,18 @@ def without_body(reply: Reply) -> Reply:
     """Return the reply to HEAD: the same fields, Content-Length included, and no body (RFC 9110, 9.3.2)."""
     status, tail = reply
     return status, tail[: tail.index(b"\r\n\r\n") + 4]
+
+
+def isolation_of(line: bytes) -> bytes:
+    """Return the header lines that a reply needs to isolate what it brings.
+
+    Args:
+        line: Method, space and target of the request.
+
+    Returns:
+        `ISOLATION` for a resource, else nothing.
+    """
+    return ISOLATION if line.find(RESOURCES) > 0 else b""
 
 
 def with_fields(reply: bytes, fields: bytes) -> bytes:

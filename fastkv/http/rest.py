@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final
 from fastkv.http.conditions import Conditions, conditions_of, range_of
 from fastkv.http.content import CONTENT_FIELDS, content_fields, metadata_of
 from fastkv.http.request import HttpError
-from fastkv.http.responses import KEY_NOT_FOUND, Reply, error_reply, without_body
+from fastkv.http.responses import ISOLATION, KEY_NOT_FOUND, Reply, error_reply, without_body
 from fastkv.http.urlform import decode_percent, form_values, key_of
 from fastkv.stats import Column
 from fastkv.store import DELETE, LEAVE
@@ -30,10 +30,6 @@ _HITS: Final = int(Column.HITS)
 _MISSES: Final = int(Column.MISSES)
 _PUTS: Final = int(Column.PUTS)
 _DELETES: Final = int(Column.DELETES)
-
-RESOURCES: Final = b" /kv"
-"""What a request line for a resource has behind its method. A path that only begins so is no route, and its
-error is treated alike."""
 
 BODY_IS_VALUE: Final = b"PUT /kv"
 """What routes begin with whose body is a value as it is, and no longer than one may be."""
@@ -189,7 +185,7 @@ class Resources:
             key = decode_percent(raw_key)
             if not key:
                 raise HttpError(400, "A key must follow /kv/ in the path, or /kv?key= in the query.")
-            return handler(self._checked(key), query, head, body)
+            return _isolated(handler(self._checked(key), query, head, body))
 
         return by_path
 
@@ -198,7 +194,7 @@ class Resources:
 
         def by_query(query: bytes, head: Head, body: bytes) -> Reply:
             key, _ = key_of(query)
-            return handler(self._checked(key), query, head, body)
+            return _isolated(handler(self._checked(key), query, head, body))
 
         return by_query
 
@@ -220,6 +216,12 @@ class Resources:
         left_ms = max(deadline_ms - self._routes.clock(), 1)
         ttl = b"%d.%03d" % divmod(left_ms, 1000) if left_ms % 1000 else b"%d" % (left_ms // 1000)
         return b'ETag: "%x"\r\nTTL: %b\r\nCache-Control: no-cache\r\n' % (version, ttl)
+
+
+def _isolated(reply: Reply) -> Reply:
+    """The reply with what keeps a browser from running what it brings."""
+    status, tail = reply
+    return status, ISOLATION + tail
 
 
 def etag_of(entry: Entry) -> bytes:

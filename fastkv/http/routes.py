@@ -31,6 +31,7 @@ from fastkv.http.responses import (
     KeyHandler,
     Reply,
     is_plain,
+    isolation_of,
     json_reply,
     value_reply,
     without_body,
@@ -312,7 +313,7 @@ class Routes:
         names = b", ".join(methods)
         allow = b"Allow: " + names + b"\r\n"
         if method == b"OPTIONS":
-            return lambda query, head, body: (204, allow + b"\r\n")
+            return lambda query, head, body: (204, isolation_of(route) + allow + b"\r\n")
         raise HttpError(405, f"This route takes {names.decode()} only.", extra=allow)
 
     def judge(self, route: bytes, head: Head) -> BodyBound:
