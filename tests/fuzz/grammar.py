@@ -12,12 +12,13 @@ _METHODS = [b"GET", b"HEAD", b"PUT", b"POST", b"DELETE", b"OPTIONS", b"PATCH", b
 _TARGETS = [
     b"/get?key=name", b"/get?key=evil", b"/put", b"/delete?key=name", b"/health", b"/stats", b"/version",
     b"/", b"*", b"http://a/get?key=name", b"https://a/", b"/#", b"/get?key=%zz", b"/get?key=a&key=b",
-    b"/\xe9",
+    b"/\xe9", b"/get?key={a}", b"/kv/a|b", b"/set/a/b",
 ]  # fmt: skip
 _VERSIONS = [b"HTTP/1.1", b"HTTP/1.0", b"HTTP/1.2", b"HTTP/2.0", b"http/1.1"]
 _FIELDS = [
     b"Host: a", b"Host: b", b"Host:", b"Connection: close", b"Connection: keep-alive",
     b"Connection: upgrade", b"Upgrade: x", b"Expect: 100-continue", b"Expect: x",
+    b"Expect: ,100-continue", b"Expect:",
     b"Transfer-Encoding: chunked", b"Transfer-Encoding: x", b"Transfer-Encoding:\tchunked",
     b"Transfer-Encoding: chunked, chunked", b"Content-Length: 0", b"Content-Length: 1",
     b"Content-Length: 36", b"Content-Length: 036", b"Content-Length: +1", b"Content-Length: 1025",
@@ -31,6 +32,7 @@ _CHUNKS = [
 _BODIES = [
     b'{"key":"name","value":"UltraFastKV"}',
     b'{"key":"a","value":"b","ttl":1}',
+    b'{"key":"a","value":"b","x":[-1e309,{}]}',
     b"abc",
     b"{",
     b"a" * 1024,
