@@ -21,7 +21,9 @@ from typing import Any, Final, cast
 RECORD_BYTES: Final = 16 << 10
 """Plain bytes of a record at most (RFC 8446, 5.1): what is encrypted, and decrypted, at a time."""
 
-_LOWER_BYTES: Final = 64 << 10  # of records that wait in the transport below
+_LOWER_BYTES: Final = 64 << 10  # of records in the transport below past which it gets no more
+# 256 KiB for a system call: a reply of 900 kB takes 4 of them, not 55.
+_RECORDS_AT_ONCE: Final = 16
 
 
 class TlsChannel:
@@ -67,6 +69,7 @@ class SecureTransport(asyncio.Transport, asyncio.Protocol):
         "_outgoing",
         "_protocol",
         "_received_eof",
+        "_sent",
         "_tls",
     )
 
@@ -77,7 +80,8 @@ class SecureTransport(asyncio.Transport, asyncio.Protocol):
         self._incoming = channel.incoming
         self._outgoing = channel.outgoing
         self._protocol = protocol
-        self._backlog: deque[bytes | memoryview] = deque()  # plain bytes that wait
+        self._backlog: deque[bytes] = deque()  # plain bytes that wait
+        self._sent = 0  # of the first of them
         self._backlog_bytes = 0
         self._high = _LOWER_BYTES
         self._full = False  # the transport below takes no more
@@ -128,7 +132,7 @@ class SecureTransport(asyncio.Transport, asyncio.Protocol):
         self._high = max(_LOWER_BYTES if high is None else high, _LOWER_BYTES)
 
     def get_write_buffer_size(self) -> int:
-        """Bytes that wait, plain or encrypted."""
+        """Bytes that wait, plain or encrypted; of what has begun to go out all counts until its end has."""
         return self._backlog_bytes + self._lower.get_write_buffer_size()
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
@@ -138,7 +142,12 @@ class SecureTransport(asyncio.Transport, asyncio.Protocol):
         if self._backlog or self._full:
             self._keep(data)
         elif len(data) <= RECORD_BYTES:
-            self._encrypt(data)
+            try:
+                self._tls.write(data)
+            except ssl.SSLError:
+                self.abort()
+            else:
+                self._lower.write(self._outgoing.read())
         else:
             self._keep(data)
             self._send_backlog()
@@ -224,25 +233,25 @@ class SecureTransport(asyncio.Transport, asyncio.Protocol):
         self._backlog_bytes += len(data)
 
     def _send_backlog(self) -> None:
-        """Encrypt as much of what waits as the transport below takes."""
+        """Encrypt as much of what waits as the transport below takes, some records for each of its writes."""
         backlog = self._backlog
         while backlog and not self._full:
-            data = backlog.popleft()
-            if len(data) > RECORD_BYTES:
-                view = memoryview(data)
-                backlog.appendleft(view[RECORD_BYTES:])
-                data = view[:RECORD_BYTES]
-            self._backlog_bytes -= len(data)
-            self._encrypt(data)
-
-    def _encrypt(self, data: bytes | bytearray | memoryview) -> None:
-        """Write one record; it may be the one that pauses."""
-        try:
-            self._tls.write(data)
-        except ssl.SSLError:  # the other end has broken the protocol; what it reads is of no use
-            self.abort()
-        else:
-            self._lower.write(self._outgoing.read())
+            records: list[bytes] = []
+            while backlog and len(records) < _RECORDS_AT_ONCE:
+                data = backlog[0]
+                piece = memoryview(data)[self._sent : self._sent + RECORD_BYTES]
+                self._sent += RECORD_BYTES
+                if self._sent >= len(data):  # until then all of it is in memory, and counts
+                    backlog.popleft()
+                    self._backlog_bytes -= len(data)
+                    self._sent = 0
+                try:
+                    self._tls.write(piece)
+                except ssl.SSLError:  # the other end has broken the protocol; what it reads is of no use
+                    self.abort()
+                    return
+                records.append(self._outgoing.read())
+            self._lower.write(b"".join(records))
 
     def _decrypt(self, data: bytes) -> tuple[bytes, bool]:
         """Return plain bytes, and whether they were the last; what is no TLS ends everything."""
@@ -303,4 +312,4 @@ class SecureTransport(asyncio.Transport, asyncio.Protocol):
 
     def _drop(self) -> None:
         self._backlog.clear()
-        self._backlog_bytes = 0
+        self._backlog_bytes = self._sent = 0
