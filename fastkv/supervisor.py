@@ -167,7 +167,7 @@ class Supervisor:
 
     def _served(self) -> str:
         geometry = self.store.geometry
-        where = ", ".join(self.listeners.addresses)
+        where = " and ".join(self.listeners.addresses)
         parts = (_count(len(self.slots), "worker"), _count(geometry.shards, "shard"))
         memory = format_size(geometry.memory_bytes)
         return f"{where} with {', '.join(parts)}, {memory} of memory"

@@ -206,7 +206,7 @@ def _serving(load: Load, tls: Sequence[str]) -> Iterator[tuple[int, list[int]]]:
     server = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     try:
         assert server.stdout is not None
-        port = int(server.stdout.readline().split("://")[1].split()[0].rsplit(":", 1)[1].rstrip(","))
+        port = int(server.stdout.readline().split("://")[1].split()[0].rsplit(":", 1)[1])
         children = Path(f"/proc/{server.pid}/task/{server.pid}/children").read_text().split()
         yield port, [int(pid) for pid in children]
     finally:

@@ -276,7 +276,7 @@ def running(program: Sequence[str] = (*SERVE, "serve"), **settings: object) -> I
         server = Server(process, "", "", 0, log)
         try:
             server.ready = _ready_line(process)
-            address = server.ready.split()[2].rstrip(",").partition("://")[2]
+            address = server.ready.split()[2].partition("://")[2]
             server.host = address.rpartition(":")[0].strip("[]")
             server.port = int(address.rpartition(":")[2])
             yield server

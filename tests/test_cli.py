@@ -135,7 +135,7 @@ def test_every_option_can_be_given(run: Run, supervisor: Supervisor) -> None:
     values |= {"max_body_bytes": "2kb", "max_head_bytes": "2kb", "max_output_bytes": "1mb"}
     values |= {"open_files": "64", "profile": "ultrafast", "max_buffer_bytes": "1mb", "max_fields": "8"}
     values |= {"max_message_bytes": "2kb", "max_reply_bytes": "1mb"}
-    values |= {"access_log_format": "json", "eviction": "none"}
+    values |= {"access_log_format": "json", "eviction": "none", "data_dir_change": "refuse"}
     values |= {"pubsub_memory": "1mb", "max_push_bytes": "64kb", "max_channel_bytes": "16"}
     values |= {"keyspace_events": "KEx"}
     values |= {"allow_origin": "https://a.b", "unix_mode": "660"}

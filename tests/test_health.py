@@ -113,7 +113,7 @@ def test_a_healthy_server(run: Run, server: Server, socket_path: Path, args: str
 
 
 def test_every_address_of_the_first_line_can_be_asked(run: Run, server: Server) -> None:
-    addresses = server.ready.removeprefix("fastkv serves ").partition(" with ")[0].split(", ")
+    addresses = server.ready.removeprefix("fastkv serves ").partition(" with ")[0].split(" and ")
     assert len(addresses) == 3
     for address in addresses:
         assert run("--url", address, *PATIENT) == (0, f"{address} is healthy.\n", "")

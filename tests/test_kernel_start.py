@@ -280,7 +280,7 @@ def test_a_server_tunes_before_it_listens_and_it_can_be_undone(tmp_path: Path) -
         assert log.count("Kernel profile recommended: 4 changed, ") == 1
         assert "WARNING" not in log
         with listening(server) as listeners:
-            assert len(listeners) == 2 * len(server.ready.partition(" with ")[0].split(", "))
+            assert len(listeners) == 2 * len(server.ready.partition(" with ")[0].split(" and "))
             assert {backlog_of(listener) for listener in listeners} == {16384}
         assert server.request("GET", "/healthz").status in (200, 404)
     undone = tune("--revert", "--state-dir", tmp_path, "--json")

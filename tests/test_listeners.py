@@ -60,7 +60,7 @@ def refuses(server: Server, ip: str) -> bool:
 def test_by_default_both_loopback_addresses_are_served() -> None:
     with running() as server:
         assert server.ready.startswith(
-            f"fastkv serves http://127.0.0.1:{server.port}, http://[::1]:{server.port} with "
+            f"fastkv serves http://127.0.0.1:{server.port} and http://[::1]:{server.port} with "
         )
         assert status(server, "127.0.0.1") == status(server, "::1") == 200
         assert status(server, "::1", f"[::1]:{server.port}") == 200

@@ -290,10 +290,10 @@ def test_nonsense_is_told_so_and_closed(server: Server, raw: bytes) -> None:
 def test_several_hosts_share_a_port() -> None:
     with running(host=("127.0.0.1", "::1", "127.0.0.2")) as server:
         port = server.port
-        addresses = f"http://127.0.0.1:{port}, http://[::1]:{port}, http://127.0.0.2:{port}"
+        addresses = f"http://127.0.0.1:{port} and http://[::1]:{port} and http://127.0.0.2:{port}"
         assert server.ready.startswith(f"fastkv serves {addresses} with 2 workers, ")
         server.request("PUT", "/put", '{"key":"a","value":"1"}')
-        for address in addresses.split(", "):
+        for address in addresses.split(" and "):
             assert curl("-g", f"{address}/get?key=a") == b'{"status":"OK","key":"a","value":"1"}'
 
 
@@ -319,7 +319,7 @@ def test_a_unix_socket(tmp_path: Path) -> None:
 )
 def test_the_ready_line(settings: dict[str, Any], pattern: str) -> None:
     with running(**settings) as server:
-        addresses = rf"http://127\.0\.0\.1:{server.port}(, http://\[::1\]:{server.port})?"
+        addresses = rf"http://127\.0\.0\.1:{server.port}( and http://\[::1\]:{server.port})?"
         assert re.fullmatch(rf"fastkv serves {addresses} {pattern}", server.ready)
         assert server.port not in (0, 7171)
         assert (
