@@ -114,6 +114,9 @@ class Answering(Stalling):
             return self._begin_work(self._answer_in_steps(unfinished.steps, line, head))
         except Exception as error:  # noqa: BLE001 - whatever it is, the client gets a reply
             status, tail = self._failed(error, line)
+        # Nearly all requests; the call would take 0.5% of a DELETE.
+        if head.persistence == KEEP_ALIVE and not self._service.draining and not self._closing:
+            return self._keep_alive[status] + tail
         return self._build(status, tail, head)
 
     def _answer_in_steps(self, steps: Steps[Reply], line: bytes, head: Head) -> Steps[bytes]:
@@ -138,8 +141,6 @@ class Answering(Stalling):
             tail: what follows the prelude.
             head: the request's header section.
         """
-        if head.persistence == KEEP_ALIVE and not self._service.draining and not self._closing:
-            return self._keep_alive[status] + tail
         persistence = CLOSE if self._service.draining or self._closing else head.persistence
         if persistence == CLOSE:
             self._closing = True

@@ -6,6 +6,10 @@ memory's bound need. Nothing is raised.
 
 What can be known depends on what is below: of TCP, with TLS on it or not, the kernel tells what has arrived;
 of a Unix socket only the transport tells what has left it.
+
+A transport keeps all of an object until the last byte of it has gone out, and says how much of it has not:
+of 900 kB that may be 1 kB. So large replies are written with `Outlet.write_large`: the protocol is paused as
+soon as anything of one waits, until nothing does, and all of it counts meanwhile.
 """
 
 from __future__ import annotations
@@ -15,9 +19,14 @@ import struct
 from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
+from fastkv.tls import OPENSSL_BYTES
+
 if TYPE_CHECKING:
     import asyncio
     from collections.abc import Callable
+
+LARGE_BYTES: Final = 16 << 10
+"""What is longer is a large reply; of others counts what has not gone out."""
 
 _TCP_INFO_BYTES_ACKED: Final = struct.Struct("120xQ")  # linux/tcp.h: tcpi_bytes_acked, since Linux 4.1
 
@@ -25,7 +34,10 @@ _TCP_INFO_BYTES_ACKED: Final = struct.Struct("120xQ")  # linux/tcp.h: tcpi_bytes
 class Outlet:
     """The way out by TCP: the transport pauses and resumes, the kernel counts."""
 
-    __slots__ = ("_transport",)
+    __slots__ = ("_largest", "_limit_bytes", "_together", "_transport")
+
+    fixed_bytes = 0
+    """What TLS takes of memory besides, for each connection."""
 
     def __init__(self, transport: asyncio.Transport, limit_bytes: int) -> None:
         """Set when the transport pauses its protocol.
@@ -35,6 +47,9 @@ class Outlet:
             limit_bytes: how much of them may wait there.
         """
         self._transport = transport
+        # Of large replies since nothing waited: all together, and the longest.
+        self._together = self._largest = 0
+        self._limit_bytes = limit_bytes
         transport.set_write_buffer_limits(limit_bytes)
 
     @property
@@ -49,13 +64,36 @@ class Outlet:
 
     @property
     def held_bytes(self) -> int:
-        """Bytes of replies that are in this process's memory."""
-        return self._transport.get_write_buffer_size()
+        """Bytes of replies that are in this process's memory, at most."""
+        unsent = self._transport.get_write_buffer_size()
+        return unsent and min(max(unsent, self._together), unsent + self._largest)
 
     @property
     def taken_bytes(self) -> int:
         """Bytes that the client has taken, counted from no matter where."""
         return bytes_acked(self._socket) or -self._transport.get_write_buffer_size()
+
+    def write_large(self, data: bytes) -> None:
+        """Write a reply of more than `LARGE_BYTES`; the protocol is paused unless all of it goes out at once.
+
+        Args:
+            data: the reply.
+        """
+        transport = self._transport
+        if not transport.get_write_buffer_size():
+            self._together = self._largest = 0
+        self._together += len(data)
+        self._largest = max(self._largest, len(data))
+        transport.set_write_buffer_limits(0)
+        self.write(data)
+        if not transport.get_write_buffer_size():
+            self.resumed()
+
+    def resumed(self) -> None:
+        """Note that no large reply is left: the transport has resumed the protocol, or did not pause it."""
+        self._together = self._largest = 0
+        if not self._transport.is_closing():
+            self._transport.set_write_buffer_limits(self._limit_bytes)
 
     def acknowledge(self) -> None:
         """Acknowledge now what has arrived, see `send_ack`; a reply would do it by itself."""
@@ -96,17 +134,36 @@ class CountingOutlet(Outlet):
         self._transport.write(data)
 
 
+class SecureOutlet(Outlet):
+    """The way out by TLS: the transport itself counts whole what it keeps of a reply."""
+
+    __slots__ = ()
+
+    fixed_bytes = OPENSSL_BYTES
+
+    @property
+    def held_bytes(self) -> int:
+        """As `Outlet`."""
+        return self._transport.get_write_buffer_size()
+
+
 class ClosedOutlet:
     """Stands in for one where there is no connection."""
 
     __slots__ = ()
 
     pending = False
+    fixed_bytes = 0
     held_bytes = 0
     taken_bytes = 0
 
     def write(self, data: bytes) -> None:
         """Write nowhere."""
+
+    write_large = write
+
+    def resumed(self) -> None:
+        """Nothing was paused."""
 
     def acknowledge(self) -> None:
         """Nothing has arrived."""
@@ -128,6 +185,8 @@ def open_outlet(transport: asyncio.Transport, limit_bytes: int) -> Outlet:
     Returns:
         The outlet.
     """
+    if transport.get_extra_info("ssl_object") is not None:
+        return SecureOutlet(transport, limit_bytes)
     connection = transport.get_extra_info("socket")
     if connection is None or connection.family == socket.AF_UNIX:
         return CountingOutlet(transport, limit_bytes)

@@ -20,6 +20,7 @@ from fastkv.http.responses import RETRY_AFTER, Preludes, Reply, error_reply
 from fastkv.kernel.limits import clients_per_worker
 from fastkv.memo import Memo
 from fastkv.stats import Column
+from fastkv.tls import OPENSSL_BYTES
 from fastkv.turns import TURN_SECONDS, Turns
 
 if TYPE_CHECKING:
@@ -34,9 +35,8 @@ if TYPE_CHECKING:
 _log = logging.getLogger("fastkv")
 
 _MOST_REFUSED: Final = 64
-# What a connection takes that keeps nothing, the second one with OpenSSL's part of it.
+# What a connection takes that keeps nothing; with TLS OpenSSL's part comes besides.
 _PLAIN_BYTES: Final = 4 << 10
-_SECURE_BYTES: Final = 48 << 10
 
 _INTERNAL_ERROR: Final = error_reply(500, "The server made a mistake; it is logged there.")
 _COLUMN_OF: Final = {
@@ -151,7 +151,7 @@ class Service:
         self.handshakes: dict[Drainable, None] = {}
         self.handshakes_limit = settings.max_handshakes
         self._board = board
-        self._connection_bytes = _PLAIN_BYTES if settings.tls_cert is None else _SECURE_BYTES
+        self._connection_bytes = _PLAIN_BYTES + (OPENSSL_BYTES if settings.tls_cert is not None else 0)
         # Of all workers together, and of this one.
         self._most = settings.max_connections or sys.maxsize
         self._most_own = clients_per_worker(resource.getrlimit(resource.RLIMIT_NOFILE)[0], len(board.rows))

@@ -11,7 +11,7 @@ import asyncio
 from time import monotonic
 from typing import TYPE_CHECKING, cast
 
-from fastkv.outlet import CLOSED
+from fastkv.outlet import CLOSED, LARGE_BYTES
 from fastkv.stats import Column
 
 if TYPE_CHECKING:
@@ -114,6 +114,7 @@ class Stalling(asyncio.Protocol):
     def resume_writing(self) -> None:
         """The client has read: go on."""
         self._paused = False
+        self._outlet.resumed()
         self._flow.release(self._client)
         self._go_on()
 
@@ -158,6 +159,17 @@ class Stalling(asyncio.Protocol):
         self._outlet.drop()
         self._outlet = CLOSED
         self._write = CLOSED.write
+
+    def _write_any(self, data: bytes) -> None:
+        """Write what may be large.
+
+        Args:
+            data: replies.
+        """
+        if len(data) > LARGE_BYTES:
+            self._outlet.write_large(data)
+        else:
+            self._write(data)
 
     def _linger(self, transport: asyncio.Transport) -> None:
         """Close after the last output, in a way that lets the client read it.

@@ -21,6 +21,9 @@ from typing import Any, Final, cast
 RECORD_BYTES: Final = 16 << 10
 """Plain bytes of a record at most (RFC 8446, 5.1): what is encrypted, and decrypted, at a time."""
 
+OPENSSL_BYTES: Final = 64 << 10
+"""What OpenSSL keeps of a connection that has sent and received: 40 to 80 KiB were measured."""
+
 _LOWER_BYTES: Final = 64 << 10  # of records in the transport below past which it gets no more
 # 256 KiB for a system call: a reply of 900 kB takes 4 of them, not 55.
 _RECORDS_AT_ONCE: Final = 16
@@ -66,6 +69,7 @@ class SecureTransport(asyncio.Transport, asyncio.Protocol):
         "_high",
         "_incoming",
         "_lower",
+        "_lower_written",
         "_outgoing",
         "_protocol",
         "_received_eof",
@@ -83,6 +87,7 @@ class SecureTransport(asyncio.Transport, asyncio.Protocol):
         self._backlog: deque[bytes] = deque()  # plain bytes that wait
         self._sent = 0  # of the first of them
         self._backlog_bytes = 0
+        self._lower_written = 0  # with the last write to the transport below, which keeps all of it
         self._high = _LOWER_BYTES
         self._full = False  # the transport below takes no more
         self._app_paused = False
@@ -126,14 +131,16 @@ class SecureTransport(asyncio.Transport, asyncio.Protocol):
         """Set when the protocol is paused.
 
         Args:
-            high: Bytes that may wait; at least those that the transport below keeps for itself.
+            high: Bytes that may wait; the transport below has `_LOWER_BYTES` of them at most.
             low: Is not looked at: the protocol goes on when nothing waits above the transport below.
         """
-        self._high = max(_LOWER_BYTES if high is None else high, _LOWER_BYTES)
+        self._high = _LOWER_BYTES if high is None else high
+        self._lower.set_write_buffer_limits(min(self._high, _LOWER_BYTES))
 
     def get_write_buffer_size(self) -> int:
         """Bytes that wait, plain or encrypted; of what has begun to go out all counts until its end has."""
-        return self._backlog_bytes + self._lower.get_write_buffer_size()
+        unsent = self._lower.get_write_buffer_size()
+        return self._backlog_bytes + (unsent and max(unsent, self._lower_written))
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
         """Encrypt what the transport below takes, and keep the rest as it is."""
@@ -147,7 +154,7 @@ class SecureTransport(asyncio.Transport, asyncio.Protocol):
             except ssl.SSLError:
                 self.abort()
             else:
-                self._lower.write(self._outgoing.read())
+                self._write_lower(self._outgoing.read())
         else:
             self._keep(data)
             self._send_backlog()
@@ -251,7 +258,11 @@ class SecureTransport(asyncio.Transport, asyncio.Protocol):
                     self.abort()
                     return
                 records.append(self._outgoing.read())
-            self._lower.write(b"".join(records))
+            self._write_lower(b"".join(records))
+
+    def _write_lower(self, records: bytes) -> None:
+        self._lower_written = len(records)
+        self._lower.write(records)
 
     def _decrypt(self, data: bytes) -> tuple[bytes, bool]:
         """Return plain bytes, and whether they were the last; what is no TLS ends everything."""

@@ -207,14 +207,15 @@ def test_memory_is_given_back_once_much_of_it_was_freed() -> None:
 
 @pytest.mark.parametrize("reads", [False, True], ids=["senders", "readers"])
 def test_a_burst_takes_what_it_may_and_gives_it_back(reads: bool) -> None:
-    """150 MB of bodies, or replies, at once for 16: what the kernel has of a reply counts for the rest."""
+    """150 MB of bodies, or replies, at once for 16."""
     raise_open_files(4096)
     settings: dict[str, Any] = {"workers": 1, "memory": "64mb", "max_buffer_bytes": "16mb"}
     load = Load(250, 600 << 10, reads, 1, 16)
     with running(**settings) as server:
         assert server.request("PUT", "/kv/value", bytes(load.bytes)).status == 201
         figures = burst(server.port, server.workers(), load)
-        assert figures.peak - figures.before < (48 if reads else 32) << 20
+        # The bound, an eighth of it that is about to go, and what a reply or two take while they are built.
+        assert figures.peak - figures.before < 24 << 20
         assert figures.after - figures.before < 10 << 20
         # A client reads why, or gets on; none is cut off in the midst of its body.
         assert reads or set(figures.outcomes) <= {"201", "503"}

@@ -259,6 +259,43 @@ async def test_what_a_client_sends_while_it_does_not_read_counts_as_memory() -> 
     assert worker.service.flow.held_bytes == 0
 
 
+_ASK = b"%b HTTP/1.1\r\nHost: a\r\n\r\n"
+
+
+@pytest.mark.parametrize(
+    "request_bytes",
+    [
+        _ASK % b"GET /get?key=large",
+        _ASK % b"GET /get?key=l%61rge",
+        _ASK % b"GET /get?key=binary",
+        _ASK % b"GET /kv/large",
+        _ASK % b"GET /get?key=k" * 8,
+    ],
+    ids=["plain", "encoded", "not text", "resource", "pipeline"],
+)
+@in_loop
+async def test_of_a_large_reply_all_counts_until_all_of_it_is_taken(request_bytes: bytes) -> None:
+    """Also where the transport has little of it left, and would not stop the connection for that."""
+    worker = Worker(memory_bytes=1 << 20, max_value_bytes=40_000, max_key_bytes=64)
+    worker.routes.offer_mask = -1  # the memo is offered nothing
+    for key, value in ((b"large", b"v" * 30_000), (b"binary", b"\xff" * 30_000), (b"k", b"v" * 4000)):
+        worker.store.put(key, value, lambda: 0)
+    client = worker.client()
+    client.send(_ASK % b"GET /get?key=k")  # from now on its header section is known
+    client.transport.slow = True
+    client.send(request_bytes)
+    size = client.transport.get_write_buffer_size()
+    assert 30_000 < size < MAX_OUTPUT_BYTES
+    assert not client.is_read()
+    client.transport.drain(size - 1)
+    assert worker.service.flow.held_bytes == client.connection.held_bytes == size
+    client.transport.client_reads()
+    assert client.is_read()
+    assert worker.service.flow.held_bytes == 0
+    client.send(_ASK % b"GET /get?key=k")
+    assert client.is_read()  # a small one stops nothing
+
+
 @pytest.mark.parametrize("more", [b"", PUT_HEAD.replace(b"1000", b"20000") + b"x" * 10_000])
 @in_loop
 async def test_what_arrives_behind_unread_replies_counts_beside_them(more: bytes) -> None:

@@ -12,7 +12,7 @@ from fake import FakeTransport, Worker, in_loop
 from fastkv.connection import Connection
 from fastkv.handshake import Handshake
 from fastkv.stats import Column
-from fastkv.tls import RECORD_BYTES, SecureTransport
+from fastkv.tls import OPENSSL_BYTES, RECORD_BYTES, SecureTransport
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -157,6 +157,30 @@ async def test_what_is_not_read_waits_as_plain_bytes_and_counts(pair: Pair) -> N
         await asyncio.sleep(0)
         client.hear()
     assert client.read.count(b"v" * 4000) == 400
+    client.lower.client_reads()
+    assert worker.service.flow.held_bytes == 0
+    assert client.is_read()
+
+
+@in_loop
+async def test_what_has_begun_to_go_out_counts_as_a_whole_and_openssl_with_it(pair: Pair) -> None:
+    worker = Worker()
+    client = ready(worker, pair)
+    client.hear()
+    client.deliver(client.say(PUT + b"x" * 3000))
+    assert worker.service.flow.held_bytes == 0  # too little to be counted
+    json = b"PUT /put HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9000\r\n\r\n"
+    client.deliver(client.say(b"x" * 1000 + json + b"x" * 5000))
+    assert worker.service.flow.held_bytes == 5000 + OPENSSL_BYTES
+    client.deliver(client.say(b"x" * 4000))
+    assert worker.service.flow.held_bytes == 0
+    secure = client.connection._transport
+    assert isinstance(secure, SecureTransport)
+    client.lower.slow = True
+    client.connection._outlet.write_large(b"v" * 60_000)
+    assert not client.is_read()
+    client.lower.drain(59_000)
+    assert worker.service.flow.held_bytes >= client.connection.held_bytes > 60_000 + OPENSSL_BYTES
     client.lower.client_reads()
     assert worker.service.flow.held_bytes == 0
     assert client.is_read()

@@ -15,6 +15,7 @@ from fastkv.http.request import KEEP_ALIVE
 from fastkv.http.responses import HIT_CLOSE, HIT_MIDDLE, KEY_NOT_FOUND, value_reply
 from fastkv.http.routes import PLAIN
 from fastkv.http.urlform import PLAIN_KEY, decode_percent
+from fastkv.outlet import LARGE_BYTES
 from fastkv.stats import HIT, MISS
 
 if TYPE_CHECKING:
@@ -37,13 +38,16 @@ _END: Final = b"\r\n\r\n"
 _ENCODED_KEY: Final = bytes(ord("a") if byte in b"%+" else PLAIN_KEY[byte] for byte in range(256))
 # What is answered in one piece; with more of them output is bounded reply by reply.
 _MOST_TOGETHER: Final = 64
+# With escapes for each of its bytes and all that is around it, a value that is no longer is no large reply.
+_MAY_BE_LARGE: Final = LARGE_BYTES // 8
 
 
 def plain_gets(routes: Routes, preludes: Preludes, most: int, max_line: int) -> tuple[GetPlain, GetTogether]:
     """Make the short ways of a worker.
 
     Args:
-        routes: for the store, the clock, the limits and the tally; ``source`` is set as ``get`` does.
+        routes: for the store, the clock, the limits and the tally; ``source`` is set as ``get`` does, and
+            for all values that may be large.
         preludes: what replies begin with.
         most: how many may be answered before others have a turn.
         max_line: ``FastParser.max_line``; a longer line is left to the full parser, which counts the whole
@@ -91,12 +95,16 @@ def plain_gets(routes: Routes, preludes: Preludes, most: int, max_line: int) -> 
             routes.source = entry
         value = entry[0]
         if entry[1] != PLAIN:
+            if len(value) > _MAY_BE_LARGE:
+                routes.source = entry
             return value_reply(key, value, True, False, kept_alive[200])
         # ``value_reply`` written out: the call would take a third of its time.
         try:
             head = heads[len(key) + len(value)]
         except KeyError:
             head = preludes.hit(len(key) + len(value))
+            if len(value) > _MAY_BE_LARGE:
+                routes.source = entry
         return join((head, key, HIT_MIDDLE, value, HIT_CLOSE))
 
     def get_encoded(raw: bytes) -> bytes | None:
@@ -122,7 +130,7 @@ def plain_gets(routes: Routes, preludes: Preludes, most: int, max_line: int) -> 
             tally[MISS] += 1
             return kept_alive[404] + not_found
         tally[HIT] = hits = tally[HIT] + 1
-        if not hits & routes.offer_mask:
+        if not hits & routes.offer_mask or len(entry[0]) > _MAY_BE_LARGE:
             routes.source = entry
         # Most of what is encoded need not have been.
         plain = key.translate(PLAIN_KEY).isalnum()

@@ -250,6 +250,7 @@ class EventStream(asyncio.Protocol):
     def resume_writing(self) -> None:
         """The client has read."""
         self._paused = False
+        self._outlet.resumed()
         self._flow.release(self)
         self._hub.resumed(self)
 

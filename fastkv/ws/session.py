@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Final
 from websockets.frames import CloseCode
 
 from fastkv.commands.session import Session as CommandSession
+from fastkv.outlet import LARGE_BYTES
 from fastkv.stats import Column
 from fastkv.steps import Unfinished
 from fastkv.store.layout import COUNT_MAX
@@ -129,6 +130,7 @@ class Session(WebSocket):
 
     def resume_writing(self) -> None:
         """The client has read: go on, by turns with messages that wait and with what it asks."""
+        self._outlet.resumed()
         self._messages_next = not self._messages_next
         if self._messages_next:
             self._paused = False
@@ -196,7 +198,10 @@ class Session(WebSocket):
             self._service.failure(error)
             self.abort()
         else:
-            self._write(frame)
+            if len(frame) > LARGE_BYTES:
+                self._outlet.write_large(frame)
+            else:
+                self._write(frame)
 
     def _answer(self, first: int, payload: bytes) -> bytes:
         if self._transaction.queue is None:

@@ -193,7 +193,9 @@ class WebSocket(Stalling):
     def held_bytes(self) -> int:
         """Bytes that it keeps: replies that are not read, and what has arrived meanwhile."""
         # Not what has arrived: fragments may be empty or compressed, and pings come between them.
-        return self._outlet.held_bytes + len(self._unread) + self._arriving_bytes
+        arriving = self._arriving_bytes
+        fixed = self._outlet.fixed_bytes if self._paused or arriving >= HOLD_FROM_BYTES else 0
+        return self._outlet.held_bytes + len(self._unread) + arriving + fixed
 
     @property
     def _arriving_bytes(self) -> int:
@@ -439,7 +441,7 @@ class WebSocket(Stalling):
             out: frames.
         """
         if out:
-            self._write(b"".join(out))
+            self._write_any(b"".join(out))
         if self._deaf:
             self._finish()
             return
