@@ -17,6 +17,15 @@ _SMUGGLED = _STORE.replace(b'"name"', b'"evil"')
 _LAST = b"GET /health HTTP/1.1\r\n" + HOST + b"Connection: close\r\n\r\n"
 
 
+# What is refused on the head, if the body has not arrived with it; then the connection ends.
+_ON_THE_HEAD = (401, 403, 404, 405, 413, 421, 501)
+
+
+def _may_be_refused(case: Case) -> bool:
+    """Whether a request with a body is one that no body could make good."""
+    return any(body and line not in (b"PUT /put", b"POST /put") for line, body in case.messages)
+
+
 def _pieces(data: bytes, at: int) -> Sequence[bytes]:
     return [piece for piece in (data[:at], data[at:]) if piece]
 
@@ -44,6 +53,11 @@ def _check(sent: bytes, case: Case, *, ended: bool) -> list[Reply]:
         methods.append(b"")
     replies = read_replies(sent, methods)
     final = [reply for reply in replies if reply.status >= 200]
+    if case.then is Then.OPEN and _may_be_refused(case) and len(final) == len(methods) - 1:
+        assert ended
+        assert final[-1].status in _ON_THE_HEAD
+        assert final[-1].closes
+        return []
     assert len(final) == len(methods)
     assert ended is (case.then is not Then.WAITING)
     if ended:
@@ -128,7 +142,7 @@ def test_on_a_server(case: Case, server: Server) -> None:
 
 
 def test_an_open_connection_answers_every_good_case_in_a_row(server: Server) -> None:
-    open_cases = [case for case in CASES if case.then is Then.OPEN]
+    open_cases = [case for case in CASES if case.then is Then.OPEN and not _may_be_refused(case)]
     methods = [line.partition(b" ")[0] for case in open_cases for line, _ in case.messages]
     with server.connect() as client:
         client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
