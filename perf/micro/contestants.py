@@ -85,7 +85,7 @@ def clock() -> int:
 
 def add_one(entry: Entry | None) -> Change:
     """What becomes of a counter of fastkv."""
-    return (b"%d" % (int(entry[0]) + 1) if entry else b"1"), 0, 0
+    return (b"%d" % (int(entry[0]) + 1) if entry else b"1"), 0, 0, b""
 
 
 class _Fastkv(Contestant):

@@ -117,6 +117,7 @@ class Team:
             ours, theirs = _FORK.Pipe()
             worker = _FORK.Process(target=_serve, args=(self._contestant, number, theirs), daemon=True)
             worker.start()
+            theirs.close()  # so that the end of a worker that fails is seen
             ours.recv()
             self._orders.append(ours)
             self._workers.append(worker)

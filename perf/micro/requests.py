@@ -26,7 +26,7 @@ _MEMO_BYTES: Final = 64 << 20
 _DEPTH: Final = 16
 _VALUE: Final = b"v" * 64
 _QUOTED: Final = b'"' * 64
-_ENTRY: Final = (_VALUE, 1, 1, 0, 8, 1)
+_ENTRY: Final = (_VALUE, 1, 1, 0, 8, 1, b"")
 
 Act: TypeAlias = Callable[[bytes], object]
 Part: TypeAlias = tuple[str, str, Act, list[bytes]]
