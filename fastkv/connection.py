@@ -115,7 +115,8 @@ class Connection(Answering):
                 reply = answer(line)
                 if reply is None and line is not data and line.find(self._tail) > 0:
                     reply = self._answer_together(data, line)
-                    write = self._write_any
+                    if reply is not None and len(reply) > LARGE_BYTES:
+                        write = self._write_any
             except Exception as error:  # noqa: BLE001 - whatever it is, the client gets a reply
                 reply = self._apologize(error, line)
             if reply is not None:
