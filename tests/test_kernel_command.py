@@ -151,7 +151,7 @@ def test_help_lists_every_flag_and_fits_the_terminal(tmp_path: Path) -> None:
     ran = tune("--help", COLUMNS="80")
     assert ran.code == 0
     assert max(map(len, ran.out.splitlines())) <= 80
-    listed = re.findall(r"^  (--[a-z-]+)", ran.out, re.MULTILINE)
+    listed = re.findall(r"^  (?:-h, )?(--[a-z-]+)", ran.out, re.MULTILINE)
     assert " ".join(listed) == (
         "--apply --check --revert --persist --json --port --open-files --profile --state-dir --root --config"
         " --help"

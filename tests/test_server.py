@@ -300,7 +300,7 @@ def test_several_hosts_share_a_port() -> None:
 def test_a_unix_socket(tmp_path: Path) -> None:
     path = tmp_path / "fastkv.sock"
     with running(unix=path) as server:
-        assert f", unix:{path} with" in server.ready
+        assert f" and unix:{path} with" in server.ready
         url = "http://localhost"
         assert curl("--unix-socket", str(path), "-d", '{"key":"a","value":"1"}', f"{url}/put").decode() == OK
         assert server.request("GET", "/get?key=a").status == 200

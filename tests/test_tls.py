@@ -128,7 +128,7 @@ def test_whoever_reads_steadily_gets_all(pair: Pair) -> None:
 
 def test_the_ready_line_says_https(server: Server) -> None:
     assert server.ready.startswith(f"fastkv serves https://127.0.0.1:{server.port} and ")
-    assert ", unix:/" in server.ready
+    assert " and unix:/" in server.ready
 
 
 def test_curl(server: Server, pair: Pair) -> None:
