@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from fastkv.commands.replies import Reply
     from fastkv.steps import Steps
 
-# A step of `answer_in_steps` puts so many parts of a reply in JSON, 0.2 µs each.
+# Parts of a reply that a step of `answer_in_steps` puts in JSON, 0.2 µs each.
 _PARTS: Final = 4096
 _ARRAY: Final = b'{"result":['
 _NOT_JSON: Final = "ERR this is not valid JSON"

@@ -94,7 +94,7 @@ class Listeners:
             raise
 
     def _reserve_unix(self, path: Path) -> None:
-        """Make the Unix socket. It listens at once: a second server removes one that nobody listens on."""
+        """Make the Unix socket. It listens at once: a second server removes a socket without a listener."""
         _remove_stale(path)
         self._unix_listener = listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from fastkv.glob import Glob
     from fastkv.steps import Steps
 
-# A step looks at so many entries, 2.5 µs each, and returns so many bytes.
+# Entries that a step looks at, 2.5 µs each, and bytes that it returns, at most.
 _STEP_ENTRIES: Final = 256
 _STEP_BYTES: Final = 1 << 20
 # SCAN looks at no more entries, whatever COUNT says, and takes no more steps.

@@ -51,7 +51,7 @@ OK: Final = Status(b"OK")
 QUEUED: Final = Status(b"QUEUED")
 
 _NUMBER_BYTES: Final = 16
-# A step looks at, or frees, so many parts.
+# Parts that a step counts or frees.
 _PARTS: Final = 4096
 
 

@@ -64,7 +64,7 @@ ENTRY_OVERHEAD: Final = 16
 # Slots that are looked at, and if need be read under the lock, in one step. A page that holds nothing is one
 # comparison; 2,048 of its slots count as a step, because their memory may have to be mapped first. After so
 # many steps a call begins no further page; the page that it has begun it
-# finishes. It ends wherever it is after so many entries, 2.5 µs each: their deadlines may all have passed.
+# finishes. After `_MOST_LOOKS` entries, 2.5 µs each, it ends in the page: all may be past their deadlines.
 _CHUNK_WORDS: Final = 256
 _BLANK_SHIFT: Final = 11
 _CHUNKS: Final = 128

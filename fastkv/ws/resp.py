@@ -31,7 +31,7 @@ _NOTHING: Final = False  # what hiredis returns where nothing whole is left; no 
 _find_long_headers: Final = re.compile(rb"[*%~>|]\+?([0-9]{4,})").finditer
 
 
-# A step of `_build_in_steps` builds so many parts of a reply, 0.4 µs each.
+# Parts of a reply that a step of `_build_in_steps` builds, 0.4 µs each.
 _PARTS: Final = 4096
 _LONGEST_SPLIT: Final = 16 << 10
 _COUNTS: Final = {b"*%d" % count: count for count in range(1, 65)}
