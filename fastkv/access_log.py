@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from fastkv.http.responses import Handler, Reply
     from fastkv.service import Service
     from fastkv.settings import Settings
+    from fastkv.steps import Steps
 
 _log = logging.getLogger("fastkv")
 
@@ -160,7 +161,16 @@ class LoggedConnection(Connection):
     def _answer(self, line: bytes, head: Head, body: bytes, handler: Handler | None = None) -> bytes:
         began = time.time_ns()
         reply = super()._answer(line, head, body, handler)
-        self._note(began, line, head.version, reply)
+        if self._work is not None:  # the reply takes further turns
+            self._work = self._note_in_steps(self._work, began, line, head.version)
+        else:
+            self._note(began, line, head.version, reply)
+        return reply
+
+    def _note_in_steps(self, work: Steps[bytes], began_ns: int, line: bytes, version: bytes) -> Steps[bytes]:
+        """Note a request whose reply takes steps, when it is there."""
+        reply = yield from work
+        self._note(began_ns, line, version, reply)
         return reply
 
     def _error(self, error: HttpError, line: bytes, headless: bool) -> bytes:

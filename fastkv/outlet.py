@@ -14,6 +14,7 @@ soon as anything of one waits, until nothing does, and all of it counts meanwhil
 
 from __future__ import annotations
 
+import select
 import socket
 import struct
 from contextlib import suppress
@@ -226,3 +227,16 @@ def send_ack(connection: socket.socket | None) -> None:
         return
     with suppress(OSError):  # the connection may have ended
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
+
+
+def has_hung_up(connection: socket.socket | None) -> bool:
+    """Ask the kernel whether a connection was reset, or closed in both directions.
+
+    Args:
+        connection: a socket, or None. A client that has only said all is still there.
+    """
+    if connection is None or connection.fileno() < 0:
+        return False
+    asked = select.poll()
+    asked.register(connection.fileno(), 0)  # the kernel tells of errors and ends without being asked to
+    return bool(asked.poll(0))

@@ -11,7 +11,7 @@ import asyncio
 from time import monotonic
 from typing import TYPE_CHECKING, cast
 
-from fastkv.outlet import CLOSED, LARGE_BYTES
+from fastkv.outlet import CLOSED, LARGE_BYTES, has_hung_up
 from fastkv.stats import Column
 
 if TYPE_CHECKING:
@@ -226,7 +226,13 @@ class Stalling(asyncio.Protocol):
         Returns:
             How long it is in bytes, 0 if there is none yet.
         """
-        reply = self._take_turn() if self._work is not None else b""
+        if self._work is None or self._transport is None:
+            return 0
+        # Nothing is read meanwhile, so the event loop does not hear of a reset.
+        if has_hung_up(self._transport.get_extra_info("socket")):
+            self._client.abort()
+            return 0
+        reply = self._take_turn()
         if reply is None:
             self._stall()
         elif reply:

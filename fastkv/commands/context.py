@@ -153,6 +153,7 @@ class Context:
         hub: who passes messages on; None where there is nobody.
         publish: sends a message on a channel; says how many get it, None if there is no room for it yet.
         stats: what the server tells of itself.
+        walks: how many clients collect keys just now.
     """
 
     __slots__ = (
@@ -166,6 +167,7 @@ class Context:
         "publish",
         "space",
         "stats",
+        "walks",
     )
 
     def __init__(
@@ -192,6 +194,7 @@ class Context:
         self.hub = hub
         self.publish: Publish = hub.publish if hub else _to_nobody
         self.stats = stats
+        self.walks = 0
 
     def check(self, key: bytes, value_len: int = 0) -> None:
         """Find out whether an entry may be written.
@@ -265,5 +268,6 @@ class Context:
             publish: keeps what is sent once it is committed; says how many would get it now.
         """
         inner = copy(self)
+        inner.walks = 0  # in a transaction there is no waiting
         inner.space, inner.counters, inner.notify, inner.publish = space, counters, notify, publish
         return inner

@@ -25,6 +25,9 @@ _STEP_BYTES: Final = 1 << 20
 # SCAN looks at no more entries, whatever COUNT says, and takes no more steps.
 _MOST_SCANNED: Final = 4096
 _MOST_STEPS: Final = 64
+# Further clients wait for one of these: what they collect is not counted as memory of their connections.
+_MOST_WALKS: Final = 4
+_WAIT_SECONDS: Final = 0.005
 _SETS: Final = 64
 _DEFAULT_COUNT: Final = 10
 _match_cursor = re.compile(rb"[0-9]{0,20}").fullmatch
@@ -45,6 +48,17 @@ def keys(context: Context, words: list[bytes]) -> Steps[Reply]:
         raise WalkTooLong(
             f"there are {there} entries; --max-keys allows KEYS {context.limits.max_keys}; use SCAN"
         )
+    while context.walks >= _MOST_WALKS:
+        yield _WAIT_SECONDS
+    context.walks += 1
+    try:
+        return (yield from _matching_keys(context, glob))
+    finally:
+        context.walks -= 1
+
+
+def _matching_keys(context: Context, glob: Glob) -> Steps[Reply]:
+    """All keys that match a pattern; with 60 to 100 bytes for each of them while they are collected."""
     # A key may be met twice if what is walked through grows meanwhile. There are many small sets, because one
     # of a million keys takes 40 ms when it grows.
     found: list[set[bytes]] = [set() for _ in range(_SETS)]

@@ -236,13 +236,11 @@ def _reply_to_plain(known: list[list[bytes]], commands: Commands, asker: Asker) 
     replies = yield from commands.run_in_turn(known, asker)
     if isinstance(replies, CommandError):
         return orjson.dumps(answer(replies))
-    try:
-        told = [
-            {"result": reply.decode()} if reply.__class__ is bytes else answer(reply) for reply in replies
-        ]
-    except UnicodeDecodeError:
-        told = [answer(reply) for reply in replies]
-    return orjson.dumps(told)
+    told = []
+    for reply in replies:
+        told.append((yield from _tell_in_steps(reply, None, in_base64=False)))
+        yield None
+    return b"[%b]" % b",".join(told)
 
 
 def _parse(said: Any) -> tuple[bool, list[_Asked]]:
