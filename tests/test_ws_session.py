@@ -7,7 +7,7 @@ from itertools import pairwise
 import orjson
 import pytest
 from fake import MAX_OUTPUT_BYTES, Client, Worker, get, in_loop, put_pair
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from test_ws_websocket import closed, connect, inflated, told
 from ws_frames import BINARY, CLOSE, DEFLATE, HANDSHAKE, TEXT, Frame, frame
@@ -16,6 +16,7 @@ from fastkv.commands.context import Nobody
 from fastkv.jsonwire import NOT_TEXT
 from fastkv.pubsub.messages import Message
 from fastkv.stats import Column
+from fastkv.steps import Unfinished, finish
 from fastkv.ws import resp as ws_resp
 from fastkv.ws import text as ws_text
 from fastkv.ws.session import Session
@@ -179,6 +180,8 @@ def test_to_take_a_message_apart_changes_nothing(
     ident: object, words: list[object], spaces: tuple[str, str], broken: int
 ) -> None:
     """With an id: what the short way answers is what the way of all messages answers."""
+    # Hypothesis takes words from the sources, too: these are answered otherwise each time.
+    assume(not words or str(words[0]).upper() not in ("INFO", "TIME"))
     payload = json.dumps({"id": ident, "cmd": words}, separators=spaces, ensure_ascii=False).encode()
     if broken < len(payload) // 4:
         payload = payload[:broken] + payload[broken + 1 :]  # mostly no JSON any more
@@ -188,7 +191,10 @@ def test_to_take_a_message_apart_changes_nothing(
         return
     worker = Worker()
     worker.store.put(b"k", b"v", lambda: 0)
-    expected = ws_text.reply_to(payload, worker.routes.commands, Stranger())
+    try:
+        expected = ws_text.reply_to(payload, worker.routes.commands, Stranger())
+    except Unfinished as unfinished:
+        expected = finish(unfinished.steps)
 
     async def scenario() -> None:
         client = connect(worker)
