@@ -174,7 +174,7 @@ def answer_in_steps(reply: Reply, *, in_base64: bool = False) -> Steps[bytes]:
     pieces = [_ARRAY]
     for at in range(0, len(reply), _PARTS):
         told = answer(reply[at : at + _PARTS], in_base64=in_base64)
-        if list(told) != ["result"]:  # one of its strings decides how all of them are told
+        if list(told) != ["result"]:  # one string that is no text changes the whole reply
             return orjson.dumps(answer(reply, in_base64=in_base64))
         pieces += orjson.dumps(told["result"])[1:-1], b","
         yield None

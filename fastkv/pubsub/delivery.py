@@ -2,8 +2,8 @@
 
 In: messages, each with the subscribers that get it. Out: `Subscriber.push`, in the order of the messages for
 each subscriber; what a subscriber cannot take at the moment waits in the `Backlog`, and the others go on. If
-that is full nothing is sent until somewhat of it was taken. A message may have so many subscribers that to
-write to all of them at once would hold up everything else: 10,000 take 50 ms. Nothing is raised.
+that is full nothing is sent until a part of it was taken. Writing a message to all of its subscribers at once
+would hold up everything else: 10,000 take 50 ms. Nothing is raised.
 """
 
 from __future__ import annotations

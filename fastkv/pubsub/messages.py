@@ -50,7 +50,7 @@ class Message:
 
 
 class Subscriber(Protocol):
-    """A connection that gets messages. It is told apart from others by its identity."""
+    """A connection that gets messages. Subscribers compare by identity."""
 
     def takes(self, message_bytes: int) -> bool:
         """Whether a message may be pushed now.

@@ -107,5 +107,5 @@ class Cursors:
 
 
 def _reversed(entry: int, bits: int) -> int:
-    """A number of so many bits with the highest one lowest."""
+    """The bits of a number in reverse order, the highest one lowest."""
     return int(f"{entry:0{bits}b}"[::-1], 2)

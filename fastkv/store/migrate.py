@@ -1,6 +1,6 @@
 """Moving all entries of one arena into another one, of other measures or of a newer layout.
 
-In: a store that nobody uses, over an arena that stays as it is, and an empty one. Out: how many entries were
+In: a store without users, over an arena that stays as it is, and an empty one. Out: how many entries were
 moved, and what became of the others. Entries keep their versions, deadlines, access counts and queues.
 """
 
@@ -37,7 +37,7 @@ def migrate(source: Store, target: Store, clock: Callable[[], int], step: Callab
     """Move all entries.
 
     Args:
-        source: from where; nobody changes it meanwhile.
+        source: the old store; it does not change meanwhile.
         target: to where: an empty store whose versions begin after those of the source.
         clock: milliseconds now, on the clock of both.
         step: told every 64 entries, and every MiB, how many were read; what it raises ends the move.
