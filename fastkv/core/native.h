@@ -1,0 +1,17 @@
+/* What Cython has no word for: atomic words, fences, and a product of 128 bits. */
+#ifndef FASTKV_CORE_NATIVE_H
+#define FASTKV_CORE_NATIVE_H
+
+#include <stdint.h>
+
+static inline uint64_t load_acquire(const uint64_t *at) { return __atomic_load_n(at, __ATOMIC_ACQUIRE); }
+static inline uint64_t load_relaxed(const uint64_t *at) { return __atomic_load_n(at, __ATOMIC_RELAXED); }
+static inline void store_release(uint64_t *at, uint64_t word) { __atomic_store_n(at, word, __ATOMIC_RELEASE); }
+static inline void store_relaxed(uint64_t *at, uint64_t word) { __atomic_store_n(at, word, __ATOMIC_RELAXED); }
+static inline void fence_acquire(void) { __atomic_thread_fence(__ATOMIC_ACQUIRE); }
+static inline void fence_release(void) { __atomic_thread_fence(__ATOMIC_RELEASE); }
+
+#define likely(x) __builtin_expect(!!(x), 1)
+#define unlikely(x) __builtin_expect(!!(x), 0)
+
+#endif
