@@ -290,7 +290,7 @@ def test_fragments_of_another_key_are_no_value() -> None:
         for key in (b"one", b"two"):
             _, word, _, _ = store._index.locate(xxh3_64_intdigest(key, store.seed), key)
             places.append((word & store._index.location_mask) << 3)
-        one, two = (parse_record(store._mem, place) for place in places)
+        one, two = (parse_record(store._arena.mem, place) for place in places)
         before = bytes(store.counts)
         record = build_record(one[0], two[1], one[2], one[3], one[4])
         store.counts[places[0] : places[0] + len(record)] = record

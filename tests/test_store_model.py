@@ -218,7 +218,7 @@ class Model:
         finally:
             self.space = self.store
         there = [key for key in KEY_NAMES if key in self.entries]
-        for key, entry in zip(there, self.store.get_together(there, self.now), strict=True):
+        for key, entry in zip(there, self.store.get_many(there, self.now), strict=True):
             self.saw(key, entry)
 
 

@@ -143,7 +143,7 @@ def backwards(store: Store) -> State:
 
 
 def together(store: Store) -> State:
-    return dict(zip(KEYS, map(told, store.get_together(KEYS, clock)), strict=True))
+    return dict(zip(KEYS, map(told, store.get_many(KEYS, clock)), strict=True))
 
 
 def walking(store: Store) -> State:

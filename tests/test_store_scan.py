@@ -139,9 +139,9 @@ def test_what_is_no_key_of_its_slot_is_left_out() -> None:
     with open_store() as store:
         store.put(b"a key", b"value", clock)
         store.put(b"other", b"value", clock)
-        store.counts[store._mem.find(b"a key")] ^= 1
+        store.counts[store._arena.mem.find(b"a key")] ^= 1
         assert [key for key, *_ in store.scan_keys(0, clock, MIB, 10)[0]] == [b"other"]
-        store.counts[store._mem.find(b"` key")] ^= 1
+        store.counts[store._arena.mem.find(b"` key")] ^= 1
 
 
 def test_an_empty_store_is_looked_through_in_bounded_steps() -> None:
@@ -322,7 +322,7 @@ def test_a_damaged_record_is_left_out() -> None:
         for key, size in keys.items():
             store.put(key, payload(key, size), clock)
         for victim, size in keys.items():
-            at = store._mem.find(payload(victim, size)[:10])
+            at = store._arena.mem.find(payload(victim, size)[:10])
             store.counts[at + 5] ^= 1
             assert {key for key, *_ in walk(store)} == keys.keys() - {victim}
             store.counts[at + 5] ^= 1

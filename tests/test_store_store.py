@@ -53,26 +53,6 @@ ENTRIES: dict[str, tuple[bytes, int, int]] = {
 }
 
 
-@pytest.mark.parametrize("name", [name for name in ENTRIES if len(ENTRIES[name][0]) <= 512])
-def test_several_small_ones_are_found_as_each_of_them_is(name: str) -> None:
-    with open_store(shards=4) as store:
-        value, flags, deadline_ms = ENTRIES[name]
-        for i in range(400):
-            store.put(b"%d" % i, value, clock, flags, deadline_ms)
-        keys = [b"%d" % i for i in range(0, 600, 3)] + [b"7", b"7"]
-        assert store.get_small(keys, clock) == [store.get(key, clock) for key in keys]
-        assert store.get_small([], clock) == []
-
-
-@pytest.mark.parametrize("at", [0, 1, 2])
-def test_several_ones_are_not_gathered_if_one_is_large(at: int) -> None:
-    with open_store() as store:
-        keys = [b"0", b"1", b"2"]
-        for i, key in enumerate(keys):
-            store.put(key, payload(key, 9000 if i == at else 9), clock)
-        assert store.get_small(keys, clock) is None
-
-
 @pytest.mark.parametrize("shards", [1, 8])
 @pytest.mark.parametrize("name", ENTRIES)
 def test_an_entry_is_found_as_it_was_put(name: str, shards: int) -> None:
@@ -305,16 +285,8 @@ DISTURBANCES: dict[str, Disturbance] = {
     "evicted": Disturbance(full, evict, {b"old", None}),
 }
 
-READERS: dict[str, Callable[[Store, bytes], Entry | None]] = {
-    "get": lambda store, key: store.get(key, clock),
-    "find": find,
-    "get_small": lambda store, key: (store.get_small([key], clock) or [store.get(key, clock)])[0],
-}
-
-
-@pytest.mark.parametrize("reader", READERS)
 @pytest.mark.parametrize("name", DISTURBANCES)
-def test_a_reader_that_is_disturbed_at_any_point_finds_the_truth(name: str, reader: str) -> None:
+def test_a_reader_that_is_disturbed_at_any_point_finds_the_truth(name: str) -> None:
     prepare, disturb, allowed = DISTURBANCES[name]
     with open_store(lock_wait_ms=1) as store:
         key = prepare(store)
@@ -331,7 +303,7 @@ def test_a_reader_that_is_disturbed_at_any_point_finds_the_truth(name: str, read
 
         at = count = 1
         while at <= count:
-            count = at_opcode(at, disturb_or_wait, lambda: found.append(READERS[reader](store, key)))
+            count = at_opcode(at, disturb_or_wait, lambda: found.append(store.get(key, clock)))
             assert (found[-1] and found[-1][0]) in allowed, f"opcode {at} of {count}"
             if at % 32 == 0:
                 assert store.check() == []

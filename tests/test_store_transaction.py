@@ -51,7 +51,7 @@ def mset(store: Space, values: dict[bytes, bytes]) -> None:
 
 def msetnx(store: Space, values: dict[bytes, bytes]) -> bool:
     def body(transaction: Space) -> bool:
-        if any(transaction.get_together(list(values), clock)):
+        if any(transaction.get_many(list(values), clock)):
             return False
         for key, value in values.items():
             transaction.put(key, value, clock)
@@ -120,7 +120,7 @@ def test_each_step_sees_what_those_before_it_have_done() -> None:
         def body(transaction: Transaction) -> None:
             def look() -> tuple[bytes, int, int] | None:
                 entry = transaction.get(b"key", clock)
-                assert transaction.get_together([b"key", b"key"], clock)[1] == entry
+                assert transaction.get_many([b"key", b"key"], clock)[1] == entry
                 told.append(transaction.update(b"key", lambda _: LEAVE, clock)[0])
                 assert told[-1] == entry
                 return entry and (entry[0], entry[1], entry[3])
@@ -174,7 +174,7 @@ def test_versions_rise_with_what_is_put_and_with_nothing_else() -> None:
         store.transact(None, body, clock)
         assert seen[0] == first
         assert seen == sorted(set(seen))
-        entries = store.get_together([b"one", b"two", b"three"], clock)
+        entries = store.get_many([b"one", b"two", b"three"], clock)
         assert [entry and entry[2] for entry in entries] == [first, seen[2], seen[3]]
         assert store.put(b"two", b"", clock) > seen[3]
 
@@ -528,7 +528,7 @@ def test_no_transfer_loses_or_makes_anything() -> None:
                         transaction.put(key, b"%d" % (int(entry[0]) + by), clock)
 
                 store.transact([one, other], body, clock)
-                found = store.get_together(accounts, clock)
+                found = store.get_many(accounts, clock)
                 assert sum(int(entry[0]) for entry in found if entry) == 600
 
         pids = [start(lambda seed=seed: work(seed)) for seed in range(3)]  # type: ignore[misc]
@@ -573,7 +573,7 @@ def test_pairs_are_never_seen_half_whoever_is_killed() -> None:
                 for _ in range(40):
                     pair = list(chance.choice(pairs))
                     chance.shuffle(pair)
-                    found = store.get_together(pair, clock)
+                    found = store.get_many(pair, clock)
                     assert number(found[0]) == number(found[1])
                     together += found[0] is not None
                     before = [version(store.get(key, clock)) for key in pair]

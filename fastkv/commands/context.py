@@ -30,7 +30,7 @@ class Space(Protocol):
     def get(self, key: bytes, clock: Callable[[], int]) -> Entry | None:
         """Look a key up."""
 
-    def get_together(self, keys: Sequence[bytes], clock: Callable[[], int]) -> list[Entry | None]:
+    def get_many(self, keys: Sequence[bytes], clock: Callable[[], int]) -> list[Entry | None]:
         """Look several keys up, as they were at one moment."""
 
     def put(

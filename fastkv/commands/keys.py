@@ -57,7 +57,7 @@ def _there(context: Context, words: list[bytes]) -> Reply:
     if len(words) == 2:
         entries = [context.space.get(words[1], context.clock)]
     else:
-        entries = context.space.get_together(words[1:], context.clock)
+        entries = context.space.get_many(words[1:], context.clock)
     misses = entries.count(None)
     context.counters[_MISSES] += misses
     context.counters[_HITS] += len(entries) - misses

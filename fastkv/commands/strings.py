@@ -212,7 +212,7 @@ def getex(context: Context, words: list[bytes]) -> Reply:
 def mget(context: Context, words: list[bytes]) -> Reply:
     """The values of several keys, at one moment."""
     context.check_keys(len(words) - 1)
-    entries = context.space.get_together(words[1:], context.clock)
+    entries = context.space.get_many(words[1:], context.clock)
     misses = entries.count(None)
     context.counters[_MISSES] += misses
     context.counters[_HITS] += len(entries) - misses

@@ -79,6 +79,11 @@ class RobustLock:
         self.attempt: Callable[[], int] = partial(_trylock, mutex)
         self.release: Callable[[], None] = partial(_unlock, mutex)
 
+    @property
+    def address(self) -> int:
+        """Where the mutex lies in this process and in those that it forks."""
+        return ctypes.addressof(self._mutex._obj)
+
     def acquire(self) -> bool:
         """Take the lock.
 

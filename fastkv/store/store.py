@@ -6,13 +6,12 @@ import os
 from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
-from xxhash import xxh3_64_intdigest
-
 from fastkv.errors import StoreBusy
 from fastkv.store import superblock
 from fastkv.store.attach import Attach
 from fastkv.store.check import Check
 from fastkv.store.commit import Commit
+from fastkv.store.engine import Engine
 from fastkv.store.eviction import Eviction
 from fastkv.store.expiry import Expiry
 from fastkv.store.ghosts import Ghosts
@@ -29,27 +28,24 @@ from fastkv.store.layout import (
     SH_RELOCATED,
     SH_REPAIRS,
     SH_VERSION,
-    TAG_BITS,
     UNVERIFIED,
     Arena,
     Geometry,
 )
 from fastkv.store.lock import LockTable, abandon
+from fastkv.store.multi_get import MultiGet
 from fastkv.store.persist import Keeper, Origin
 from fastkv.store.picking import Picker
 from fastkv.store.reading import VERIFY_READS, Reader
-from fastkv.store.records import parse_record
 from fastkv.store.redo import Redo
-from fastkv.store.removals import EXPIRED
 from fastkv.store.repair import Guard
 from fastkv.store.restore import Restorer
 from fastkv.store.room import Room
 from fastkv.store.scan import KeyScanner, Scanner
 from fastkv.store.segments import Segments
 from fastkv.store.shard import Shard
-from fastkv.store.short_writes import short_put, short_write
+from fastkv.store.short_writes import short_write
 from fastkv.store.sweep import Sweep
-from fastkv.store.together import Together
 from fastkv.store.transactions import Transactions
 from fastkv.store.update import Updater
 from fastkv.store.verify import Verifier
@@ -57,8 +53,9 @@ from fastkv.store.verifying import VerifyingReader
 from fastkv.store.walk import Walk
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
+    from fastkv.store.reading import Entry
     from fastkv.store.superblock import Moment
 
 _LOCK_WAIT_MS: Final = 1000
@@ -78,9 +75,9 @@ class Store:
         words: the arena as 64-bit words; read-only for callers, who may look whether a slot still holds
             the word under which they found an entry.
         counts: the arena as bytes, where callers who use what they found again count that access.
-        get, get_small, find: those of the ``Reader``.
-        get_together: that of ``Together``.
-        put: as ``short_put`` makes it.
+        engine: the operations on single keys, and the reading of several.
+        get, get_many, put, delete: those of the ``engine``.
+        find: that of the ``Reader``.
         entries: how many entries there are, those included that have expired and were not given back yet.
         random_key: the steps to an entry's key, each about as likely as any other; that of the ``Picker``.
         scan: that of the ``Scanner``.
@@ -103,8 +100,6 @@ class Store:
         "_index",
         "_kept",
         "_lock_table",
-        "_low_mask",
-        "_mem",
         "_reader",
         "_redo",
         "_seed",
@@ -112,14 +107,15 @@ class Store:
         "_shards",
         "_updater",
         "counts",
+        "delete",
+        "engine",
         "entries",
         "find",
         "flush",
         "flush_in_steps",
         "geometry",
         "get",
-        "get_small",
-        "get_together",
+        "get_many",
         "max_key_bytes",
         "max_value_bytes",
         "put",
@@ -171,7 +167,6 @@ class Store:
         geometry = self.geometry = arena.geometry
         self.words = arena.words
         self.counts = arena.counts
-        self._mem = arena.mem
         self.removals = arena.removals
         origin = kept.origin if kept else Origin.EMPTY
         if origin is Origin.EMPTY:
@@ -213,17 +208,12 @@ class Store:
             unverified.directory = attach.run(self._shards, self._guard)
             abandon(shard_locks)
         self._begin(origin, first_version)
-        self._low_mask = (geometry.shards << TAG_BITS) - 1
         # On the way of every request: bound, not wrapped.
         verifies = VERIFY_READS if verify_reads is None else verify_reads
         reader = VerifyingReader if verifies else Reader
         self._reader = reader(arena, self._shards, index, self._seed, self._guard, verifier)
-        self.get = self._reader.get
-        self.get_small = self._reader.get_small
         self.find = self._reader.find
-        self.get_together = Together(
-            arena, self._shards, self._reader, self._seed, self._guard, locks=verifies
-        ).get
+        multi_get = MultiGet(arena, self._shards, self._reader, self._seed, self._guard, locks=verifies)
         scanner = Scanner(arena, self._shards, self._segments, index, self._seed, self._guard, locks=verifies)
         self.scan = scanner.scan
         self.scan_keys = KeyScanner(
@@ -238,9 +228,14 @@ class Store:
         write = short_write(arena, self._segments)
         self._updater = Updater(arena, self._shards, self._reader, room, self._seed, self._guard, write)
         self.update = self._updater.update
-        self.put = short_put(
-            arena, self._shards, self._segments, index, self._ghosts, self._seed, self._guard, self._updater
+        engine = Engine(
+            arena, self._shards, index, self._seed, self._guard, self._reader, multi_get, self._updater
         )
+        self.engine = engine
+        self.get = engine.get
+        self.get_many = engine.get_many
+        self.put = engine.put
+        self.delete = engine.delete
         self.max_key_bytes = self._updater.max_key_bytes
         self.max_value_bytes = self._updater.max_value_bytes
         commit = Commit(arena, self._shards, self._segments, index, self._ghosts, self._redo, self._guard)
@@ -283,35 +278,9 @@ class Store:
         self._index.directory.release()
         self._arena.close()
 
-    # -- writing ---------------------------------------------------------------------------------------
-
-    def delete(self, key: bytes, clock: Callable[[], int]) -> bool:
-        """Remove an entry.
-
-        Args:
-            key: the key.
-            clock: milliseconds now; called only if the entry has a deadline.
-
-        Returns:
-            True if it was there and its deadline had not passed.
-
-        Raises:
-            StoreBusy: if a lock was not free within the bound.
-        """
-        key_hash = xxh3_64_intdigest(key, self._seed)
-        shard = self._shards[(key_hash & self._low_mask) >> TAG_BITS]
-        with self._guard.holding(shard):
-            slot, word, _, _ = self._index.locate(key_hash, key)
-            if not slot:
-                return False
-            *_, deadline_ms = parse_record(self._mem, (word & self._index.location_mask) << 3)
-            shard.drop(slot, word)
-            if deadline_ms and deadline_ms <= clock():
-                self.words[shard.header + SH_EXPIRED] += 1
-                if self.removals.wanted[0]:
-                    self.removals.note(EXPIRED, key)
-                return False
-            return True
+    def get_small(self, keys: Sequence[bytes], clock: Callable[[], int]) -> list[Entry | None] | None:
+        """``get`` for several keys, for ``http.plain`` until that goes."""
+        return [self.get(key, clock) for key in keys]
 
     def newest_version(self) -> int:
         """The largest version that an entry of any shard has had."""

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Final, TypeVar
 from fastkv.errors import KeyTooLong, StoreError, ValueTooLong
 from fastkv.progress import PROGRESS
 from fastkv.store.commit import Write
+from fastkv.store.multi_get import Instant, living
 from fastkv.store.records import CALLER_FLAGS, MAX_METADATA_BYTES, join_metadata, split_metadata
-from fastkv.store.together import Instant, living
 from fastkv.store.update import DELETE, Retime
 
 if TYPE_CHECKING:
@@ -75,8 +75,8 @@ class Transaction:
             self._store.count_access(entry[4])
         return entry
 
-    def get_together(self, keys: Sequence[bytes], clock: Callable[[], int]) -> list[Entry | None]:
-        """Look several keys up; as ``Store.get_together``."""
+    def get_many(self, keys: Sequence[bytes], clock: Callable[[], int]) -> list[Entry | None]:
+        """Look several keys up; as ``Store.get_many``."""
         return [self.get(key, clock) for key in keys]
 
     def put(

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from fastkv.store.shard import Shard
 
 
-class Together:
+class MultiGet:
     """Looks several keys up at once."""
 
     __slots__ = ("_guard", "_locks", "_low_mask", "_reader", "_seed", "_sequences_at", "_shards", "_words")
@@ -52,7 +52,7 @@ class Together:
         self._low_mask = (geometry.shards << TAG_BITS) - 1
         self._sequences_at = geometry.sequences_at
 
-    def get(self, keys: Sequence[bytes], clock: Callable[[], int]) -> list[Entry | None]:
+    def get_many(self, keys: Sequence[bytes], clock: Callable[[], int]) -> list[Entry | None]:
         """Look several keys up, as they were at one moment.
 
         Args:
@@ -78,10 +78,8 @@ class Together:
             ]
 
     def _undisturbed(self, keys: list[bytes], now: Instant) -> list[Entry | None] | None:
-        """``get`` without a lock for what is there; None if something changed meanwhile."""
-        entries = self._reader.get_small(keys, now)
-        if entries is None:
-            entries = [self._reader.get(key, now) for key in keys]
+        """``get_many`` without a lock for what is there; None if something changed meanwhile."""
+        entries = [self._reader.find(xxh3_64_intdigest(key, self._seed), key, now) for key in keys]
         missing: dict[bytes, int] = {}
         unverified: set[int] = set()
         for key, entry in zip(keys, entries, strict=True):

@@ -24,7 +24,7 @@ from store_helpers import (
 
 from fastkv.errors import StoreBusy, StoreError
 from fastkv.store.datafile import DataDirectory
-from fastkv.store.together import Together
+from fastkv.store.multi_get import MultiGet
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -51,7 +51,7 @@ CHANGES: dict[str, tuple[dict[bytes, bytes], dict[bytes, bytes | None]]] = {
 
 
 def values(store: Store, keys: list[bytes], now: Callable[[], int] = clock) -> list[bytes | None]:
-    return [entry and entry[0] for entry in store.get_together(keys, now)]
+    return [entry and entry[0] for entry in store.get_many(keys, now)]
 
 
 def change(store: Store, what: dict[bytes, bytes | None]) -> None:
@@ -64,11 +64,11 @@ def change(store: Store, what: dict[bytes, bytes | None]) -> None:
 
 def test_it_finds_what_is_there_in_order() -> None:
     with open_store(shards=4) as store:
-        assert store.get_together([], clock) == []
+        assert store.get_many([], clock) == []
         assert values(store, KEYS) == [None] * 4
         store.put(b"two", b"2", clock, 7)
         store.put(b"three", payload(3, 10_000), clock, deadline_ms=NOW_MS + 1)
-        assert store.get_together([b"three", b"one", b"two", b"two"], clock) == [
+        assert store.get_many([b"three", b"one", b"two", b"two"], clock) == [
             store.get(b"three", clock),
             None,
             store.get(b"two", clock),
@@ -117,7 +117,7 @@ def test_whatever_changes_in_the_middle_is_seen_whole_or_not_at_all(name: str) -
             def look(found: list[bytes | None] = found) -> None:
                 found += values(store, KEYS)
 
-            opcodes = at_opcode(at, act, look, "together reading verifying")
+            opcodes = at_opcode(at, act, look, "multi_get reading verifying")
             assert found in ((old, new) if done else (old,)), f"opcode {at}"
             assert values(store, KEYS) == (new if done else old)
             seen.add(found == new)
@@ -135,7 +135,7 @@ def test_a_busy_shard_is_said_only_if_it_is_needed(memory_order: str) -> None:
             if memory_order == "in order":
                 assert values(store, keys) == [b""] * 8
             with pytest.raises(StoreBusy):
-                store.get_together([*keys, b"absent"], clock)
+                store.get_many([*keys, b"absent"], clock)
         assert values(store, [*keys, b"absent"]) == [b""] * 8 + [None]
 
 
@@ -198,13 +198,13 @@ def test_the_short_way_is_taken_while_nobody_disturbs(
     memory_order: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ways: list[object] = []
-    undisturbed = Together._undisturbed
+    undisturbed = MultiGet._undisturbed
 
     def spy(*arguments: object) -> object:
         ways.append(found := undisturbed(*arguments))  # type: ignore[arg-type]
         return found
 
-    monkeypatch.setattr(Together, "_undisturbed", spy)
+    monkeypatch.setattr(MultiGet, "_undisturbed", spy)
     with open_store(shards=4) as store:
         change(store, dict.fromkeys(KEYS[:3], b"value"))
         assert values(store, KEYS) == [b"value"] * 3 + [None]

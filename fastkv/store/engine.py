@@ -1,0 +1,203 @@
+"""The engine: get, get_many, put and delete of one store, in Python that is written to be read.
+
+It is the specification of the compiled engine, which does the same over the same arena, byte for byte, and
+leaves to this one whatever is not ordinary. Both keep one order of stores, so that a change is visible,
+whole, from one 8-byte store on, and a death between any two stores leaves what ``Guard.repair`` can count
+anew:
+
+    put     bytes of the record into unpublished space → head of its segment → the shard's version →
+            slot word → counters: entries of the shard, or dead words of the old record's segment
+    delete  slot word → entries of the shard → dead words of the record's segment
+
+A put into an empty slot clears that slot's access count first. A reader takes slot word → copy of the record
+→ key equal → slot word once more, and holds no lock.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, TypeAlias
+
+from xxhash import xxh3_64_intdigest
+
+from fastkv.store.layout import SH_EXPIRED, TAG_BITS, Arena
+from fastkv.store.records import parse_record
+from fastkv.store.removals import EXPIRED
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from fastkv.store.index import Index
+    from fastkv.store.lock import RobustLock
+    from fastkv.store.multi_get import MultiGet
+    from fastkv.store.reading import Entry, Reader
+    from fastkv.store.repair import Guard
+    from fastkv.store.shard import Shard
+    from fastkv.store.update import Updater
+
+    Clock: TypeAlias = Callable[[], int]
+
+
+class Engine:
+    """The operations on single keys, and the reading of several.
+
+    Attributes:
+        arena: the arena that it works on.
+        seed: seed of the keys' hashes.
+        locks: the shards' locks, by number.
+    """
+
+    __slots__ = (
+        "_guard",
+        "_index",
+        "_low_mask",
+        "_multi_get",
+        "_reader",
+        "_shards",
+        "_updater",
+        "arena",
+        "locks",
+        "seed",
+    )
+
+    def __init__(
+        self,
+        arena: Arena,
+        shards: list[Shard],
+        index: Index,
+        seed: int,
+        guard: Guard,
+        reader: Reader,
+        multi_get: MultiGet,
+        updater: Updater,
+    ) -> None:
+        """Bind to a store.
+
+        Args:
+            arena: the arena.
+            shards: its shards.
+            index: its index.
+            seed: seed of the keys' hashes.
+            guard: holds the locks of shards.
+            reader: reads entries without a lock.
+            multi_get: reads several at one moment.
+            updater: puts where segments have to be made free first.
+        """
+        self.arena = arena
+        self.seed = seed
+        self.locks: list[RobustLock] = [shard.lock for shard in shards]
+        self._shards = shards
+        self._index = index
+        self._guard = guard
+        self._reader = reader
+        self._multi_get = multi_get
+        self._updater = updater
+        self._low_mask = (arena.geometry.shards << TAG_BITS) - 1
+
+    def get(self, key: bytes, clock: Clock) -> Entry | None:
+        """Look a key up; an access to its entry is counted.
+
+        Args:
+            key: the key, of any length.
+            clock: milliseconds now; called only if the entry has a deadline.
+
+        Returns:
+            The entry; None if there is none, or if its deadline has passed.
+
+        Raises:
+            StoreBusy: if a lock was needed and not free within the bound.
+        """
+        return self._reader.find(self._hash(key), key, clock)
+
+    def get_many(self, keys: Sequence[bytes], clock: Clock) -> list[Entry | None]:
+        """Look several keys up, as they were at one moment; accesses are counted as by ``get``.
+
+        Args:
+            keys: the keys.
+            clock: milliseconds now; called only if an entry has a deadline, and then once or twice for all.
+
+        Returns:
+            An entry or None for each, in order.
+
+        Raises:
+            StoreBusy: if a lock was needed and not free within the bound.
+            StoreError: if that were more locks than one process may hold.
+        """
+        return self._multi_get.get_many(keys, clock)
+
+    def put(
+        self,
+        key: bytes,
+        value: bytes,
+        clock: Clock,
+        flags: int = 0,
+        deadline_ms: int = 0,
+        metadata: bytes = b"",
+    ) -> int:
+        """Insert or replace an entry.
+
+        Args:
+            key: 1 to ``max_key_bytes``.
+            value: up to ``max_value_bytes``.
+            clock: milliseconds now; called only if segments have to be made free.
+            flags: 0 to 255, the caller's own.
+            deadline_ms: when the entry expires, on the caller's clock; 0: never.
+            metadata: the caller's notes on the value, up to ``MAX_METADATA_BYTES``. They belong to the entry:
+                whatever copies, moves or retimes it keeps them.
+
+        Returns:
+            The entry's version, larger than each that the key had before.
+
+        Raises:
+            ValueError: if the metadata is too long.
+            KeyTooLong: if no arena with such segments takes such a key.
+            ValueTooLong: if no arena of this size takes such a value.
+            StoreFull: if no segments could be made free.
+            StoreBusy: if a lock was not free within the bound.
+        """
+        return self._updater.put(key, value, clock, flags, deadline_ms, metadata)
+
+    def delete(self, key: bytes, clock: Clock) -> bool:
+        """Remove an entry. One whose deadline has passed is removed, too, and counts as expired.
+
+        Args:
+            key: the key.
+            clock: milliseconds now; called only if the entry has a deadline.
+
+        Returns:
+            True if it was there and its deadline had not passed.
+
+        Raises:
+            StoreBusy: if a lock was not free within the bound.
+        """
+        key_hash = self._hash(key)
+        shard = self._shard(key_hash)
+        with self._guard.holding(shard):
+            slot, word = self._index.locate(key_hash, key)[:2]
+            if not slot:
+                return False
+            *_, deadline_ms = parse_record(self.arena.mem, (word & self._index.location_mask) << 3)
+            shard.drop(slot, word)
+            if deadline_ms and deadline_ms <= clock():
+                self.arena.words[shard.header + SH_EXPIRED] += 1
+                if self.arena.removals.wanted[0]:
+                    self.arena.removals.note(EXPIRED, key)
+                return False
+            return True
+
+    def recover(self, shard_number: int) -> None:
+        """Repair a shard whose lock's owner died, make the lock consistent, and release it.
+
+        The process ends, with the lock held, if the shard cannot be repaired.
+
+        Args:
+            shard_number: of a shard whose lock the caller has just taken, and was told EOWNERDEAD.
+        """
+        shard = self._shards[shard_number]
+        self._guard.after_death(shard)
+        shard.lock.release()
+
+    def _hash(self, key: bytes) -> int:
+        return xxh3_64_intdigest(key, self.seed)
+
+    def _shard(self, key_hash: int) -> Shard:
+        return self._shards[(key_hash & self._low_mask) >> TAG_BITS]
