@@ -1,30 +1,82 @@
 """Builds the compiled core; everything else about the package stands in pyproject.toml.
 
-The one thing that a declaration cannot say is the hash of the core's sources, which each module carries so
-that a stale one is refused when it is imported.
+What a declaration cannot say: the modules are those that fastkv/core/ has; each carries the hash of its
+sources, by which it is known whether it has to be built; without a compiler the package has none of them.
 """
 
+import runpy
+import sys
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
-from Cython.Build import cythonize
 from setuptools import Extension, setup
-
-from fastkv.core.sources import sources_hash
+from setuptools.command.build_ext import build_ext
+from setuptools.command.build_py import build_py
+from setuptools.errors import CompileError
 
 CORE = Path("fastkv/core")
+# Not imported: fastkv.core imports the modules that are built here.
+SOURCES = runpy.run_path(str(CORE / "sources.py"))
 
-setup(
-    ext_modules=cythonize(
-        [
+
+class BuildCore(build_ext):
+    """Builds each module that is not there, or was made from other sources."""
+
+    def run(self) -> None:
+        """Build what has to be built; nothing is known from times, which a copy or a checkout changes."""
+        self.extensions = [extension for extension in self.extensions if not self._is_current(extension)]
+        self.force = True
+        super().run()
+
+    def build_extensions(self) -> None:
+        """Build them, if anything can be built here."""
+        with TemporaryDirectory() as directory:
+            probe = Path(directory, "probe.c")
+            probe.write_text("#include <Python.h>\n")
+            try:
+                self.compiler.compile([str(probe)], output_dir=directory)
+            except CompileError:
+                self.warn(
+                    "the core is not built, and fastkv runs in Python, slower: there is no C compiler, or no "
+                    "Python.h (on Debian and Ubuntu: apt-get install gcc libc6-dev python3-dev)."
+                )
+                return
+        super().build_extensions()
+
+    def build_extension(self, ext: Extension) -> None:
+        """Build one, and say so: it takes seconds."""
+        sys.stderr.write(f"building {ext.name} …\n")
+        super().build_extension(ext)
+
+    def _is_current(self, extension: Extension) -> bool:
+        built = Path(self.get_ext_fullpath(extension.name))
+        name = extension.name.rpartition(".")[2]
+        return built.is_file() and SOURCES["sources_hash"](name).encode() in built.read_bytes()
+
+
+class BuildPython(build_py):
+    """Puts conf/ into the package, as fastkv/conf."""
+
+    def run(self) -> None:
+        """Copy the package, then conf/."""
+        super().run()
+        if not self.editable_mode:
+            self.copy_tree("conf", str(Path(self.build_lib, "fastkv/conf")))
+
+
+# What an earlier build left behind is in no wheel: each has a directory of its own.
+with TemporaryDirectory(prefix="fastkv-build-") as build_base:
+    setup(
+        cmdclass={"build_ext": BuildCore, "build_py": BuildPython},
+        options={"build": {"build_base": build_base}, "build_ext": {"cython_c_in_temp": True}},
+        ext_modules=[
             Extension(
-                f"fastkv.core.{source.stem}",
-                [str(source)],
-                define_macros=[("FASTKV_CORE_SOURCES", f'"{sources_hash()}"')],
-                depends=[str(each) for each in sorted((*CORE.glob("*.pxd"), *CORE.glob("*.h")))],
+                f"fastkv.core.{name}",
+                [str(CORE / f"{name}.pyx")],
+                define_macros=[("FASTKV_CORE_SOURCES", f'"{SOURCES["sources_hash"](name)}"')],
+                include_dirs=[str(CORE)],
                 optional=True,
             )
-            for source in sorted(CORE.glob("*.pyx"))
+            for name in SOURCES["module_names"]()
         ],
-        language_level=3,
     )
-)

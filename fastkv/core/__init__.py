@@ -2,4 +2,63 @@
 
 It imports nothing of fastkv. Whatever it declines, the readable Python does, which is the specification of
 what it does.
+
+Python code takes its modules from here: `COMPILED` says whether there are any. Either all of them are used,
+or none: each of them is `None` where one is missing, was made from other sources than those beside it, or
+cannot be loaded, and where FASTKV_PURE is set. `REASON` is then one sentence about it.
 """
+
+from __future__ import annotations
+
+import os
+from importlib import import_module
+from typing import TYPE_CHECKING, Final
+
+from fastkv.core.sources import module_names, sources_hash
+
+if TYPE_CHECKING:
+    from fastkv.core import hashing as hashing
+    from fastkv.core import headers as headers
+    from fastkv.core import text as text
+
+PURE_VARIABLE: Final = "FASTKV_PURE"
+"""The environment variable that forces the readable Python; empty and 0 do not."""
+
+_AGAIN = "install fastkv again, or in a checkout: make core"
+
+
+def _load() -> str:
+    """Import the modules.
+
+    Returns:
+        Why they cannot be used; "" where they can.
+    """
+    if os.environ.get(PURE_VARIABLE, "0") not in ("", "0"):
+        return f"{PURE_VARIABLE} is set."
+    for name in module_names():
+        path = f"{__name__}.{name}"
+        try:
+            module = import_module(path)
+        except ModuleNotFoundError as error:
+            if error.name != path:
+                return f"{path} needs {error.name}, which is not installed."
+            return (
+                f"{path} is not built, for want of a C compiler or of Python.h (on Debian and Ubuntu: "
+                f"apt-get install gcc libc6-dev python3-dev); {_AGAIN}."
+            )
+        except (ImportError, AttributeError, TypeError, ValueError) as error:
+            return f"{path} cannot be loaded ({error}); {_AGAIN}."
+        if getattr(module, "SOURCES", "") != sources_hash(name):
+            return f"{path} was built from other sources than those beside it; {_AGAIN}."
+    return ""
+
+
+REASON: Final = _load()
+"""Why the readable Python runs, as one sentence; "" where the compiled core does."""
+
+COMPILED: Final = not REASON
+"""Whether the modules of the core are there to be used."""
+
+if not COMPILED:
+    # Those that were imported before one was refused are attributes of the package already.
+    globals().update(dict.fromkeys(module_names()))

@@ -1,2 +1,4 @@
 # cython: language_level=3
 """A placeholder of the engine."""
+
+include "sources.pxi"

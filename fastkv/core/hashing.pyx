@@ -1,6 +1,8 @@
 # cython: language_level=3, embedsignature=True
 """The hashes of `hashing.pxd` as Python functions, with which tests compare them to the package's."""
 
+include "sources.pxi"
+
 from xxhash import xxh3_64_intdigest
 
 from libc.stdint cimport uint32_t, uint64_t

@@ -1,5 +1,7 @@
 from collections.abc import Callable, Mapping, Sequence
 
+SOURCES: str
+
 class Sections:
     def __init__(
         self,

@@ -2,6 +2,8 @@
 # cython: nonecheck=False, embedsignature=True
 """Header sections of ordinary requests: known ones by comparison, others by a scanner."""
 
+include "sources.pxi"
+
 from libc.stdint cimport int64_t, uint8_t, uint64_t
 
 

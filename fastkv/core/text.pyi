@@ -1,5 +1,7 @@
 # What tests and fuzzers call of the room of text; the core itself uses text.pxd.
 
+SOURCES: str
+
 # Key, value, seconds (0 for none), and whether the value is plain; None: declined.
 def parsed_put(body: bytes) -> tuple[bytes, bytes, int, bool] | None: ...
 

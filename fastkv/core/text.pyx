@@ -6,6 +6,8 @@ where nothing was encoded, else into memory of the caller. Declined is what is m
 path refuses with a message, and what is valid but unusual, which it reads.
 """
 
+include "sources.pxi"
+
 cimport cython
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport free, malloc
