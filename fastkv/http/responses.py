@@ -68,10 +68,10 @@ _STATUS_LINES: Final = {status: b"HTTP/1.1 %d %b" % (status, phrase) for status,
 _CONNECTION: Final = (b"", b"Connection: close\r\n", b"Connection: keep-alive\r\n")
 
 # What follows Content-Length in a hit, and the parts between and behind its strings.
-_HIT_OPEN = b'{"status":"OK","key":"'
+HIT_OPEN: Final = b'{"status":"OK","key":"'
 HIT_MIDDLE: Final = b'","value":"'
 HIT_CLOSE: Final = b'"}'
-_HIT_BYTES = len(_HIT_OPEN + HIT_MIDDLE + HIT_CLOSE)
+_HIT_BYTES = len(HIT_OPEN + HIT_MIDDLE + HIT_CLOSE)
 
 
 class Preludes:
@@ -233,7 +233,7 @@ def _encode(raw: bytes, in_base64: bytes) -> tuple[bytes, bytes]:
 
 def hit_head(size: int) -> bytes:
     """Build what precedes the key in a hit; `size` is that of key and value, and of what is said of them."""
-    return json_head(size + _HIT_BYTES) + _HIT_OPEN
+    return json_head(size + _HIT_BYTES) + HIT_OPEN
 
 
 # Of as many sizes is kept what precedes the key.

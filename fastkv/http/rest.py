@@ -40,10 +40,16 @@ _match_number = re.compile(rb"[0-9]+(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?").fullmatc
 _TTL_FIELDS: Final = frozenset({b"ttl", b"x-ttl"})
 _PUT_FIELDS: Final = frozenset({b"content-range", b"if-match", b"if-none-match"}) | _TTL_FIELDS
 
-# Lines on the content, length, what ``_validators`` built, further lines.
-_HEAD: Final = b"%bContent-Length: %d\r\n%bAccept-Ranges: bytes\r\n%b\r\n"
+RESOURCE_HEAD: Final = b"%bContent-Length: %d\r\n%bAccept-Ranges: bytes\r\n%b\r\n"
+"""Header lines of the content, length, validators (one of the two below), further lines."""
+VALIDATORS: Final = b'ETag: "%x"\r\nCache-Control: no-cache\r\n'
+VALIDATORS_WITH_TTL: Final = b'ETag: "%x"\r\nTTL: %b\r\nCache-Control: no-cache\r\n'
+"""The fields that 200 and 304 share (RFC 9110, 15.4.5): a copy may be kept, but not used unasked."""
+CREATED: Final = b'Content-Length: 0\r\nETag: "%x"\r\n\r\n'
+REPLACED: Final = b'ETag: "%x"\r\n\r\n'
+"""What answers a PUT with 201 and with 204."""
+DELETED: Final = 204, b"\r\n"
 _PRECONDITION_FAILED: Final = error_reply(412, "The entry is not what If-Match or If-None-Match demands.")
-_DELETED: Final = 204, b"\r\n"
 
 
 class Resources:
@@ -101,8 +107,8 @@ class Resources:
             routes.tell_put(key, deadline_ms)
         before, version = done
         if before is None:
-            return 201, b'Content-Length: 0\r\nETag: "%x"\r\n\r\n' % version
-        return 204, b'ETag: "%x"\r\n\r\n' % version
+            return 201, CREATED % version
+        return 204, REPLACED % version
 
     def delete(self, key: bytes, query: bytes, head: Head, body: bytes) -> Reply:
         """``DELETE``: 204, 404 or 412."""
@@ -114,7 +120,7 @@ class Resources:
             return KEY_NOT_FOUND
         self._routes.counters[_DELETES] += 1
         self._routes.events.notify(b"del", key)
-        return _DELETED
+        return DELETED
 
     def _change(
         self, key: bytes, conditions: Conditions | None, change: Change
@@ -154,10 +160,12 @@ class Resources:
         content = content_fields(entry[6])
         if part is None:
             routes.source = entry
-            return 200, _HEAD % (content, len(value), self._validators(entry), b"") + value
+            return 200, RESOURCE_HEAD % (content, len(value), self._validators(entry), b"") + value
         start, end = part
         content_range = b"Content-Range: bytes %d-%d/%d\r\n" % (start, end - 1, len(value))
-        return 206, _HEAD % (content, end - start, self._validators(entry), content_range) + value[start:end]
+        return 206, RESOURCE_HEAD % (content, end - start, self._validators(entry), content_range) + value[
+            start:end
+        ]
 
     def _demands(self, query: bytes, head: Head) -> tuple[Conditions | None, int]:
         """What a PUT says besides key and value.
@@ -209,13 +217,13 @@ class Resources:
         return key
 
     def _validators(self, entry: Entry) -> bytes:
-        """The fields that 200 and 304 share (RFC 9110, 15.4.5): a copy may be kept, but not used unasked."""
+        """The fields that 200 and 304 share."""
         _, _, version, deadline_ms, _, _, _ = entry
         if not deadline_ms:
-            return b'ETag: "%x"\r\nCache-Control: no-cache\r\n' % version
+            return VALIDATORS % version
         left_ms = max(deadline_ms - self._routes.clock(), 1)
         ttl = b"%d.%03d" % divmod(left_ms, 1000) if left_ms % 1000 else b"%d" % (left_ms // 1000)
-        return b'ETag: "%x"\r\nTTL: %b\r\nCache-Control: no-cache\r\n' % (version, ttl)
+        return VALIDATORS_WITH_TTL % (version, ttl)
 
 
 def _isolated(reply: Reply) -> Reply:
