@@ -39,7 +39,11 @@ def main(args: Sequence[str] | None = None) -> None:
 
 def _print_version(wanted: bool) -> None:
     if wanted:
-        typer.echo(f"fastkv {__version__}")
+        # Late, because no other command but serve needs the core.
+        from fastkv import core
+
+        runs = "compiled core" if core.COMPILED else f"readable Python: {core.REASON}"
+        typer.echo(f"fastkv {__version__} ({runs})")
         raise typer.Exit
 
 

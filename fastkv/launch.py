@@ -27,7 +27,7 @@ import sys
 from contextlib import ExitStack, closing
 from typing import TYPE_CHECKING, Final
 
-from fastkv import access_log, machine
+from fastkv import access_log, core, machine
 from fastkv.credentials import Credentials
 from fastkv.data_dir import Claim, plan_geometry
 from fastkv.errors import StartError
@@ -114,6 +114,9 @@ def _log_to_stderr(settings: Settings) -> None:
     )
     for level, sentence in settings.notes:
         _log.log(level, "%s", sentence)
+    if not core.COMPILED:
+        level = logging.INFO if core.FORCED else logging.WARNING
+        _log.log(level, "The readable Python serves, slower than the compiled core: %s", core.REASON)
 
 
 def _plan_store(settings: Settings) -> tuple[Geometry, Claim | None]:

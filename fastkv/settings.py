@@ -34,6 +34,8 @@ from fastkv.options import (
 
 CONFIG_FLAG = "--config"
 CONFIG_VARIABLE = "FASTKV_CONFIG"
+# The second forces the readable Python, when fastkv.core is imported.
+_NO_SETTINGS = frozenset((CONFIG_VARIABLE, "FASTKV_PURE"))
 Note = tuple[int, str]  # a level of logging, and a sentence
 
 _KB, _MB, _GB = 1 << 10, 1 << 20, 1 << 30
@@ -444,7 +446,7 @@ def _from_environment(env: Mapping[str, str], notes: list[Note]) -> Iterator[tup
         why = "Kubernetes and links of Docker set such variables for a service named fastkv."
         notes.append((logging.INFO, f"{', '.join(links)}: ignored; {why}"))
     for variable in sorted(env):
-        if not variable.startswith("FASTKV_") or variable == CONFIG_VARIABLE or variable in links:
+        if not variable.startswith("FASTKV_") or variable in _NO_SETTINGS or variable in links:
             continue
         where = f"{variable if variable.isprintable() else quote(variable)} (environment)"
         name = variable.removeprefix("FASTKV_").lower()

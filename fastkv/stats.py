@@ -10,6 +10,8 @@ import mmap
 from enum import IntEnum, auto
 from typing import TYPE_CHECKING, Final
 
+from fastkv import core
+
 if TYPE_CHECKING:
     from fastkv.store import Store
 
@@ -149,14 +151,15 @@ class Board:
         """How many connections all workers have now."""
         return sum(row[_CONNECTIONS] for row in self.rows if row[_STATE])
 
-    def summary(self, store: Store) -> dict[str, int]:
+    def summary(self, store: Store) -> dict[str, int | str]:
         """What ``GET /stats`` tells.
 
         Args:
             store: the store.
 
         Returns:
-            Sums over all workers that ever were and over all shards, and what is there now.
+            Sums over all workers that ever were and over all shards, what is there now, and which
+            implementation serves.
         """
         alive = [row for row in self.rows if row[Column.STATE]]
         told = {"workers": len(alive), "connections": self.connections()}
@@ -165,4 +168,4 @@ class Board:
         for column in COUNTERS:
             told[column.name.lower()] = sum(row[column] for row in self.rows)
         told["hits"] += told["memo_hits"]
-        return told
+        return {"core": core.IMPLEMENTATION, **told}

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
-from fastkv import worker
+from fastkv import core, worker
 from fastkv.credentials import Credentials
 from fastkv.errors import StartError
 from fastkv.keeping import SETTLE_SECONDS, Keeping
@@ -170,7 +170,8 @@ class Supervisor:
         where = " and ".join(self.listeners.addresses)
         parts = (_count(len(self.slots), "worker"), _count(geometry.shards, "shard"))
         memory = format_size(geometry.memory_bytes)
-        return f"{where} with {', '.join(parts)}, {memory} of memory"
+        runs = "compiled core" if core.COMPILED else "readable Python"
+        return f"{where} with {', '.join(parts)}, {memory} of memory, {runs}"
 
     def _fork(self, slot: Slot) -> Process:
         """Start a process for a slot.

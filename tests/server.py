@@ -20,6 +20,9 @@ from typing import IO
 import psutil
 from replies import Reply
 
+import fastkv
+from fastkv.core import PURE_VARIABLE
+
 ROOT = Path(__file__).parent.parent
 SERVE = (sys.executable, "-m", "fastkv")
 
@@ -114,9 +117,16 @@ def flags_of(settings: dict[str, object]) -> list[str]:
 
 
 def environment() -> dict[str, str]:
-    """The environment without settings of the server, and with the package on the path."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("FASTKV_")}
-    return {**kept, "PYTHONPATH": str(ROOT)}
+    """The environment without settings of the server, and with the package on the path.
+
+    Which implementation runs is no setting: that of the tests runs in the server, too.
+    """
+    kept = {
+        name: value
+        for name, value in os.environ.items()
+        if name == PURE_VARIABLE or not name.startswith("FASTKV_")
+    }
+    return {**kept, "PYTHONPATH": str(Path(fastkv.__file__).parent.parent)}
 
 
 _DEFAULTS: dict[str, object] = {"port": 0, "workers": 2, "memory": "32mb", "tune": False}

@@ -8,7 +8,7 @@ from types import ModuleType
 
 import pytest
 
-from fastkv import __version__
+from fastkv import __version__, core
 from fastkv.cli import main
 from fastkv.errors import StartError
 from fastkv.options import Switch
@@ -56,7 +56,8 @@ def run(capsys: pytest.CaptureFixture[str], supervisor: Supervisor) -> Run:
 
 @pytest.mark.parametrize("word", ["--version", "version"])
 def test_version(run: Run, word: str) -> None:
-    assert run(word) == (0, f"fastkv {__version__}\n", "")
+    runs = "compiled core" if core.COMPILED else f"readable Python: {core.REASON}"
+    assert run(word) == (0, f"fastkv {__version__} ({runs})\n", "")
 
 
 COMMANDS = [

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from server import Server, has_ipv6, read_reply, running, wait_until
 
-from fastkv import __version__
+from fastkv import __version__, core
 
 OK = '{"status":"OK","message":"Key inserted/updated successfully."}'
 
@@ -313,19 +313,19 @@ def test_a_unix_socket(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("settings", "pattern"),
     [
-        ({"workers": 1, "shards": 1}, r"with 1 worker, 1 shard, 32mb of memory\n"),
-        ({"workers": 3, "shards": 4, "memory": "16mb"}, r"with 3 workers, 4 shards, 16mb of memory\n"),
+        ({"workers": 1, "shards": 1}, r"with 1 worker, 1 shard, 32mb of memory, "),
+        ({"workers": 3, "shards": 4, "memory": "16mb"}, r"with 3 workers, 4 shards, 16mb of memory, "),
     ],
 )
 def test_the_ready_line(settings: dict[str, Any], pattern: str) -> None:
     with running(**settings) as server:
         addresses = rf"http://127\.0\.0\.1:{server.port}( and http://\[::1\]:{server.port})?"
-        assert re.fullmatch(rf"fastkv serves {addresses} {pattern}", server.ready)
+        runs = "compiled core" if core.COMPILED else "readable Python"
+        assert re.fullmatch(rf"fastkv serves {addresses} {pattern}{runs}\n", server.ready)
         assert server.port not in (0, 7171)
-        assert (
-            server.request("GET", "/version").body
-            == f'{{"name":"fastkv","version":"{__version__}"}}'.encode()
-        )
+        version = json.loads(server.request("GET", "/version").body)
+        why = {} if core.COMPILED else {"core_reason": core.REASON}
+        assert version == {"name": "fastkv", "version": __version__, "core": core.IMPLEMENTATION, **why}
         assert len(server.workers()) == settings["workers"]
         assert server.stop() == 0
         assert server.process.stdout is not None

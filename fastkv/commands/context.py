@@ -10,7 +10,7 @@ from fastkv.commands.replies import CommandError
 from fastkv.errors import BatchTooLong, KeyTooLong, ReplyTooLong, ValueTooLong
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from fastkv.commands.session import Session
     from fastkv.pubsub.hub import Hub
@@ -181,7 +181,7 @@ class Context:
         client: Client,
         limits: Limits,
         hub: Hub | None,
-        stats: Callable[[], dict[str, int]],
+        stats: Callable[[], Mapping[str, int | str]],
     ) -> None:
         """See the attributes."""
         self.space = space

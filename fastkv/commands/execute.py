@@ -18,7 +18,7 @@ from fastkv.commands.table import SPELLINGS, checked, find
 from fastkv.errors import BatchTooLong, ReplyTooLong
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from fastkv.commands.context import Client, Counters, Limits, Notify
     from fastkv.commands.replies import Reply
@@ -48,7 +48,7 @@ class Commands:
         notify: Notify | None = None,
         hub: Hub | None = None,
         ahead_ms: Callable[[], int] | None = None,
-        stats: Callable[[], dict[str, int]] | None = None,
+        stats: Callable[[], Mapping[str, int | str]] | None = None,
     ) -> None:
         """Bind to a store.
 

@@ -27,13 +27,17 @@ PURE_VARIABLE: Final = "FASTKV_PURE"
 _AGAIN = "install fastkv again, or in a checkout: make core"
 
 
+FORCED: Final = os.environ.get(PURE_VARIABLE, "0") not in ("", "0")
+"""Whether that variable asks for the readable Python."""
+
+
 def _load() -> str:
     """Import the modules.
 
     Returns:
         Why they cannot be used; "" where they can.
     """
-    if os.environ.get(PURE_VARIABLE, "0") not in ("", "0"):
+    if FORCED:
         return f"{PURE_VARIABLE} is set."
     for name in module_names():
         path = f"{__name__}.{name}"
@@ -58,6 +62,9 @@ REASON: Final = _load()
 
 COMPILED: Final = not REASON
 """Whether the modules of the core are there to be used."""
+
+IMPLEMENTATION: Final = "compiled" if COMPILED else "readable"
+"""Which one runs, in a word."""
 
 if not COMPILED:
     # Those that were imported before one was refused are attributes of the package already.

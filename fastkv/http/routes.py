@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import orjson
 
-from fastkv import __version__
+from fastkv import __version__, core
 from fastkv.commands.context import Limits
 from fastkv.commands.execute import Commands
 from fastkv.commands.replies import CommandError
@@ -64,7 +64,13 @@ OFFER_MASK: Final = 3
 """One hit of the short way in four is offered to the memo: what is asked for often is remembered all the
 same, and what is asked for once does not pay for it."""
 
-_VERSION: Final = json_reply(200, orjson.dumps({"name": "fastkv", "version": __version__}))
+_VERSION: Final = json_reply(
+    200,
+    orjson.dumps(
+        {"name": "fastkv", "version": __version__, "core": core.IMPLEMENTATION}
+        | ({} if core.COMPILED else {"core_reason": core.REASON})
+    ),
+)
 
 
 class Routes:
@@ -274,7 +280,7 @@ class Routes:
         """``GET /stats``: one JSON object, summed over workers and shards."""
         return json_reply(200, orjson.dumps(self._summary()))
 
-    def _summary(self) -> dict[str, int]:
+    def _summary(self) -> dict[str, int | str]:
         self.tally.fold()
         return self._board.summary(self.store)
 
