@@ -1,4 +1,664 @@
-# cython: language_level=3
-"""A placeholder of the engine."""
+# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, initializedcheck=False
+# cython: nonecheck=False, embedsignature=True, auto_pickle=False, autotestdict=False
+"""The engine in C speed: get, get_many, put and delete over the arena of ``fastkv.store``.
+
+``fastkv.store.engine`` is its specification: after the same operations the arenas are equal byte by byte. An
+operation finishes here, or it is declined with nothing changed, and the readable engine does it. Between lock
+and unlock there is no call into Python and nothing that raises; every address is bounded before it is used,
+whatever stands in the arena.
+
+Order, so that readers need no lock on machines that reorder, too:
+
+    reader  slot word (acquire) → copy → acquire fence → slot word again
+    writer  each word is stored with release; a release fence precedes the bytes of a record, which may lie
+            where another one lay whose word was cleared or replaced since
+
+``docs/concurrency.md`` has the reason of each.
+"""
+
+cimport cython
+from cpython.buffer cimport PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
+from libc.stdlib cimport free, malloc
+from posix.time cimport clock_gettime, timespec
+
+from fastkv.core.hashing cimport LONGEST_HASHED, hash_short
+from fastkv.core.index cimport (
+    ABSENT,
+    DISTURBED,
+    PRESENT,
+    Buckets,
+    Search,
+    buckets_of,
+    is_page,
+    page_of,
+    search,
+    vacancy,
+    was_evicted,
+)
+from fastkv.core.layout cimport *
+from fastkv.core.native cimport (
+    fence_acquire,
+    fence_release,
+    likely,
+    load_acquire,
+    load_relaxed,
+    store_release,
+    unlikely,
+)
+from fastkv.core.records cimport Record, build_record, record_words, trailing_bytes
+from fastkv.core.segments cimport (
+    add,
+    bury,
+    close_open,
+    has_segment,
+    is_log_of,
+    note_deadline,
+    take,
+    would_free,
+)
+
+from fastkv.store import index as _index
+from fastkv.store import layout as _layout
+from fastkv.store import records as _records
+from fastkv.store import segments as _segments
 
 include "sources.pxi"
+
+cdef extern from "pthread.h" nogil:
+    int pthread_mutex_trylock(pthread_mutex_t *)
+    int pthread_mutex_unlock(pthread_mutex_t *)
+
+cdef extern from "errno.h" nogil:
+    int EOWNERDEAD
+
+cdef extern from "time.h" nogil:
+    int CLOCK_BOOTTIME
+
+
+# -- the layout --------------------------------------------------------------------------------------------
+
+_NUMBERS = {
+    _layout: dict(
+        TAG_BITS=TAG_BITS, TAG_SHIFT=TAG_SHIFT, TAG_MASK=TAG_MASK, BUCKET_WORDS=BUCKET_WORDS,
+        BUCKET_SLOTS=BUCKET_SLOTS, COUNT_MAX=COUNT_MAX, RESERVE=RESERVE, POOL_FREE_HEAD=POOL_FREE_HEAD,
+        POOL_FREE_TAIL=POOL_FREE_TAIL, POOL_FREE_COUNT=POOL_FREE_COUNT, POOL_FRESH=POOL_FRESH,
+        POOL_STAMP=POOL_STAMP, POOL_CREDIT=POOL_CREDIT, POOL_SMALL=POOL_SMALL, POOL_MAIN=POOL_MAIN,
+        POOL_GHOST_WORDS=POOL_GHOST_WORDS, SH_VERSION=SH_VERSION, SH_ENTRIES=SH_ENTRIES, SH_OPEN=SH_OPEN,
+        SH_OPEN_MAIN=SH_OPEN_MAIN, SH_OLDEST=SH_OLDEST, SH_NEWEST=SH_OLDEST + 1,
+        SH_MAIN_OLDEST=SH_MAIN_OLDEST, SH_MAIN_NEWEST=SH_MAIN_OLDEST + 1, SH_DEADEST=SH_DEADEST,
+        SH_MOST_DEAD=SH_MOST_DEAD, SH_DUE=SH_DUE, SHARD_WORDS=SHARD_WORDS, SEG_STATE=SEG_STATE,
+        SEG_GENERATION=SEG_GENERATION, SEG_HEAD=SEG_HEAD, SEG_DEAD=SEG_DEAD, SEG_NEXT=SEG_NEXT,
+        SEG_PREV=SEG_PREV, SEG_STAMP=SEG_STAMP, SEG_DUE=SEG_DUE, SEGMENT_ROW=SEGMENT_ROW, FREE=FREE,
+        OPEN=OPEN, OPEN_MAIN=OPEN_MAIN, CLOSED=CLOSED, CLOSED_MAIN=CLOSED_MAIN,
+    ),
+    _index: dict(HIGH_SHIFT=HIGH_SHIFT, SECOND_BUCKET_SHIFT=SECOND_BUCKET_SHIFT),
+    _records: dict(
+        HEAD_BYTES=HEAD_BYTES, CHECKSUM_BYTES=CHECKSUM_BYTES, CALLER_FLAGS=CALLER_FLAGS, DEADLINE=DEADLINE,
+        LARGE=LARGE, FRAGMENT=FRAGMENT, METADATA=METADATA, MAX_METADATA_BYTES=MAX_METADATA_BYTES,
+    ),
+    _segments: dict(CREDIT_SEGMENTS=CREDIT_SEGMENTS),
+}
+
+for _module, _numbers in _NUMBERS.items():
+    for _name, _number in _numbers.items():
+        if getattr(_module, _name) != _number:
+            raise ImportError(
+                f"the compiled core was made for another layout: {_name} is {_number} in it and "
+                f"{getattr(_module, _name)} in {_module.__name__}"
+            )
+
+# In the order of ``Reason``.
+_REASONS = (
+    "busy", "closed", "damaged", "disturbed", "expired", "full", "key", "large", "missing", "split",
+    "unverified",
+)
+
+
+# -- the clock ---------------------------------------------------------------------------------------------
+
+
+@cython.final
+cdef class Clock:
+    """Milliseconds since boot, suspend included, and an offset; calling it tells them."""
+
+    def __cinit__(self, offset_ms: int = 0) -> None:
+        # An offset may be negative: sums are modulo 2 ** 64.
+        self.offset_ms = <uint64_t> <int64_t> offset_ms
+
+    def __call__(self) -> int:
+        return self.now_ms()
+
+    def freeze(self, now_ms: int | None) -> None:
+        """Stand still, for tests.
+
+        Args:
+            now_ms: what it shows from now on; None: the time again.
+        """
+        self.is_frozen = now_ms is not None
+        self.frozen_ms = now_ms or 0
+
+    cdef uint64_t now_ms(self) noexcept:
+        cdef timespec now
+        if self.is_frozen:
+            return self.frozen_ms
+        clock_gettime(CLOCK_BOOTTIME, &now)
+        return <uint64_t> now.tv_sec * 1000 + <uint64_t> now.tv_nsec // 1_000_000 + self.offset_ms
+
+
+cdef inline uint64_t read_clock(object clock) except? 0:
+    return (<Clock> clock).now_ms() if type(clock) is Clock else <uint64_t> clock()
+
+
+# -- the engine --------------------------------------------------------------------------------------------
+
+
+cdef inline tuple entry_of(const Found *found):
+    """An ``Entry``, copied out of the arena."""
+    cdef bytes value = PyBytes_FromStringAndSize(<const char *> found.value, found.value_len)
+    cdef bytes metadata = b""
+    if found.metadata_len:
+        metadata = PyBytes_FromStringAndSize(<const char *> found.metadata, found.metadata_len)
+    return value, found.flags, found.version, found.deadline_ms, found.slot, found.word, metadata
+
+
+@cython.final
+cdef class Engine:
+    """The operations on single keys of one store, for what is ordinary; the readable engine does the rest."""
+
+    def __cinit__(self, readable: object) -> None:
+        cdef object arena = readable.arena
+        cdef object geometry = arena.geometry
+        cdef object number, lock
+        self.readable = readable
+        self.clock = Clock()
+        self.seed = readable.seed
+        self.arena.segments = geometry.segments
+        self.arena.first_segment = geometry.first_segment
+        self.arena.segment_words = geometry.segment_words
+        self.arena.inline_words = geometry.segment_words // 8
+        self.arena.total_words = geometry.segments * geometry.segment_words
+        self.arena.sequences_at = geometry.sequences_at
+        self.arena.shards_at = geometry.shards_at
+        self.arena.directory_at = geometry.directory_at
+        self.arena.table_at = geometry.table_at
+        self.arena.ghosts_at = geometry.ghosts_at
+        self.arena.most_ghosts = geometry.most_ghosts
+        self.arena.location_mask = (1 << geometry.location_bits) - 1
+        self.arena.version_mask = (1 << geometry.version_bits) - 1
+        self.arena.generation_mask = (1 << geometry.generation_bits) - 1
+        self.arena.version_shift = geometry.location_bits
+        self.arena.generation_shift = geometry.location_bits + geometry.version_bits
+        self.arena.segment_shift = geometry.segment_words.bit_length() - 1
+        self.arena.directory_shift = TAG_BITS - geometry.directory_bits
+        self.arena.low_mask = (geometry.shards << TAG_BITS) - 1
+        self.arena.bucket_mask = geometry.segment_words - BUCKET_WORDS
+        self.pool_mutex = <pthread_mutex_t *> <size_t> readable.pool_lock.address
+        self.mutexes = <pthread_mutex_t **> malloc(geometry.shards * sizeof(pthread_mutex_t *))
+        if self.mutexes == NULL:
+            raise MemoryError
+        for number, lock in enumerate(readable.locks):
+            self.mutexes[<size_t> number] = <pthread_mutex_t *> <size_t> lock.address
+        # Held until ``close``, so that nothing unmaps the arena meanwhile.
+        PyObject_GetBuffer(arena.mem, &self.buffer, PyBUF_WRITABLE)
+        self.arena.words = <uint64_t *> self.buffer.buf
+
+    def __dealloc__(self) -> None:
+        self.release()
+        free(self.mutexes)
+
+    cdef void release(self) noexcept:
+        if self.arena.words != NULL:
+            self.arena.words = NULL
+            PyBuffer_Release(&self.buffer)
+
+    def close(self) -> None:
+        """Let go of the arena; from now on everything is declined. To be called before it is unmapped."""
+        self.release()
+
+    @property
+    def declines(self) -> dict[str, int]:
+        """How many operations this process has left to the readable engine, by reason."""
+        return {reason: self.counts[number] for number, reason in enumerate(_REASONS)}
+
+    cdef int decline(self, Reason reason) noexcept:
+        self.counts[<int> reason] += 1
+        return DECLINED
+
+    # -- reading -------------------------------------------------------------------------------------------
+
+    def get(self, bytes key not None, clock: object) -> object:
+        """Look a key up, as ``fastkv.store.engine.Engine.get``."""
+        cdef Found found
+        cdef tuple entry
+        cdef bint has_expired = False
+        cdef int outcome = self.find(<const uint8_t *> PyBytes_AS_STRING(key), PyBytes_GET_SIZE(key), &found)
+        if likely(outcome == DONE):
+            entry = entry_of(&found)
+            # Before the last look at the word: at the time that the clock shows the entry still stood there.
+            if found.deadline_ms:
+                has_expired = found.deadline_ms <= read_clock(clock)
+            if unlikely(has_expired):
+                if self.is_unchanged(&found):
+                    return None
+            elif likely(self.holds(&found)):
+                return entry
+            self.decline(WHY_DISTURBED)
+        elif outcome == MISS:
+            return None
+        return self.readable.get(key, clock)
+
+    def get_many(self, keys: object, clock: object) -> list:
+        """Look several keys up, as ``fastkv.store.engine.Engine.get_many``.
+
+        Here only if all are found, and none has a deadline: what is missing takes locks.
+        """
+        cdef tuple wanted = tuple(keys)
+        cdef Py_ssize_t count = len(wanted)
+        cdef Py_ssize_t i
+        cdef Found *found = <Found *> malloc((count + 1) * sizeof(Found))
+        cdef list entries
+        if found == NULL:
+            raise MemoryError
+        try:
+            entries = self.find_all(wanted, found)
+            if entries is not None:
+                for i in range(count):
+                    self.count_access(found[i].slot)
+                return entries
+        finally:
+            free(found)
+        return self.readable.get_many(keys, clock)
+
+    cdef list find_all(self, tuple keys, Found *found):
+        """Copy the entries of several keys; None unless all were there at the moment of the last copy."""
+        cdef list entries = []
+        cdef Py_ssize_t i
+        cdef Found *each = found
+        cdef int outcome
+        cdef bytes key
+        for key in keys:
+            outcome = self.find(<const uint8_t *> PyBytes_AS_STRING(key), PyBytes_GET_SIZE(key), each)
+            if outcome != DONE or each.deadline_ms:
+                if outcome != DECLINED:
+                    self.decline(WHY_EXPIRED if outcome == DONE else WHY_MISSING)
+                return None
+            entries.append(entry_of(each))
+            each += 1
+        for i in range(len(keys)):
+            if not self.is_unchanged(&found[i]):
+                self.decline(WHY_DISTURBED)
+                return None
+        return entries
+
+    cdef int look(self, const uint8_t *key, size_t key_len, Found *found) noexcept:
+        cdef int outcome = self.find(key, key_len, found)
+        # The clock is read while the word still stands there: what it says is decided is so at that moment.
+        if outcome == DONE and found.deadline_ms and found.deadline_ms <= self.clock.now_ms():
+            return MISS if self.is_unchanged(found) else self.decline(WHY_DISTURBED)
+        return outcome
+
+    cdef bint holds(self, Found *found) noexcept:
+        if unlikely(not self.is_unchanged(found)):
+            return False
+        self.count_access(found.slot)
+        return True
+
+    cdef int find(self, const uint8_t *key, size_t key_len, Found *found) noexcept:
+        """Find a key's entry without a lock, whatever its deadline."""
+        cdef const Arena *arena = &self.arena
+        cdef uint64_t key_hash, page, sequence, trailing
+        cdef const uint64_t *sequence_at
+        cdef Buckets buckets
+        cdef Record record
+        cdef Search outcome
+        if unlikely(arena.words == NULL):
+            return self.decline(WHY_CLOSED)
+        if unlikely(key_len > LONGEST_HASHED):
+            return self.decline(WHY_KEY)
+        key_hash = hash_short(key, key_len, self.seed)
+        sequence_at = arena.words + sequence_of(arena, shard_of(arena, key_hash))
+        sequence = load_acquire(sequence_at)
+        if unlikely(sequence & 1):
+            return self.decline(WHY_UNVERIFIED if sequence == UNVERIFIED else WHY_DISTURBED)
+        page = page_of(arena, key_hash)
+        if unlikely(not is_page(arena, page)):
+            return self.decline(WHY_DAMAGED)
+        buckets = buckets_of(arena, key_hash, page)
+        outcome = search(
+            arena, &buckets, key_hash & TAG_MASK, key, key_len, &found.slot, &found.word, &record
+        )
+        if likely(outcome == PRESENT):
+            if unlikely(record.flags & (LARGE | FRAGMENT)):
+                return self.decline(WHY_LARGE)
+            trailing = trailing_bytes(&record)
+            if unlikely(trailing > record.content_len):
+                return self.decline(WHY_DISTURBED)
+            found.version = record.version
+            found.deadline_ms = record.deadline_ms
+            found.flags = record.flags & CALLER_FLAGS
+            found.value = record.content
+            found.value_len = record.content_len - <uint32_t> trailing
+            found.metadata = record.content + found.value_len
+            found.metadata_len = <uint32_t> trailing - 1 if trailing else 0
+            return DONE
+        fence_acquire()
+        if unlikely(outcome == DISTURBED or load_relaxed(sequence_at) != sequence):
+            return self.decline(WHY_DISTURBED)
+        return MISS
+
+    cdef bint is_unchanged(self, Found *found) noexcept:
+        """Tell whether an entry's word still stands there, after its bytes were copied."""
+        fence_acquire()
+        return self.arena.words != NULL and load_relaxed(self.arena.words + found.slot) == found.word
+
+    cdef void count_access(self, uint64_t slot) noexcept:
+        cdef uint8_t *count = count_at(&self.arena, slot)
+        if count[0] < COUNT_MAX:  # blindly: a lost access does no harm
+            count[0] += 1
+
+    # -- writing -------------------------------------------------------------------------------------------
+
+    def put(
+        self,
+        bytes key not None,
+        bytes value not None,
+        clock: object,
+        flags: object = 0,
+        deadline_ms: object = 0,
+        bytes metadata not None = b"",
+    ) -> object:
+        """Insert or replace an entry, as ``fastkv.store.engine.Engine.put``."""
+        cdef Written written
+        cdef int outcome = self.put_entry(
+            <const uint8_t *> PyBytes_AS_STRING(key),
+            PyBytes_GET_SIZE(key),
+            <const uint8_t *> PyBytes_AS_STRING(value),
+            PyBytes_GET_SIZE(value),
+            <const uint8_t *> PyBytes_AS_STRING(metadata),
+            PyBytes_GET_SIZE(metadata),
+            flags,
+            deadline_ms,
+            None,
+            &written,
+        )
+        if likely(outcome == DONE):
+            return written.version
+        return self.readable.put(key, value, clock, flags, deadline_ms, metadata)
+
+    def delete(self, bytes key not None, clock: object) -> bool:
+        """Remove an entry, as ``fastkv.store.engine.Engine.delete``."""
+        cdef int outcome = self.remove_entry(
+            <const uint8_t *> PyBytes_AS_STRING(key),
+            PyBytes_GET_SIZE(key),
+            <Clock> clock if type(clock) is Clock else None,
+        )
+        return outcome == DONE if outcome != DECLINED else self.readable.delete(key, clock)
+
+    cdef int write(
+        self,
+        const uint8_t *key,
+        size_t key_len,
+        const uint8_t *value,
+        size_t value_len,
+        const uint8_t *metadata,
+        size_t metadata_len,
+        uint32_t flags,
+        uint64_t deadline_ms,
+        Written *written,
+    ) noexcept:
+        return self.put_entry(
+            key, key_len, value, value_len, metadata, metadata_len, flags, deadline_ms, None, written
+        )
+
+    cdef int replace(
+        self,
+        const uint8_t *key,
+        size_t key_len,
+        const uint8_t *value,
+        size_t value_len,
+        const uint8_t *metadata,
+        size_t metadata_len,
+        uint32_t flags,
+        uint64_t deadline_ms,
+        Written *written,
+    ) noexcept:
+        return self.put_entry(
+            key, key_len, value, value_len, metadata, metadata_len, flags, deadline_ms, self.clock, written
+        )
+
+    cdef int erase(self, const uint8_t *key, size_t key_len) noexcept:
+        return self.remove_entry(key, key_len, self.clock)
+
+    cdef int put_entry(
+        self,
+        const uint8_t *key,
+        size_t key_len,
+        const uint8_t *value,
+        size_t value_len,
+        const uint8_t *metadata,
+        size_t metadata_len,
+        uint32_t flags,
+        uint64_t deadline_ms,
+        Clock clock,
+        Written *written,
+    ) noexcept:
+        """Insert or replace an entry.
+
+        All that it needs is looked at before the first store: from there on nothing can fail.
+        """
+        cdef const Arena *arena = &self.arena
+        cdef uint64_t *words = arena.words
+        cdef uint64_t key_hash, shard, header, field, opened, segment, row, head, length, version
+        cdef uint64_t content_len = value_len + (metadata_len + 1 if metadata_len else 0)
+        cdef Buckets buckets
+        cdef Place place
+        cdef int outcome
+        cdef bint opens, pool
+        if unlikely(words == NULL):
+            return self.decline(WHY_CLOSED)
+        if unlikely(not 0 < key_len <= LONGEST_HASHED):
+            return self.decline(WHY_KEY)
+        # Room for a deadline is left in any case: the entry may be given one.
+        if unlikely(
+            value_len > arena.inline_words << 3
+            or metadata_len > MAX_METADATA_BYTES
+            or flags > CALLER_FLAGS
+            or record_words(key_len, DEADLINE, content_len) > arena.inline_words
+        ):
+            return self.decline(WHY_LARGE)
+        length = record_words(key_len, DEADLINE if deadline_ms else 0, content_len)
+        key_hash = hash_short(key, key_len, self.seed)
+        shard = shard_of(arena, key_hash)
+        header = header_of(arena, shard)
+
+        if unlikely(not self.lock_shard(shard)):
+            return DECLINED
+        outcome = self.locate(shard, key_hash, key, key_len, &buckets, &place)
+        if unlikely(outcome == DECLINED):
+            return DECLINED
+        field = header + SH_OPEN
+        if outcome == MISS:
+            place.slot = vacancy(arena, &buckets)
+            if unlikely(not place.slot):
+                return self.give_up(shard, False, WHY_SPLIT)
+            if was_evicted(arena, key_hash):
+                field = header + SH_OPEN_MAIN
+        elif unlikely(clock is not None and place.deadline_ms and place.deadline_ms <= clock.now_ms()):
+            return self.give_up(shard, False, WHY_EXPIRED)
+
+        opened = words[field]
+        segment = segment_of(arena, opened)
+        row = row_of(arena, segment)
+        head = words[row + SEG_HEAD]
+        if unlikely(
+            opened
+            and (
+                opened & (arena.segment_words - 1)
+                or head > arena.segment_words
+                or not is_log_of(arena, segment, shard)
+            )
+        ):
+            return self.give_up(shard, False, WHY_DAMAGED)
+        opens = not opened or head + length > arena.segment_words
+        pool = opens or (outcome == DONE and would_free(arena, place.segment, place.length))
+        if pool:
+            if unlikely(not self.lock_pool(shard)):
+                return DECLINED
+            if unlikely(opens and not has_segment(arena, RESERVE)):
+                return self.give_up(shard, True, WHY_FULL)
+
+        # From here on nothing is declined.
+        if outcome == MISS:
+            count_at(arena, place.slot)[0] = 0
+        if opens:
+            if opened:
+                close_open(arena, header, shard, field, segment)
+            segment = take(arena, shard, OPEN if field == header + SH_OPEN else OPEN_MAIN)
+            row = row_of(arena, segment)
+            opened = words[row + SEG_GENERATION] << arena.generation_shift | segment << arena.segment_shift
+            store_release(words + field, opened)
+            head = 0
+        opened += head
+        version = words[header + SH_VERSION] + 1
+        # What lay here before belonged to words that were cleared or replaced: that is seen before the bytes.
+        fence_release()
+        build_record(
+            arena,
+            opened & arena.location_mask,
+            key,
+            key_len,
+            value,
+            value_len,
+            metadata,
+            metadata_len,
+            flags,
+            version,
+            deadline_ms,
+        )
+        store_release(words + row + SEG_HEAD, head + length)
+        if deadline_ms:
+            note_deadline(arena, header, row, deadline_ms)
+        # Before the entry is seen: a version that a client was shown is never given again.
+        store_release(words + header + SH_VERSION, version)
+        store_release(
+            words + place.slot,
+            (key_hash & TAG_MASK) << TAG_SHIFT
+            | (version & arena.version_mask) << arena.version_shift
+            | opened,
+        )
+        if outcome == DONE:
+            bury(arena, header, place.segment, place.length)
+        else:
+            add(arena, header + SH_ENTRIES, 1)
+        self.unlock(shard, pool)
+        written.version = version
+        written.created = outcome == MISS
+        return DONE
+
+    cdef int remove_entry(self, const uint8_t *key, size_t key_len, Clock clock) noexcept:
+        """Remove an entry; without a clock one that has a deadline is declined."""
+        cdef const Arena *arena = &self.arena
+        cdef uint64_t key_hash, shard, header
+        cdef Buckets buckets
+        cdef Place place
+        cdef int outcome
+        cdef bint pool
+        if unlikely(arena.words == NULL):
+            return self.decline(WHY_CLOSED)
+        if unlikely(key_len > LONGEST_HASHED):
+            return self.decline(WHY_KEY)
+        key_hash = hash_short(key, key_len, self.seed)
+        shard = shard_of(arena, key_hash)
+        header = header_of(arena, shard)
+
+        if unlikely(not self.lock_shard(shard)):
+            return DECLINED
+        outcome = self.locate(shard, key_hash, key, key_len, &buckets, &place)
+        if unlikely(outcome == DECLINED):
+            return DECLINED
+        if outcome == MISS:
+            self.unlock(shard, False)
+            return MISS
+        if unlikely(place.deadline_ms and (clock is None or place.deadline_ms <= clock.now_ms())):
+            return self.give_up(shard, False, WHY_EXPIRED)
+        pool = would_free(arena, place.segment, place.length)
+        if unlikely(pool and not self.lock_pool(shard)):
+            return DECLINED
+
+        # From here on nothing is declined.
+        store_release(arena.words + place.slot, 0)
+        fence_release()
+        add(arena, header + SH_ENTRIES, -1)
+        bury(arena, header, place.segment, place.length)
+        self.unlock(shard, pool)
+        return DONE
+
+    # -- under the shard's lock ----------------------------------------------------------------------------
+
+    cdef int locate(
+        self,
+        uint64_t shard,
+        uint64_t key_hash,
+        const uint8_t *key,
+        size_t key_len,
+        Buckets *buckets,
+        Place *place,
+    ) noexcept:
+        """Find a key that is about to be changed. Where it declines, the lock is released."""
+        cdef const Arena *arena = &self.arena
+        cdef uint64_t page = page_of(arena, key_hash)
+        cdef Record record
+        cdef Search outcome
+        if unlikely(arena.words[sequence_of(arena, shard)] & 1):
+            return self.give_up(shard, False, WHY_UNVERIFIED)
+        if unlikely(not is_page(arena, page) or not is_pooled(arena, segment_of(arena, page))):
+            return self.give_up(shard, False, WHY_DAMAGED)
+        buckets[0] = buckets_of(arena, key_hash, page)
+        outcome = search(
+            arena, buckets, key_hash & TAG_MASK, key, key_len, &place.slot, &place.word, &record
+        )
+        if outcome == ABSENT:
+            return MISS
+        place.segment = segment_of(arena, place.word)
+        if unlikely(outcome == DISTURBED or not is_log_of(arena, place.segment, shard)):
+            return self.give_up(shard, False, WHY_DAMAGED)
+        if unlikely(record.flags & (LARGE | FRAGMENT)):
+            return self.give_up(shard, False, WHY_LARGE)
+        place.length = record_words(record.key_len, record.flags, record.content_len)
+        place.deadline_ms = record.deadline_ms
+        return DONE
+
+    # -- locks ---------------------------------------------------------------------------------------------
+
+    cdef bint lock_shard(self, uint64_t shard) noexcept:
+        """Take a shard's lock if it is free. After its owner's death the shard is repaired instead."""
+        cdef int code = pthread_mutex_trylock(self.mutexes[shard])
+        if likely(code == 0):
+            return True
+        if code == EOWNERDEAD:
+            self.readable.recover(shard)
+        self.decline(WHY_BUSY)
+        return False
+
+    cdef bint lock_pool(self, uint64_t shard) noexcept:
+        """Take the pool's lock as well. Where that is not possible, the shard's is released."""
+        cdef int code = pthread_mutex_trylock(self.pool_mutex)
+        if likely(code == 0):
+            return True
+        pthread_mutex_unlock(self.mutexes[shard])
+        if code == EOWNERDEAD:
+            self.readable.recover_pool()
+        self.decline(WHY_BUSY)
+        return False
+
+    cdef void unlock(self, uint64_t shard, bint pool) noexcept:
+        if pool:
+            pthread_mutex_unlock(self.pool_mutex)
+        pthread_mutex_unlock(self.mutexes[shard])
+
+    cdef int give_up(self, uint64_t shard, bint pool, Reason reason) noexcept:
+        """Release what is locked; nothing has been changed."""
+        self.unlock(shard, pool)
+        return self.decline(reason)

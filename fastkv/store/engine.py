@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from fastkv.store.multi_get import MultiGet
     from fastkv.store.reading import Entry, Reader
     from fastkv.store.repair import Guard
+    from fastkv.store.segments import Segments
     from fastkv.store.shard import Shard
     from fastkv.store.update import Updater
 
@@ -44,6 +45,7 @@ class Engine:
         arena: the arena that it works on.
         seed: seed of the keys' hashes.
         locks: the shards' locks, by number.
+        pool_lock: the pool's.
     """
 
     __slots__ = (
@@ -52,10 +54,12 @@ class Engine:
         "_low_mask",
         "_multi_get",
         "_reader",
+        "_segments",
         "_shards",
         "_updater",
         "arena",
         "locks",
+        "pool_lock",
         "seed",
     )
 
@@ -63,6 +67,7 @@ class Engine:
         self,
         arena: Arena,
         shards: list[Shard],
+        segments: Segments,
         index: Index,
         seed: int,
         guard: Guard,
@@ -75,6 +80,7 @@ class Engine:
         Args:
             arena: the arena.
             shards: its shards.
+            segments: its pool.
             index: its index.
             seed: seed of the keys' hashes.
             guard: holds the locks of shards.
@@ -85,7 +91,9 @@ class Engine:
         self.arena = arena
         self.seed = seed
         self.locks: list[RobustLock] = [shard.lock for shard in shards]
+        self.pool_lock = segments.lock
         self._shards = shards
+        self._segments = segments
         self._index = index
         self._guard = guard
         self._reader = reader
@@ -195,6 +203,13 @@ class Engine:
         shard = self._shards[shard_number]
         self._guard.after_death(shard)
         shard.lock.release()
+
+    def recover_pool(self) -> None:
+        """Rebuild the pool's free list, make its lock consistent, and release it.
+
+        To be called by what has just taken that lock and was told EOWNERDEAD.
+        """
+        self._segments.recover()
 
     def _hash(self, key: bytes) -> int:
         return xxh3_64_intdigest(key, self.seed)

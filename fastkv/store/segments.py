@@ -51,23 +51,27 @@ if TYPE_CHECKING:
     from fastkv.store.lock import RobustLock
 
 # Copying by cleaning may not outrun writing: so much credit, in segments, can be saved up.
-_CREDIT_SEGMENTS = 64
+CREDIT_SEGMENTS = 64
 
 
 class Segments:
-    """The pool, and the queues of closed segments that the shards keep."""
+    """The pool, and the queues of closed segments that the shards keep.
+
+    Attributes:
+        lock: the pool's lock.
+    """
 
     __slots__ = (
         "_first",
         "_generation_shift",
         "_location_mask",
-        "_lock",
         "_segment_words",
         "_shift",
         "_table",
         "_total",
         "_words",
         "generation_mask",
+        "lock",
     )
 
     def __init__(self, arena: Arena, lock: RobustLock) -> None:
@@ -79,7 +83,7 @@ class Segments:
         """
         geometry = arena.geometry
         self._words = arena.words
-        self._lock = lock
+        self.lock = lock
         self._table = geometry.table_at
         self._segment_words = geometry.segment_words
         self._shift = geometry.segment_words.bit_length() - 1
@@ -140,17 +144,30 @@ class Segments:
     @contextmanager
     def locked(self) -> Iterator[None]:
         """Hold the pool's lock, and rebuild the free list if its last owner died."""
-        owner_died = self._lock.acquire()
+        owner_died = self.lock.acquire()
         try:
             if owner_died:
-                self.rebuild_free_list()
-                self._lock.consistent()
+                self._recover()
             yield
         except BaseException:
             self.rebuild_free_list()
             raise
         finally:
-            self._lock.release()
+            self.lock.release()
+
+    def recover(self) -> None:
+        """Rebuild the free list under the pool's lock, make the lock consistent, and release it.
+
+        To be called by what has just taken the lock, and found that its last owner had died.
+        """
+        try:
+            self._recover()
+        finally:
+            self.lock.release()
+
+    def _recover(self) -> None:
+        self.rebuild_free_list()
+        self.lock.consistent()
 
     def free_count(self) -> int:
         """How many segments the pool has; exact only under its lock."""
@@ -256,7 +273,7 @@ class Segments:
         Args:
             words_written: words of a segment that was filled.
         """
-        limit = _CREDIT_SEGMENTS * self._segment_words
+        limit = CREDIT_SEGMENTS * self._segment_words
         self._words[POOL_CREDIT] = min(self._words[POOL_CREDIT] + words_written, limit)
 
     def spend_credit(self, words_copied: int) -> None:

@@ -229,7 +229,15 @@ class Store:
         self._updater = Updater(arena, self._shards, self._reader, room, self._seed, self._guard, write)
         self.update = self._updater.update
         engine = Engine(
-            arena, self._shards, index, self._seed, self._guard, self._reader, multi_get, self._updater
+            arena,
+            self._shards,
+            self._segments,
+            index,
+            self._seed,
+            self._guard,
+            self._reader,
+            multi_get,
+            self._updater,
         )
         self.engine = engine
         self.get = engine.get

@@ -1,0 +1,151 @@
+"""What other modules of the core use of the engine. Nothing here raises, and no lock is left held.
+
+The memory that a ``Found`` points to is the arena's: copy it, then ask ``holds`` whether the copy counts.
+"""
+
+cimport cython
+from cpython.buffer cimport Py_buffer
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
+
+from fastkv.core.index cimport Buckets
+from fastkv.core.layout cimport Arena
+
+cdef enum:
+    MISS = 0
+    DONE = 1
+    DECLINED = 2
+
+cdef struct Found:
+    uint64_t slot
+    uint64_t word
+    uint64_t version
+    # 0 for none
+    uint64_t deadline_ms
+    # The caller's.
+    uint32_t flags
+    uint32_t value_len
+    uint32_t metadata_len
+    const uint8_t *value
+    const uint8_t *metadata
+
+cdef struct Written:
+    uint64_t version
+    # Whether there was no entry before.
+    bint created
+
+# Why an operation was left to the readable engine.
+cdef enum Reason:
+    WHY_BUSY  # a lock was not free, or its owner had died
+    WHY_CLOSED  # the engine is
+    WHY_DAMAGED  # nothing like that stands in an arena that is in order
+    WHY_DISTURBED  # something changed meanwhile that a read without a lock depends on
+    WHY_EXPIRED  # the entry has, or a clock in Python has to tell
+    WHY_FULL  # the pool has no segment to spare
+    WHY_KEY  # it is empty, or longer than the core hashes
+    WHY_LARGE  # a value in fragments, or one that would need some; too much metadata
+    WHY_MISSING  # one of several keys has no entry
+    WHY_SPLIT  # the key's buckets have no empty slot
+    WHY_UNVERIFIED  # nothing has verified the shard since the start
+    REASONS
+
+# Where a key's entry stands.
+cdef struct Place:
+    uint64_t slot
+    uint64_t word
+    # The segment and the words of its record.
+    uint64_t segment
+    uint64_t length
+    uint64_t deadline_ms
+
+cdef extern from "pthread.h" nogil:
+    ctypedef struct pthread_mutex_t:
+        pass
+
+
+@cython.final
+cdef class Clock:
+    cdef uint64_t offset_ms
+    cdef uint64_t frozen_ms
+    cdef bint is_frozen
+
+    cdef uint64_t now_ms(self) noexcept
+
+
+@cython.final
+cdef class Engine:
+    cdef Arena arena
+    cdef uint64_t seed
+    cdef pthread_mutex_t *pool_mutex
+    cdef pthread_mutex_t **mutexes
+    cdef uint64_t[REASONS] counts
+    cdef Py_buffer buffer
+    cdef object readable
+    # What ``look``, ``replace`` and ``erase`` tell by whether an entry has expired.
+    cdef public Clock clock
+
+    # MISS, also for what has expired | DONE | DECLINED
+    cdef int look(self, const uint8_t *key, size_t key_len, Found *found) noexcept
+    # Whether the bytes that were copied are the entry's; counts the access.
+    cdef bint holds(self, Found *found) noexcept
+    # DONE | DECLINED; as ``put``, whatever is there. Metadata has 255 bytes at most.
+    cdef int write(
+        self,
+        const uint8_t *key,
+        size_t key_len,
+        const uint8_t *value,
+        size_t value_len,
+        const uint8_t *metadata,
+        size_t metadata_len,
+        uint32_t flags,
+        uint64_t deadline_ms,
+        Written *written,
+    ) noexcept
+    # The same as an update: over an entry that has expired it declines, because that is removed first.
+    cdef int replace(
+        self,
+        const uint8_t *key,
+        size_t key_len,
+        const uint8_t *value,
+        size_t value_len,
+        const uint8_t *metadata,
+        size_t metadata_len,
+        uint32_t flags,
+        uint64_t deadline_ms,
+        Written *written,
+    ) noexcept
+    # MISS | DONE | DECLINED; it declines over an entry that has expired, too.
+    cdef int erase(self, const uint8_t *key, size_t key_len) noexcept
+
+    cdef void release(self) noexcept
+    cdef int decline(self, Reason reason) noexcept
+    cdef list find_all(self, tuple keys, Found *found)
+    cdef int find(self, const uint8_t *key, size_t key_len, Found *found) noexcept
+    cdef bint is_unchanged(self, Found *found) noexcept
+    cdef void count_access(self, uint64_t slot) noexcept
+    cdef bint lock_shard(self, uint64_t shard) noexcept
+    cdef bint lock_pool(self, uint64_t shard) noexcept
+    cdef void unlock(self, uint64_t shard, bint pool) noexcept
+    cdef int give_up(self, uint64_t shard, bint pool, Reason reason) noexcept
+    cdef int locate(
+        self,
+        uint64_t shard,
+        uint64_t key_hash,
+        const uint8_t *key,
+        size_t key_len,
+        Buckets *buckets,
+        Place *place,
+    ) noexcept
+    cdef int put_entry(
+        self,
+        const uint8_t *key,
+        size_t key_len,
+        const uint8_t *value,
+        size_t value_len,
+        const uint8_t *metadata,
+        size_t metadata_len,
+        uint32_t flags,
+        uint64_t deadline_ms,
+        Clock clock,
+        Written *written,
+    ) noexcept
+    cdef int remove_entry(self, const uint8_t *key, size_t key_len, Clock clock) noexcept

@@ -1,0 +1,114 @@
+"""Records in the arena, as ``fastkv.store.records`` describes them."""
+
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
+from libc.string cimport memcpy
+
+from fastkv.core.hashing cimport checksum
+from fastkv.core.layout cimport (
+    CHECKSUM_BYTES,
+    DEADLINE,
+    HEAD_BYTES,
+    METADATA,
+    Arena,
+    bytes_at,
+)
+
+cdef struct Record:
+    const uint8_t *key
+    const uint8_t *content
+    uint32_t key_len
+    uint32_t content_len
+    uint32_t flags
+    uint64_t version
+    # 0 for none
+    uint64_t deadline_ms
+
+
+cdef inline uint64_t record_words(uint64_t key_len, uint32_t flags, uint64_t content_len) noexcept nogil:
+    """The length of a record in words."""
+    cdef uint64_t fixed = HEAD_BYTES + CHECKSUM_BYTES + (8 if flags & DEADLINE else 0)
+    return (fixed + key_len + content_len + 7) >> 3
+
+
+cdef inline bint parse_record(const Arena *arena, uint64_t location, Record *record) noexcept nogil:
+    """Read the head of what stands at a location; without the shard's lock that may be anything.
+
+    Returns:
+        False if no record can: what stands there would reach out of its segment.
+    """
+    cdef const uint64_t *words
+    cdef uint64_t head, room, size
+    if location >= arena.total_words:
+        return False
+    room = (arena.segment_words - (location & (arena.segment_words - 1))) << 3
+    if room < HEAD_BYTES + CHECKSUM_BYTES:
+        return False
+    words = arena.words + location
+    head = words[0]
+    record.key_len = head & 0xFFFF
+    record.flags = head >> 16 & 0xFFFF
+    record.content_len = head >> 32
+    record.version = words[1]
+    record.deadline_ms = 0
+    size = HEAD_BYTES
+    if record.flags & DEADLINE:
+        size += 8
+    record.key = <const uint8_t *> words + size
+    record.content = record.key + record.key_len
+    size += record.key_len
+    size += record.content_len
+    if size + CHECKSUM_BYTES > room:
+        return False
+    if record.flags & DEADLINE:
+        record.deadline_ms = words[2]
+    return True
+
+
+cdef inline uint64_t trailing_bytes(const Record *record) noexcept nogil:
+    """How many bytes follow the value in a record's content: the metadata and its length."""
+    if record.flags & METADATA and record.content_len:
+        return <uint64_t> record.content[record.content_len - 1] + 1
+    return 0
+
+
+cdef inline void build_record(
+    const Arena *arena,
+    uint64_t location,
+    const uint8_t *key,
+    size_t key_len,
+    const uint8_t *value,
+    size_t value_len,
+    const uint8_t *metadata,
+    size_t metadata_len,
+    uint32_t flags,
+    uint64_t version,
+    uint64_t deadline_ms,
+) noexcept nogil:
+    """Write a record; the bytes behind it, up to a whole word, stay as they are.
+
+    Args:
+        flags: the caller's; those of the record are added.
+    """
+    cdef uint8_t *start = bytes_at(arena, location)
+    cdef uint8_t *end = start + HEAD_BYTES
+    cdef uint64_t content_len = value_len
+    cdef uint32_t fits
+    if metadata_len:
+        content_len += metadata_len + 1
+        flags |= METADATA
+    if deadline_ms:
+        flags |= DEADLINE
+        memcpy(end, &deadline_ms, 8)
+        end += 8
+    (<uint64_t *> start)[0] = content_len << 32 | <uint64_t> flags << 16 | key_len
+    (<uint64_t *> start)[1] = version
+    memcpy(end, key, key_len)
+    end += key_len
+    memcpy(end, value, value_len)
+    end += value_len
+    if metadata_len:
+        memcpy(end, metadata, metadata_len)
+        end[metadata_len] = <uint8_t> metadata_len
+        end += metadata_len + 1
+    fits = checksum(start, end - start)
+    memcpy(end, &fits, CHECKSUM_BYTES)
