@@ -4,11 +4,13 @@ In: a request line and a `Head`. Out: a `Verdict`. Nothing is raised, nothing is
 depends on the settings, the line and the head, and on nothing else. A refusal for Origin or Host says what to
 log of it: it may be the owner's own page that is kept out.
 
-A verdict costs a few microseconds, and most requests do not pay them: the fast parser asks once whether a
-header section is accepted whatever is asked with it, and keeps those alone. What it declines for this reason,
-the full parser reads, and only there each request gets a verdict of its own. So neither the fast parser nor
-the memo, which sees only what that parser has read, can be a way around it. Both find sections by the keyed
-hash of all their bytes: a guess at the token cannot be timed byte by byte there either.
+A verdict costs a few microseconds, and most requests do not pay them. The compiled core asks once for each
+tuple of the four fields that decide (`Access.admits`) and keeps the last few tuples that are admitted; it
+compares Authorization in constant time. The fast parser asks once whether a header section is accepted
+whatever is asked with it, and keeps those alone. What both decline for this reason, the full parser reads,
+and only there each request gets a verdict of its own. So neither of them nor the memo, which sees only what
+that parser has read, can be a way around it. The fast parser and the memo find sections by the keyed hash of
+all their bytes: a guess at the token cannot be timed byte by byte there either.
 
 Three kinds of request are refused, by what a browser or a stranger can do without the owner's will:
 
@@ -25,7 +27,7 @@ from hashlib import sha256
 from hmac import compare_digest
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from fastkv.http.request import Head, HttpError
+from fastkv.http.request import Head, HttpError, is_authority
 from fastkv.http.responses import isolation_of
 from fastkv.http.urlform import form_values
 from fastkv.names import (
@@ -132,11 +134,34 @@ class Access:
         Args:
             head: A head.
         """
+        return self.admits(
+            head.get(b"host"), head.get(b"origin"), head.get(b"sec-fetch-site"), head.get(b"authorization")
+        )
+
+    def admits(
+        self, host: bytes | None, origin: bytes | None, site: bytes | None, authorization: bytes | None
+    ) -> bool:
+        """Decide on all four fields that say who speaks; none of them means anything without the others.
+
+        One verdict for each field would let a page of an allowed host in by the name of another one.
+
+        Args:
+            host: The value of Host; None where the field is absent, likewise below.
+            origin: Origin.
+            site: Sec-Fetch-Site.
+            authorization: Authorization.
+
+        Returns:
+            True where every request with these four is answered as one without Origin and Authorization is;
+            False where it is refused, gets header lines besides, or depends on its target. A malformed
+            Host is not admitted either.
+        """
         return (
-            self._names_us(head)
-            and self._allowed_origin(head) is None
-            and not self._is_foreign(head)
-            and (self._digest is None or self._bears_token(head))
+            (host is None or is_authority(host))
+            and self._names_us(host)
+            and self._allowed_origin(origin) is None
+            and not self._is_foreign(host, origin, site)
+            and (self._digest is None or self._bears_token(authorization))
         )
 
     def judge(self, line: bytes, head: Head) -> Verdict:
@@ -149,12 +174,13 @@ class Access:
         Returns:
             The verdict; refusals are handlers that raise `HttpError` 400, 401, 403 or 421.
         """
-        if not self._names_us(head):
-            host = head.get(b"host") or b""
-            return _refusal(SenderRefused(421, _WRONG_HOST, Column.WRONG_HOSTS, _STRANGE_HOST, host), b"")
-        origin = self._allowed_origin(head)
-        if origin is None and self._is_foreign(head):
-            return _refusal(_foreign(head), b"")
+        host, raw_origin, site = head.get(b"host"), head.get(b"origin"), head.get(b"sec-fetch-site")
+        if not self._names_us(host):
+            error = SenderRefused(421, _WRONG_HOST, Column.WRONG_HOSTS, _STRANGE_HOST, host or b"")
+            return _refusal(error, b"")
+        origin = self._allowed_origin(raw_origin)
+        if origin is None and self._is_foreign(host, raw_origin, site):
+            return _refusal(_foreign(raw_origin, site), b"")
         fields = b""
         if origin is not None:
             fields = b"Access-Control-Allow-Origin: %b\r\nVary: Origin\r\n" % origin.encode()
@@ -163,7 +189,11 @@ class Access:
                 return Verdict(_preflight, fields + isolation_of(line))
             fields += b"Access-Control-Expose-Headers: %b\r\n" % _EXPOSED
         path, _, query = line.partition(b" ")[2].partition(b"?")
-        if self._digest is not None and path != OPEN_PATH and not self._bears_token(head):
+        if (
+            self._digest is not None
+            and path != OPEN_PATH
+            and not self._bears_token(head.get(b"authorization"))
+        ):
             try:
                 given = form_values(query, TOKEN_PARAMETER)
             except HttpError as error:
@@ -172,18 +202,17 @@ class Access:
                 return _refusal(HttpError(401, _NO_TOKEN, extra=b"WWW-Authenticate: Bearer\r\n"), fields)
         return Verdict(None, fields)
 
-    def _bears_token(self, head: Head) -> bool:
+    def _bears_token(self, authorization: bytes | None) -> bool:
         """True where Authorization presents the token; where it is repeated, it presents none."""
-        scheme, _, token = (head.get(b"authorization") or b"").partition(b" ")
+        scheme, _, token = (authorization or b"").partition(b" ")
         return scheme.lower() == b"bearer" and self._is_token(token.lstrip(b" "))
 
     def _is_token(self, given: bytes) -> bool:
         """Compare digests, in a time that says nothing of where they differ, nor how long the token is."""
         return self._digest is not None and compare_digest(_digest(given), self._digest)
 
-    def _allowed_origin(self, head: Head) -> str | None:
+    def _allowed_origin(self, raw: bytes | None) -> str | None:
         """Return the origin that is let in by a setting, as the browser wrote it."""
-        raw = head.get(b"origin")
         if raw is None or not self._origins:
             return None
         text = raw.decode("latin-1")
@@ -192,30 +221,27 @@ class Access:
             return text
         return None
 
-    def _is_foreign(self, head: Head) -> bool:
+    def _is_foreign(self, host: bytes | None, raw: bytes | None, site: bytes | None) -> bool:
         """True where a browser sends for a page that is not the server's own; whether it is allowed is known.
 
         Without Origin only ``*`` excuses Sec-Fetch-Site: whose page it was is not known then. A value that is
         not defined counts for nothing (Fetch Metadata, 2.3).
         """
-        raw = head.get(b"origin")
         if raw is not None:
-            own = build_origin(self._scheme, (head.get(b"host") or b"").decode("latin-1"))
+            own = build_origin(self._scheme, (host or b"").decode("latin-1"))
             if own is None or parse_origin(raw.decode("latin-1")) != own:
                 return True
         elif self._any_origin:
             return False
-        sites = (head.get(b"sec-fetch-site") or b"").lower().split(b",")
-        return any(site.strip() in _FOREIGN_SITES for site in sites)
+        return any(each.strip() in _FOREIGN_SITES for each in (site or b"").lower().split(b","))
 
-    def _names_us(self, head: Head) -> bool:
+    def _names_us(self, raw: bytes | None) -> bool:
         """True where the host of a request cannot be a stranger's name for this machine.
 
         Browsers always send Host, so without one there is nothing to fear.
         """
         if not self._guards_host:
             return True
-        raw = head.get(b"host")
         if raw is None:
             return True
         parts = split_authority(raw.decode("latin-1"))
@@ -234,13 +260,11 @@ class Access:
         )
 
 
-def _foreign(head: Head) -> SenderRefused:
+def _foreign(origin: bytes | None, site: bytes | None) -> SenderRefused:
     """The refusal of a request that a browser sends for another site's page."""
-    origin = head.get(b"origin")
     if origin is not None:
         return SenderRefused(403, _WRONG_ORIGIN, Column.FOREIGN_ORIGINS, _STRANGE_ORIGIN, origin)
-    site = head.get(b"sec-fetch-site") or b""
-    return SenderRefused(403, _WRONG_ORIGIN, Column.FOREIGN_ORIGINS, _STRANGE_SITE, site)
+    return SenderRefused(403, _WRONG_ORIGIN, Column.FOREIGN_ORIGINS, _STRANGE_SITE, site or b"")
 
 
 def _preflight(_query: bytes, head: Head, _body: bytes) -> Reply:

@@ -285,6 +285,7 @@ DISTURBANCES: dict[str, Disturbance] = {
     "evicted": Disturbance(full, evict, {b"old", None}),
 }
 
+
 @pytest.mark.parametrize("name", DISTURBANCES)
 def test_a_reader_that_is_disturbed_at_any_point_finds_the_truth(name: str) -> None:
     prepare, disturb, allowed = DISTURBANCES[name]

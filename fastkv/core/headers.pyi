@@ -1,7 +1,11 @@
 from collections.abc import Callable, Mapping, Sequence
 
+from _typeshed import ReadableBuffer
+from typing_extensions import disjoint_base
+
 SOURCES: str
 
+@disjoint_base
 class Sections:
     def __init__(
         self,
@@ -11,3 +15,7 @@ class Sections:
         max_head_bytes: int,
         max_fields: int,
     ) -> None: ...
+    def examine(
+        self, data: ReadableBuffer, route: int, at: int = 0, line_bytes: int = 0, times: int = 1
+    ) -> tuple[int, int, int, bytes] | None: ...
+    def known_sections(self, route: int) -> list[tuple[bytes, bytes]]: ...

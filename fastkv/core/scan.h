@@ -50,6 +50,22 @@ static inline uint32_t unusual_bytes(const uint8_t *at)
     return bits_of(~usual);
 }
 
+/* What names of fields seldom have, and what ends one: all bytes but letters, digits and the hyphen. */
+static inline uint32_t unusual_in_names(const uint8_t *at)
+{
+    Block bytes = block_at(at);
+    Block usual = (Block)((Block)((bytes | 0x20) - 'a') <= 'z' - 'a') | (Block)((Block)(bytes - '0') <= '9' - '0') |
+                  (Block)(bytes == '-');
+    return bits_of(~usual);
+}
+
+/* What no value of a field has (RFC 9110, 5.5): the control characters but HTAB. */
+static inline uint32_t control_bytes(const uint8_t *at)
+{
+    Block bytes = block_at(at);
+    return bits_of(((Block)(bytes < 0x20) & (Block)(bytes != '\t')) | (Block)(bytes == 0x7F));
+}
+
 static inline uint32_t lowest_bit(uint32_t bits) { return (uint32_t)__builtin_ctz(bits); }
 
 #endif

@@ -1,4 +1,4 @@
-"""Where text ends that stands in JSON as it is, and what is UTF-8."""
+"""Bytes to stop at, sixteen in one look; where text ends that stands in JSON as it is, and what is UTF-8."""
 
 from libc.stdint cimport uint8_t, uint32_t
 
@@ -6,6 +6,8 @@ cdef extern from "scan.h" nogil:
     const size_t BLOCK_BYTES
     uint32_t unplain_bytes(const uint8_t *)
     uint32_t unusual_bytes(const uint8_t *)
+    uint32_t unusual_in_names(const uint8_t *)
+    uint32_t control_bytes(const uint8_t *)
     uint32_t lowest_bit(uint32_t)
 
 

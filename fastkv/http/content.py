@@ -50,8 +50,25 @@ def metadata_of(head: Head) -> bytes:
             together than ``MAX_CONTENT_BYTES``.
     """
     types = [value for name, value in head.fields if name == b"content-type"]
+    return _metadata(types, head.get(b"content-encoding"))
+
+
+def metadata_from(content_type: bytes | None, content_encoding: bytes | None) -> bytes:
+    """What ``metadata_of`` makes of a head with these two fields, each there once or not at all.
+
+    Args:
+        content_type: the value of Content-Type; None where the field is absent.
+        content_encoding: that of Content-Encoding.
+
+    Raises:
+        HttpError: as ``metadata_of``.
+    """
+    return _metadata([] if content_type is None else [content_type], content_encoding)
+
+
+def _metadata(types: list[bytes], encoding: bytes | None) -> bytes:
     # An empty member of a list counts for nothing (RFC 9110, 5.6.1); identity is what no coding is.
-    members = [member.strip(b" \t") for member in (head.get(b"content-encoding") or b"").split(b",")]
+    members = [member.strip(b" \t") for member in (encoding or b"").split(b",")]
     codings = b", ".join(member for member in members if member and member.lower() != b"identity")
     size = sum(map(len, types)) + len(codings)
     if size > MAX_CONTENT_BYTES:

@@ -175,7 +175,7 @@ def _origin_form(method: bytes, target: bytes, secure: bool) -> tuple[bytes, byt
         # What was asked for in private must not be answered in public (RFC 9110, 7.4).
         raise HttpError(421, "This connection is not secured, as an https URL demands.", close=True)
     authority, path = absolute[2], absolute[3]
-    if not _is_authority(authority):
+    if not is_authority(authority):
         raise _refused("The host of the request target is malformed.")
     if not path and method == b"OPTIONS":
         return b"*", authority
@@ -259,11 +259,11 @@ def _check_host(version: bytes, hosts: list[bytes]) -> None:
         raise _refused("The Host header field is repeated.")
     if not hosts and version != b"1.0":
         raise _refused("The Host header field is missing.")
-    if hosts and not _is_authority(hosts[0]):
+    if hosts and not is_authority(hosts[0]):
         raise _refused("The Host header field is malformed.")
 
 
-def _is_authority(value: bytes) -> bool:
+def is_authority(value: bytes) -> bool:
     """True for a host with an optional port and without user information (RFC 3986, 3.2).
 
     A comma is refused, though a name may have one by the letter: whoever reads a list there sees two hosts.
