@@ -12,11 +12,15 @@ VENV := .venv
 LOCK := requirements-dev.lock
 # Not quiet: an installation takes half a minute, and says what it is at.
 PIP := $(VENV)/bin/python -m pip --disable-pip-version-check
-# Stamps: what the server needs, and on top of it what development needs.
+# Stamps: what builds the package, what the server needs, and on top of it what development needs.
+BUILD := $(VENV)/build.stamp
 SERVER := $(VENV)/server.stamp
 TOOLS := $(VENV)/tools.stamp
 FUZZ := $(VENV)/fuzz.stamp
 BENCH := $(VENV)/bench.stamp
+# A copy of the package, whose core is built with sanitizers.
+SANITIZED := .sanitized
+SANITIZERS := -fsanitize=address,undefined
 # Other servers in Python, apart: what they ask for is not what fastkv runs on.
 RIVALS := .venv-bench/rivals.stamp
 # For Python 2.7, and so not in there.
@@ -26,7 +30,7 @@ NODE := tests/node/node_modules/.package-lock.json
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help serve test check format lock fuzz damage autobahn bench-micro bench-memory bench-pauses bench-pubsub bench-websocket profile report bench-instructions bench image clean
+.PHONY: help serve core test check sanitize format lock fuzz damage autobahn bench-micro bench-memory bench-pauses bench-pubsub bench-websocket profile report bench-instructions bench image clean
 
 help: ## list the targets
 	@awk '/^[a-z-]+:.*## / { \
@@ -37,17 +41,29 @@ help: ## list the targets
 	        line = line " " $$i } \
 	    print line }' $(MAKEFILE_LIST)
 
-serve: $(SERVER) ## start the server; ARGS="--port 8080" passes options on
+serve: core $(SERVER) ## start the server; ARGS="--port 8080" passes options on
 	@$(VENV)/bin/fastkv serve --no-tune $(ARGS)
 
-test: $(TOOLS) $(NODE) ## run the tests, on all cores; ARGS="-k settings" picks some
+# It is setup.py that knows what has to be built, in half a second: nothing, mostly.
+core: $(BUILD) ## build what has changed of the compiled core, if there is a C compiler
+	@$(VENV)/bin/python setup.py -q build_ext --inplace
+
+test: core $(TOOLS) $(NODE) ## run the tests, on all cores; ARGS="-k settings" picks some
 	@$(VENV)/bin/python -m pytest $(or $(ARGS),$(EVERYTHING))
 
-check: $(TOOLS) ## format check, lint, strict types, then the tests: what CI runs
+check: core $(TOOLS) ## format check, lint, strict types, then the tests: what CI runs
 	@$(VENV)/bin/ruff format --check .
 	@$(VENV)/bin/ruff check .
+	@PATH="$(abspath $(VENV)/bin):$$PATH" cython-lint fastkv/core
 	@$(VENV)/bin/mypy
 	@$(MAKE) --no-print-directory test
+
+sanitize: $(TOOLS) ## run the tests of store and HTTP over a core built with ASan and UBSan
+	@echo "Building the core with $(SANITIZERS) …"
+	@CFLAGS="-O1 -g -fno-omit-frame-pointer -fno-sanitize-recover=all $(SANITIZERS)" LDFLAGS="$(SANITIZERS)" \
+	    $(VENV)/bin/python setup.py -q build --build-base $(SANITIZED) --build-lib $(SANITIZED)/lib
+	@LD_PRELOAD="$$(cc -print-file-name=libasan.so)" ASAN_OPTIONS=detect_leaks=0 PYTHONMALLOC=malloc \
+	    PYTHONPATH="$(abspath $(SANITIZED)/lib)" $(VENV)/bin/pytest $(or $(ARGS),$(SANITIZED_TESTS))
 
 format: $(TOOLS) ## format the code, and mend what the linter can
 	@$(VENV)/bin/ruff check --fix-only .
@@ -58,17 +74,17 @@ lock: ## pin the newest versions of everything in requirements-dev.lock
 	@$(PYTHON) -m venv --clear $(VENV)-lock
 	@$(VENV)-lock/bin/python -m pip --disable-pip-version-check --quiet install --editable '.[dev,perf]'
 	@{ echo "# Everything that development uses, pinned by: make lock"; \
-	   $(VENV)-lock/bin/python -m pip --disable-pip-version-check freeze --exclude-editable; } > $(LOCK).new
+	   $(VENV)-lock/bin/python -m pip --disable-pip-version-check freeze --all --exclude pip --exclude-editable; } > $(LOCK).new
 	@mv $(LOCK).new $(LOCK)
 	@rm -rf $(VENV)-lock
 
-fuzz: $(FUZZ) ## look for inputs that break the parsers or a connection; SECONDS=60
+fuzz: core $(FUZZ) ## look for inputs that break the parsers or a connection; SECONDS=60
 	@PYTHONPATH=tests $(VENV)/bin/python -m fuzz $(SECONDS)
 
-damage: $(TOOLS) ## damage arenas in files at random, and look for wrong values; RUNS=10000
+damage: core $(TOOLS) ## damage arenas in files at random, and look for wrong values; RUNS=10000
 	@PYTHONPATH=tests $(VENV)/bin/python -m damage $(RUNS)
 
-autobahn: $(TOOLS) ## run the Autobahn|Testsuite, where there is a Python 2.7; PYTHON2=python2.7
+autobahn: core $(TOOLS) ## run the Autobahn|Testsuite, where there is a Python 2.7; PYTHON2=python2.7
 	@command -v $(PYTHON2) > /dev/null || \
 	    { echo "fastkv: there is no $(PYTHON2), which the Autobahn|Testsuite needs: make autobahn PYTHON2=…" >&2; exit 1; }
 	@test -d $(AUTOBAHN) || { $(PYTHON2) -m pip --quiet install --target $(AUTOBAHN) autobahntestsuite \
@@ -76,34 +92,34 @@ autobahn: $(TOOLS) ## run the Autobahn|Testsuite, where there is a Python 2.7; P
 	@$(VENV)/bin/python -m perf.autobahn --python $(PYTHON2) --suite $(AUTOBAHN) --save
 	@$(VENV)/bin/python -m perf.tables
 
-bench-micro: $(BENCH) ## measure the store, parsers and replies alone; ARGS="operations --only fastkv" picks some
+bench-micro: core $(BENCH) ## measure the store, parsers and replies alone; ARGS="operations --only fastkv" picks some
 	@$(VENV)/bin/python -m perf.micro $(ARGS)
 	@$(VENV)/bin/python -m perf.tables
 
-bench: $(SERVER) $(RIVALS) ## measure a request beside other servers, in half an hour; ARGS="--quick" in two minutes
+bench: core $(SERVER) $(RIVALS) ## measure a request beside other servers, in half an hour; ARGS="--quick" in two minutes
 	@$(VENV)/bin/python -m perf.bench $(ARGS)
 
-bench-instructions: $(SERVER) ## count the instructions of requests; ARGS="--functions 'GET miss'", or --save
+bench-instructions: core $(SERVER) ## count the instructions of requests; ARGS="--functions 'GET miss'", or --save
 	@$(VENV)/bin/python -m perf.instructions $(ARGS)
 	@$(VENV)/bin/python -m perf.tables
 
-bench-memory: $(SERVER) ## count what a budget holds, beside memcached and Redis; ARGS="--memory 64"
+bench-memory: core $(SERVER) ## count what a budget holds, beside memcached and Redis; ARGS="--memory 64"
 	@$(VENV)/bin/python -m perf.memory --save $(ARGS)
 	@$(VENV)/bin/python -m perf.tables
 
-bench-pauses: $(SERVER) ## find the longest steps of a worker's event loop, and what they are for; ARGS="--only expiry"
+bench-pauses: core $(SERVER) ## find the longest steps of a worker's event loop, and what they are for; ARGS="--only expiry"
 	@$(VENV)/bin/python -m perf.pauses --save $(ARGS)
 	@$(VENV)/bin/python -m perf.tables
 
-bench-pubsub: $(SERVER) ## tell 10,000 subscribers, beside Redis; ARGS="--subscribers 1000"
+bench-pubsub: core $(SERVER) ## tell 10,000 subscribers, beside Redis; ARGS="--subscribers 1000"
 	@$(VENV)/bin/python -m perf.pubsub --save $(ARGS)
 	@$(VENV)/bin/python -m perf.tables
 
-bench-websocket: $(SERVER) ## measure a command over a WebSocket, beside HTTP and another server; ARGS="--rounds 3"
+bench-websocket: core $(SERVER) ## measure a command over a WebSocket, beside HTTP and another server; ARGS="--rounds 3"
 	@$(VENV)/bin/python -m perf.websocket --save $(ARGS)
 	@$(VENV)/bin/python -m perf.tables
 
-profile: $(TOOLS) ## record a flame graph of a worker under load; ARGS="--workload put --out put.svg"
+profile: core $(TOOLS) ## record a flame graph of a worker under load; ARGS="--workload put --out put.svg"
 	@$(VENV)/bin/python -m perf.profile $(ARGS)
 
 report: $(SERVER) ## bring the tables and charts of the documents up to date with perf/results
@@ -112,8 +128,9 @@ report: $(SERVER) ## bring the tables and charts of the documents up to date wit
 image: ## build the container image
 	@docker build --tag ultrafastkv .
 
-clean: ## remove the virtual environment and what tools left behind
-	@rm -rf $(VENV) $(VENV)-lock $(VENV)-bench $(AUTOBAHN) tests/node/node_modules build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
+clean: ## remove the virtual environment, and what was built or left behind
+	@rm -rf $(VENV) $(VENV)-lock $(VENV)-bench $(AUTOBAHN) $(SANITIZED) tests/node/node_modules build dist
+	@rm -rf fastkv/core/*.so ultrafastkv.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # Says what is missing before anything half-works.
@@ -127,12 +144,15 @@ define check_python
 endef
 
 # Without build isolation the build back end is the pinned one too.
-$(SERVER): pyproject.toml $(LOCK)
+$(BUILD): pyproject.toml $(LOCK)
 	$(check_python)
 	@echo "1 of 3: making the virtual environment $(VENV) …"
 	@$(PYTHON) -m venv $(VENV)
 	@echo "2 of 3: installing what builds the package, with the versions in $(LOCK) …"
-	@$(PIP) install --constraint $(LOCK) hatchling
+	@$(PIP) install --constraint $(LOCK) cython setuptools
+	@touch $@
+
+$(SERVER): $(BUILD) | core
 	@echo "3 of 3: installing the server and what it needs …"
 	@$(PIP) install --constraint $(LOCK) --no-build-isolation --editable .
 	@echo "Installed: $(VENV)/bin/fastkv."

@@ -2,7 +2,8 @@
 
 The base image comes from a registry, on which the tests should not depend. Here a tree stands in for it that
 has the same files at the same places: this machine's Python below ``/usr/local``, pip, a shell, and no byte
-code. What pip installs is fetched beforehand, in the same versions.
+code. What pip installs is fetched beforehand, in the same versions. The C compiler is this machine's: the
+build sees it, the image does not have it.
 """
 
 import json
@@ -29,6 +30,8 @@ _RUN_SECONDS = 60
 _TAG = "fastkv-test"
 # Libraries that a wheel may use without bringing them (PEP 600).
 _ALWAYS_THERE = ("dl", "gcc_s", "m", "pthread", "resolv", "rt", "stdc++", "util")
+# Where this machine has its C compiler.
+_COMPILER = ("/usr/bin", "/usr/include", "/usr/lib")
 _LEFT_OUT = (
     "__pycache__",
     "site-packages",
@@ -101,6 +104,8 @@ def make_base(root: Path) -> None:
         "#!/usr/local/bin/python\nfrom pip._internal.cli.main import main\nraise SystemExit(main())\n"
     )
     script.chmod(0o755)
+    headers = Path(sysconfig.get_config_var("INCLUDEPY"))
+    shutil.copytree(headers, root / str(headers)[1:])
     shell = Path("/bin/sh").resolve()
     shutil.copy(shell, root / "bin/sh")
     _copy_libraries(root, program, shell, *library.glob("lib-dynload/*.so"))
@@ -167,11 +172,11 @@ class Builder:
         storage = ("--root", self.work / "storage", "--runroot", self.work / "run", "--storage-driver", "vfs")
         return run("buildah", *storage, *arguments).strip()
 
-    def import_base(self, name: str) -> None:
-        """Make the base image.
+    def import_base(self, *names: str) -> None:
+        """Make the base image, which stands in for each one that the Dockerfile starts from.
 
         Args:
-            name: its name in the Dockerfile.
+            names: their names there.
         """
         make_base(self.work / "base")
         container = self.buildah("from", *self._policy, "scratch")
@@ -179,7 +184,9 @@ class Builder:
         self.buildah(
             "config", "--env", "PATH=/usr/local/bin:/usr/local/sbin:/usr/sbin:/usr/bin:/sbin:/bin", container
         )
-        self.buildah("commit", "--quiet", "--rm", *self._policy, container, f"docker.io/library/{name}")
+        for name in names:
+            self.buildah("commit", "--quiet", *self._policy, container, f"docker.io/library/{name}")
+        self.buildah("rm", container)
 
     def build(self) -> Image:
         """Run the Dockerfile.
@@ -191,7 +198,9 @@ class Builder:
         fetch_wheels(wheels)
         pip_conf = self.work / "pip.conf"
         pip_conf.write_text("[global]\nno-index = true\nfind-links = /wheels\n")
-        volumes = ("--volume", f"{wheels}:/wheels:ro", "--volume", f"{pip_conf}:/etc/pip.conf:ro")
+        mounts = [f"{wheels}:/wheels:ro", f"{pip_conf}:/etc/pip.conf:ro"]
+        mounts += [f"{place}:{place}:ro" for place in _COMPILER]
+        volumes = [word for mount in mounts for word in ("--volume", mount)]
         options = ("--isolation", "chroot", "--pull=never", "--format", "docker", *volumes)
         self.buildah("bud", *self._policy, *options, "--tag", _TAG, ROOT)
         container = self.buildah("from", *self._policy, "--pull-never", _TAG)

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from server import environment, running
+from server import ROOT, environment, running
 
 from fastkv import core, settings
 from fastkv.core.sources import module_names, sources_hash
@@ -125,3 +125,18 @@ def test_python_takes_the_modules_from_the_package_alone() -> None:
         or f"import fastkv.core.{name}" in path.read_text()
     ]
     assert found == []
+
+
+@needs_core
+def test_the_stubs_say_what_the_modules_have() -> None:
+    modules = [f"fastkv.core.{name}" for name in module_names()]
+    allowed = ("--allowlist", "tests/stubtest.txt", "--ignore-unused-allowlist", "--ignore-disjoint-bases")
+    done = subprocess.run(
+        [sys.executable, "-m", "mypy.stubtest", *modules, *allowed],
+        env=environment(),
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout
