@@ -4,13 +4,9 @@ In: a request line and a `Head`. Out: a `Verdict`. Nothing is raised, nothing is
 depends on the settings, the line and the head, and on nothing else. A refusal for Origin or Host says what to
 log of it: it may be the owner's own page that is kept out.
 
-A verdict costs a few microseconds, and most requests do not pay them. The compiled core asks once for each
-tuple of the four fields that decide (`Access.admits`) and keeps the last few tuples that are admitted; it
-compares Authorization in constant time. The fast parser asks once whether a header section is accepted
-whatever is asked with it, and keeps those alone. What both decline for this reason, the full parser reads,
-and only there each request gets a verdict of its own. So neither of them nor the memo, which sees only what
-that parser has read, can be a way around it. The fast parser and the memo find sections by the keyed hash of
-all their bytes: a guess at the token cannot be timed byte by byte there either.
+Each request of the readable path gets a verdict of its own. The compiled core asks once for each tuple of the
+four fields that decide (`Access.admits`), keeps the last few tuples that are admitted, whatever is asked with
+them, and compares Authorization in constant time; what is not admitted it declines.
 
 Three kinds of request are refused, by what a browser or a stranger can do without the owner's will:
 

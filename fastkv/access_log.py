@@ -5,7 +5,7 @@ the microseconds that the answer took at their end, or JSON, appended to a file 
 that is slower than the clients costs lines, which are counted, and never a client.
 
 Without an access log none of this is imported into a request's way: `LoggedConnection` takes the place of
-`Connection`, and nothing is answered from the memo, which does not look at what a request says.
+`Connection`, and nothing is answered by the core, which notes nothing.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from fastkv.http.request import Head, HttpError
-    from fastkv.http.responses import Handler, Reply
+    from fastkv.http.responses import Reply
     from fastkv.service import Service
     from fastkv.settings import Settings
     from fastkv.steps import Steps
@@ -145,8 +145,6 @@ class LoggedConnection(Connection):
 
     __slots__ = ("_access_log", "_peer")
 
-    answers_shortly = False
-
     def __init__(self, service: Service, access_log: AccessLog) -> None:
         """Make the protocol of a connection to be.
 
@@ -158,9 +156,10 @@ class LoggedConnection(Connection):
         self._access_log = access_log
         self._peer = ""
 
-    def _answer(self, line: bytes, head: Head, body: bytes, handler: Handler | None = None) -> bytes:
+    def dispatch(self, line: bytes, head: Head, body: bytes) -> bytes:
+        """Answer a request, and note it."""
         began = time.time_ns()
-        reply = super()._answer(line, head, body, handler)
+        reply = super().dispatch(line, head, body)
         if self._work is not None:  # the reply takes further turns
             self._work = self._note_in_steps(self._work, began, line, head.version)
         else:
@@ -173,8 +172,9 @@ class LoggedConnection(Connection):
         self._note(began_ns, line, version, reply)
         return reply
 
-    def _error(self, error: HttpError, line: bytes, headless: bool) -> bytes:
-        reply = super()._error(error, line, headless)
+    def error_reply(self, error: HttpError, line: bytes, *, headless: bool) -> bytes:
+        """Reply to what is not read as a request, and note it."""
+        reply = super().error_reply(error, line, headless=headless)
         self._note(time.time_ns(), line, b"1.1", reply)
         return reply
 

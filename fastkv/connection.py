@@ -1,12 +1,12 @@
 """One client's connection: bytes in, replies out, in order.
 
-The way of a GET: ``data_received`` → ``get_plain`` → ``Store.get`` → ``transport.write``, or memo → one
-read of the arena → write where the same line was answered before. That is for who repeats a header section,
-as clients do, and ``_answer_together`` is the same for a pipeline. All others go by ``FastParser.parse`` →
-``_answer`` → ``Routes.get`` → ``Store.get`` → ``value_reply``, which is the readable twin.
+The way of a GET: ``data_received`` → ``Http.serve`` of the compiled core → ``write``. What the core declines,
+and everything where there is none, goes the readable way, one message at a time: ``receive`` →
+``Parser.read`` → ``dispatch`` → ``Routes.get`` → ``Store.get`` → ``value_reply`` → ``write``. Behind each
+message the core is asked again.
 
 This is the only module that sees both the transport and the store's side: `fastkv.outlet` has the former's,
-`fastkv.answering` the latter's. Nothing is raised out of a callback; there is no task, future or queue on the
+`fastkv.dispatch` the latter's. Nothing is raised out of a callback; there is no task, future or queue on the
 way of a request.
 """
 
@@ -15,22 +15,21 @@ from __future__ import annotations
 from time import monotonic
 from typing import TYPE_CHECKING, Final, cast
 
-from fastkv.answering import Answering
+from fastkv.dispatch import Dispatch
 from fastkv.flow import Phase
+from fastkv.http.parser import EXPECTING
 from fastkv.http.request import HttpError
 from fastkv.http.responses import CONTINUE, NO_ROOM, TOO_MANY, TOO_SLOW, Reply
-from fastkv.http.stream import EXPECTING, RequestStream
-from fastkv.outlet import CLOSED, LARGE_BYTES, open_outlet
-from fastkv.stats import MEMO_HIT, Column
-from fastkv.store.layout import COUNT_MAX
+from fastkv.http.stream import RequestStream
+from fastkv.outlet import CLOSED, open_outlet
+from fastkv.receiver import DECLINED
+from fastkv.stats import Column
 from fastkv.takeover import HandedOver
 
 if TYPE_CHECKING:
     import asyncio
     from collections.abc import Callable
 
-    from fastkv.http.fast import Outcome, Parsed
-    from fastkv.http.request import Head
     from fastkv.outlet import Outlet
     from fastkv.service import Service
     from fastkv.takeover import Successor
@@ -39,10 +38,10 @@ if TYPE_CHECKING:
 _HOLD_FROM_BYTES: Final = 4 << 10
 
 
-class Connection(Answering):
+class Connection(Dispatch):
     """A client's connection."""
 
-    __slots__ = ("_begun", "_holding", "_parse", "_stream")
+    __slots__ = ("_begun", "_holding", "_stream")
 
     def __init__(self, service: Service) -> None:
         """Make the protocol of a connection to be.
@@ -51,8 +50,7 @@ class Connection(Answering):
             service: what it shares with the worker's others.
         """
         super().__init__(service)
-        self._parse = service.fast.parse
-        self._stream = RequestStream(service.fast, service.full_parser, service.judge)
+        self._stream = RequestStream(service.make_parser)
         self._holding = False  # what it has received counts as memory held
         self._begun = False  # the client has said something
 
@@ -71,11 +69,11 @@ class Connection(Answering):
         """
         service = self._service
         self._transport = transport
-        self._outlet = open_outlet(transport, service.output_limit)
-        self._write = self._outlet.write
+        self._outlet = outlet = open_outlet(transport, service.output_limit)
+        self.attach(service.http, outlet.sink, outlet.fd, service.pipeline_limit)
         self.since = self._flow.now
         if self not in service.refused:
-            self._at_rest = not service.draining
+            self.fast_path_ok = not service.draining
             return
         self._end_with(TOO_MANY)
         if service.crowded:
@@ -86,63 +84,6 @@ class Connection(Answering):
         self._let_go()
         self._closing = True
         self._stream.drop()
-
-    def data_received(self, data: bytes) -> None:
-        """Answer one whole request, remembered, known or parsed; leave all else to ``_receive``."""
-        self.heard = True
-        parsed = None
-        if self._at_rest:
-            # Clients repeat their header section. What is left without it is the line of a request that
-            # was answered before, or of a GET by key, or has to be parsed after all. With a body behind it
-            # nothing is left away, and it may be a PUT.
-            line = data.removesuffix(self._tail)
-            if line is not data:
-                # What is called is loaded first: CPython 3.11 takes a slot for a method, 20 ns more.
-                recall, write = self._recall, self._write
-                remembered = recall(line)
-                if remembered is not None:
-                    slot, word, count_at, tail = remembered
-                    if self._words[slot] == word:
-                        self._tally[MEMO_HIT] += 1
-                        if self._counts[count_at] < COUNT_MAX:
-                            self._counts[count_at] += 1
-                        write(self._keep_alive[200] + tail)
-                        return
-                answer = self._plain
-            else:
-                write, answer = self._write, self._put
-            try:
-                reply = answer(line)
-                if reply is None and line is not data and line.find(self._tail) > 0:
-                    reply = self._answer_together(data, line)
-                    if reply is not None and len(reply) > LARGE_BYTES:
-                        write = self._write_any
-            except Exception as error:  # noqa: BLE001 - whatever it is, the client gets a reply
-                reply = self._apologize(error, line)
-            if reply is not None:
-                source = self._routes.source
-                if source is None:
-                    write(reply)
-                    if self._closing:
-                        self._close()
-                    return
-                # One in some, and all that may be large: to look at each length takes 1.2% of a GET.
-                self._routes.source = None
-                if len(reply) > LARGE_BYTES:
-                    write = self._write_any
-                write(reply)
-                self._offer(line, reply, source)
-                return
-            parsed = self._parse(data)
-            if parsed.__class__ is tuple:
-                lines, head, body, used = parsed
-                if used == len(data) and body is not None:
-                    if head.tail and self.answers_shortly:
-                        self._tail = head.tail
-                    if len(lines) == 1:
-                        self._finish(lines[0], head, self._answer(lines[0], head, body))
-                        return
-        self._receive(data, parsed)
 
     # -- called by the worker ----------------------------------------------------------------------------
 
@@ -196,7 +137,7 @@ class Connection(Answering):
         return True
 
     @property
-    def _is_deaf(self) -> bool:
+    def _input_closed(self) -> bool:
         """Whether the last reply was given."""
         return self._closing
 
@@ -218,9 +159,9 @@ class Connection(Answering):
         """Whether no request has begun and no reply is due."""
         return self._stream.idle and not self._stalled
 
-    def leave_rest(self) -> None:
-        """Look at what every request says of its connection; the memo does not."""
-        self._at_rest = False
+    def disable_fast_path(self) -> None:
+        """Answer by the readable path alone: it knows that the worker drains."""
+        self.fast_path_ok = False
 
     def close(self) -> None:
         """Close after what is due has gone out."""
@@ -237,62 +178,81 @@ class Connection(Answering):
 
     # -- reading -----------------------------------------------------------------------------------------
 
-    def _receive(self, data: bytes, parsed: Parsed | Outcome | None = None) -> None:
-        """Parse and answer all that is complete; whatever goes wrong ends this connection and no other.
+    def receive(self, data: bytes, at: int, more: int) -> None:
+        """Read and answer all that is complete; whatever goes wrong ends this connection and no other.
 
         Args:
             data: what was received.
-            parsed: what the fast parser says of it, None if it was not asked.
+            at: where in it the first byte is that the core has not answered.
+            more: what it says of the message there, see `Receiver.receive`.
         """
         try:
             if not self._closing:
-                self._process(data, parsed)
+                self._process(data, at, more)
         except Exception as error:  # noqa: BLE001 - one connection's mistake must not reach the others
             self._service.failure(error)
             self.abort()
 
-    def _process(self, data: bytes, parsed: Parsed | Outcome | None) -> None:
-        stream = self._stream
-        stream.receive(data, parsed)
+    def _process(self, data: bytes, at: int, more: int) -> None:
+        service, stream = self._service, self._stream
+        http = None if service.draining else service.http
+        room = service.pipeline_limit
+        declined = False  # the core has declined the message that comes next
+        if http is not None and self.fast_path_ok:
+            # It was asked already; where it has not declined it has stopped at a bound.
+            room = room - http.served if more else 0
+            declined = more == DECLINED
+        stream.receive(data, at)
+        if more > 0:
+            stream.collect(more)
         out: list[bytes] = []
-        due, room = self._resume_work(out), self._service.pipeline_limit
-        end = monotonic() + self._service.turn_seconds
-        while not (self._closing or self._stalled):
-            found = stream.next(room)
-            if found is None:
-                if stream.behind:
-                    self._stall()
-                break
-            if found is EXPECTING:
-                out.append(CONTINUE)
-                continue
-            if isinstance(found, HttpError):
-                out.append(self._error(found, stream.line, stream.headless))
-                break
-            lines, head, body, rest = found
-            self._routes.source = None  # whatever was answered before, it is not the batch's
-            if len(lines) > 1:
-                size, unanswered = self._answer_batch(lines, head, out)
-                due += size
-                if unanswered:
-                    stream.give_back(rest.join((*unanswered, b"")))
-            else:
-                # What the full parser has read nobody has asked yet whether its sender may speak.
-                out.append((self._answer if rest else self._admit)(lines[0], head, body))
-                due += len(out[-1])
-            room -= len(lines)
-            if stream.more and (due > self._service.output_limit or room <= 0 or monotonic() > end):
-                self._counters[Column.PIPELINE_PAUSES] += due <= self._service.output_limit
+        due = self._resume_work(out)
+        end = monotonic() + service.turn_seconds
+        at_bound = room <= 0
+        while stream.more and not (self._closing or self._stalled):
+            if at_bound:
+                self._counters[Column.PIPELINE_PAUSES] += due <= service.output_limit
                 self._stall()
-        self._routes.source = None
+                break
+            if http is not None and stream.at_boundary and not declined:
+                reply, stream.at, more = http.serve(stream.data, stream.at, room)
+                room = room - http.served if more else 0
+                declined = more == DECLINED
+                if more > 0:
+                    stream.collect(more)
+            else:
+                reply = self._answer_next()
+                room -= 1
+                declined = False
+            if reply:
+                out.append(reply)
+                due += len(reply)
+            at_bound = due > service.output_limit or room <= 0 or monotonic() > end
+        stream.keep()
         self._flush(out)
         if self._holding or not stream.at_rest:
-            self._take_stock(stream)
+            self._account_buffers(stream)
         if not out and not stream.at_rest:
             # The client may keep the rest back until then.
             self._outlet.acknowledge()
 
-    def _take_stock(self, stream: RequestStream) -> None:
+    def _answer_next(self) -> bytes:
+        """Read on, up to the end of one message, and answer it.
+
+        Returns:
+            What goes out; b"" where more has to arrive first, or where the answer takes further turns.
+        """
+        stream = self._stream
+        found = stream.next()
+        if found is None:
+            return b""
+        if found is EXPECTING:
+            return CONTINUE
+        if isinstance(found, HttpError):
+            return self.error_reply(found, stream.line, headless=stream.headless)
+        return self.dispatch(*found)
+
+    def _account_buffers(self, stream: RequestStream) -> None:
         """Start the clock of what has begun to arrive, and count what it takes beside unread replies."""
         if stream.began:
             stream.began = False
@@ -313,28 +273,8 @@ class Connection(Answering):
         Args:
             reply: the reply.
         """
-        self._write(self._last(reply))
+        self.write(self._last(reply))
         self._close()
-
-    def _finish(self, line: bytes, head: Head, reply: bytes) -> None:
-        """Write the reply to a request that came alone, and close if it was the last.
-
-        Args:
-            line: the request's.
-            head: its header section.
-            reply: the reply.
-        """
-        if len(reply) > LARGE_BYTES:
-            self._outlet.write_large(reply)
-        else:
-            self._write(reply)
-        source = self._routes.source
-        if source is not None:
-            self._routes.source = None
-            if head.tail:
-                self._offer(line, reply, source)
-        if self._closing:
-            self._close()
 
     def _flush(self, out: list[bytes]) -> None:
         """Write what is due, in one call, and close if it was the last.
@@ -343,16 +283,16 @@ class Connection(Answering):
             out: replies.
         """
         if out:
-            self._write_any(b"".join(out))
+            self.write_any(b"".join(out))
         if self._closing:
             self._close()
-        self._at_rest = self._stream.at_rest and not (
+        self.fast_path_ok = self._stream.at_rest and not (
             self._stalled or self._closing or self._service.draining
         )
 
     def _close(self) -> None:
         """Close after the last reply, in a way that lets the client read it."""
-        self._at_rest = False
+        self.fast_path_ok = False
         transport = self._transport
         if transport is None or transport.is_closing():
             return
@@ -371,7 +311,7 @@ class Connection(Answering):
         self._stalled = False
         self._transport = None
         self._outlet = CLOSED
-        self._write = CLOSED.write
+        self.detach()
         self._stream.drop()
         self.successor = None
         try:

@@ -108,7 +108,7 @@ class Handshake(asyncio.Protocol):
         """Its time is up: there is nothing to be said without TLS."""
         self.abort()
 
-    def leave_rest(self) -> None:
+    def disable_fast_path(self) -> None:
         """What follows asks the service whether it drains."""
 
     def close(self) -> None:

@@ -1,8 +1,8 @@
 """Where a connection's replies go out, and how much of them the client has yet to take.
 
-Enters: replies, by `Outlet.write`. Leaves: bytes to the transport; `pause_writing` and `resume_writing` of
-the protocol, when a client does not read and when it reads again; and the figures that deadlines and the
-memory's bound need. Nothing is raised.
+Enters: what a connection cannot send at once. Leaves: bytes to the transport; `pause_writing` and
+`resume_writing` of the protocol, when a client does not read and when it reads again; and the figures that
+deadlines and the memory's bound need. Nothing is raised.
 
 What can be known depends on what is below: of TCP, with TLS on it or not, the kernel tells what has arrived;
 of a Unix socket only the transport tells what has left it.
@@ -18,13 +18,15 @@ import select
 import socket
 import struct
 from contextlib import suppress
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, cast
 
 from fastkv.tls import OPENSSL_BYTES
 
 if TYPE_CHECKING:
     import asyncio
     from collections.abc import Callable
+
+    from fastkv.receiver import Output
 
 LARGE_BYTES: Final = 16 << 10
 """What is longer is a large reply; of others counts what has not gone out."""
@@ -54,9 +56,23 @@ class Outlet:
         transport.set_write_buffer_limits(limit_bytes)
 
     @property
-    def write(self) -> Callable[[bytes], None]:
-        """What takes replies, to be bound once: the transport's own, so that it costs a reply nothing."""
-        return self._transport.write
+    def sink(self) -> Output:
+        """What takes the bytes of a `Receiver`: the transport, where nothing has to be counted."""
+        return cast("Output", self._transport)
+
+    @property
+    def fd(self) -> int:
+        """The file descriptor that may be sent to while nothing waits in the transport; -1 where none may."""
+        connection = self._socket
+        return -1 if connection is None else connection.fileno()
+
+    def write(self, data: bytes) -> None:
+        """Write.
+
+        Args:
+            data: replies.
+        """
+        self._transport.write(data)
 
     @property
     def pending(self) -> bool:
@@ -74,11 +90,12 @@ class Outlet:
         """Bytes that the client has taken, counted from no matter where."""
         return bytes_acked(self._socket) or -self._transport.get_write_buffer_size()
 
-    def write_large(self, data: bytes) -> None:
+    def write_large(self, data: bytes, write: Callable[[bytes], None]) -> None:
         """Write a reply of more than `LARGE_BYTES`; the protocol is paused unless all of it goes out at once.
 
         Args:
             data: the reply.
+            write: the connection's own, which all that it writes goes by, so that it stays in order.
         """
         transport = self._transport
         if not transport.get_write_buffer_size():
@@ -86,7 +103,7 @@ class Outlet:
         self._together += len(data)
         self._largest = max(self._largest, len(data))
         transport.set_write_buffer_limits(0)
-        self.write(data)
+        write(data)
         if not transport.get_write_buffer_size():
             self.resumed()
 
@@ -111,7 +128,10 @@ class Outlet:
 
 
 class CountingOutlet(Outlet):
-    """The way out by a Unix socket: what was written, less what waits, has been taken."""
+    """The way out by a Unix socket: what was written, less what waits, has been taken.
+
+    What a `Receiver` sends by itself is taken at once, and not written here.
+    """
 
     __slots__ = ("_written",)
 
@@ -121,16 +141,21 @@ class CountingOutlet(Outlet):
         self._written = 0
 
     @property
-    def write(self) -> Callable[[bytes], None]:
-        """What takes replies, and counts them."""
-        return self._write
+    def sink(self) -> Output:
+        """The outlet itself: it counts."""
+        return self
 
     @property
     def taken_bytes(self) -> int:
         """Bytes that have left the transport."""
         return self._written - self._transport.get_write_buffer_size()
 
-    def _write(self, data: bytes) -> None:
+    def get_write_buffer_size(self) -> int:
+        """Bytes that wait."""
+        return self._transport.get_write_buffer_size()
+
+    def write(self, data: bytes) -> None:
+        """Write, and count."""
         self._written += len(data)
         self._transport.write(data)
 
@@ -141,6 +166,7 @@ class SecureOutlet(Outlet):
     __slots__ = ()
 
     fixed_bytes = OPENSSL_BYTES
+    fd = -1
 
     @property
     def held_bytes(self) -> int:
@@ -161,7 +187,8 @@ class ClosedOutlet:
     def write(self, data: bytes) -> None:
         """Write nowhere."""
 
-    write_large = write
+    def write_large(self, data: bytes, write: Callable[[bytes], None]) -> None:
+        """As `write`."""
 
     def resumed(self) -> None:
         """Nothing was paused."""

@@ -12,18 +12,16 @@ from fastkv.access import Access, SenderRefused
 from fastkv.departures import Departures
 from fastkv.errors import KeyTooLong, StoreBusy, StoreFull, ValueTooLong
 from fastkv.flow import Flow
-from fastkv.http.fast import FastParser
-from fastkv.http.full import FullParser
-from fastkv.http.plain import plain_gets, plain_put
-from fastkv.http.request import KEEP_ALIVE, HttpError, ValueRefused
+from fastkv.http.parser import Parser
+from fastkv.http.request import HttpError, ValueRefused
 from fastkv.http.responses import RETRY_AFTER, Preludes, Reply, error_reply
 from fastkv.kernel.limits import clients_per_worker
-from fastkv.memo import Memo
 from fastkv.stats import Column
 from fastkv.tls import OPENSSL_BYTES
 from fastkv.turns import TURN_SECONDS, Turns
 
 if TYPE_CHECKING:
+    from fastkv.core.http import Http
     from fastkv.http.body import BodyBound
     from fastkv.http.request import Head
     from fastkv.http.routes import Routes
@@ -59,7 +57,7 @@ class Service:
     Attributes:
         access: who may speak.
         connections: those that are open.
-        get_plain, get_together, put_plain: the short ways of requests (``fastkv.http.plain``).
+        http: the compiled path of requests; None where there is none, or an access log.
         handshakes: those among them whose handshake of TLS is under way, the oldest first.
         handshakes_limit: how many of these there may be.
         refused: those among them that had no place, until they have read that.
@@ -81,19 +79,14 @@ class Service:
         "departures",
         "drained",
         "draining",
-        "fast",
         "flow",
-        "get_plain",
-        "get_together",
         "handshakes",
         "handshakes_limit",
-        "memo",
+        "http",
         "message_limit",
-        "message_memo",
         "output_limit",
         "pipeline_limit",
         "preludes",
-        "put_plain",
         "refused",
         "routes",
         "store",
@@ -124,22 +117,8 @@ class Service:
         self.routes = routes
         self.counters = counters
         self.preludes = preludes
-        # A request that is answered from the memo is not looked at, and cannot be logged.
-        memo_bytes = 0 if settings.access_log is not None else settings.memo_bytes
-        self.memo = Memo(memo_bytes, preludes.kinds[KEEP_ALIVE])
-        # Payloads of messages, and the frames that answer them; they are no requests, and never logged.
-        self.message_memo = Memo(settings.memo_bytes, {200: b""})
         self.access = Access(settings)
-        self.fast = FastParser(
-            settings.max_head_bytes,
-            settings.max_body_bytes or 0,
-            settings.max_fields,
-            accepts=self.access.accepts,
-        )
-        self.get_plain, self.get_together = plain_gets(
-            routes, preludes, settings.max_pipeline, self.fast.max_line
-        )
-        self.put_plain = plain_put(routes, preludes, self.fast.before_bodies)
+        self.http: Http | None = None
         self.flow = Flow(settings, counters, lambda: self.connections)
         self.output_limit = settings.max_output_bytes
         self.pipeline_limit = settings.max_pipeline
@@ -190,10 +169,10 @@ class Service:
         if not any(row[refusal.column] for row in self._board.rows):
             _log.warning("%s", refusal.warning)
 
-    def full_parser(self) -> FullParser:
-        """A parser for what the fast one declines."""
+    def make_parser(self) -> Parser:
+        """A parser for a message."""
         settings = self._settings
-        return FullParser(
+        return Parser(
             settings.max_head_bytes,
             settings.max_body_bytes or 0,
             settings.max_fields,
@@ -262,7 +241,7 @@ class Service:
         """From now on every reply ends its connection."""
         self.draining = True
         for connection in self.connections:
-            connection.leave_rest()
+            connection.disable_fast_path()
         self.forget(None)
 
     def close_all(self, *, idle_only: bool) -> None:

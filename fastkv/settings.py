@@ -126,11 +126,6 @@ class Settings:
         "commands that wait for EXEC may be as long together.",
         auto="as max_body_bytes",
     )
-    memo_bytes: int = _option(
-        Size(0, 4 * _GB),
-        "Memory of each worker for requests seen before, and as much for messages; 0 turns it off.",
-        default=16 * _MB,
-    )
     max_output_bytes: int = _option(
         Size(64 * _KB, _GB),
         "Unread replies of one connection; past it nothing more is read from that client.",

@@ -1,21 +1,21 @@
 """A connection that reads no more than its client reads: what HTTP and WebSockets have in common.
 
 In: what the transport says of its output, by way of an outlet, and replies that take steps (`fastkv.steps`).
-Out: a stop of reading, and ``_receive`` again once there is room and the connection has its next turn.
+Out: a stop of reading, and ``receive`` again once there is room and the connection has its next turn.
 Nothing is raised out of a callback.
 """
 
 from __future__ import annotations
 
-import asyncio
 from time import monotonic
 from typing import TYPE_CHECKING, cast
 
 from fastkv.outlet import CLOSED, LARGE_BYTES, has_hung_up
+from fastkv.receiver import DECLINED, Receiver
 from fastkv.stats import Column
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    import asyncio
 
     from fastkv.outlet import ClosedOutlet, Outlet
     from fastkv.service import Service
@@ -23,16 +23,14 @@ if TYPE_CHECKING:
     from fastkv.takeover import Drainable
 
 
-class Stalling(asyncio.Protocol):
+class Stalling(Receiver):
     """The part of a connection that pauses and resumes; what has it as a base is a `Client` of flow control.
 
     Attributes:
-        heard: something has arrived since the last sweep.
         since: when its phase began.
     """
 
     __slots__ = (
-        "_at_rest",
         "_counters",
         "_eof",
         "_flow",
@@ -43,8 +41,6 @@ class Stalling(asyncio.Protocol):
         "_transport",
         "_wait_seconds",
         "_work",
-        "_write",
-        "heard",
         "since",
     )
 
@@ -54,6 +50,7 @@ class Stalling(asyncio.Protocol):
         Args:
             service: what all connections of the worker share.
         """
+        super().__init__()
         # Process.
         self._service = service
         self._flow = service.flow
@@ -61,14 +58,11 @@ class Stalling(asyncio.Protocol):
         # Connection.
         self._transport: asyncio.Transport | None = None
         self._outlet: Outlet | ClosedOutlet = CLOSED
-        self._write: Callable[[bytes], None] = CLOSED.write
         self._eof = False  # the client has said all
         self._paused = False  # the outlet takes no more output
         self._stalled = False  # there is something to answer that waits for output to go out
-        self._at_rest = False  # on a boundary between messages, and nothing is in the way
         self._work: Steps[bytes] | None = None  # what the next reply comes from, if it takes several turns
         self._wait_seconds = 0.0  # before the next turn
-        self.heard = False
         self.since = 0.0
 
     @property
@@ -77,18 +71,14 @@ class Stalling(asyncio.Protocol):
         raise NotImplementedError
 
     @property
-    def _is_deaf(self) -> bool:
+    def _input_closed(self) -> bool:
         """Whether nothing that arrives is read any more."""
         raise NotImplementedError
 
     @property
     def _client(self) -> Drainable:
-        """The whole that this is a part of."""
+        """``self``, typed as `Drainable`."""
         return cast("Drainable", self)
-
-    def _receive(self, data: bytes) -> None:
-        """Answer all that is complete."""
-        raise NotImplementedError
 
     # -- callbacks of the event loop ---------------------------------------------------------------------
 
@@ -101,7 +91,7 @@ class Stalling(asyncio.Protocol):
         self._eof = True
         if self._stalled or self._transport is None:
             return self._stalled
-        self._at_rest = False
+        self.fast_path_ok = False
         return self._service.departures.defer(self._transport)
 
     def pause_writing(self) -> None:
@@ -151,25 +141,24 @@ class Stalling(asyncio.Protocol):
     def _let_go(self) -> None:
         """The connection has ended: let go of the transport, so that no cycle is left."""
         self._service.forget(self._client)
-        self._at_rest = False
+        self.detach()
         if self._work is not None:
             self._work.close()
             self._work = None
         self._transport = None
         self._outlet.drop()
         self._outlet = CLOSED
-        self._write = CLOSED.write
 
-    def _write_any(self, data: bytes) -> None:
+    def write_any(self, data: bytes) -> None:
         """Write what may be large.
 
         Args:
             data: replies.
         """
         if len(data) > LARGE_BYTES:
-            self._outlet.write_large(data)
+            self._outlet.write_large(data, self.write)
         else:
-            self._write(data)
+            self.write(data)
 
     def _linger(self, transport: asyncio.Transport) -> None:
         """Close after the last output, in a way that lets the client read it.
@@ -192,8 +181,8 @@ class Stalling(asyncio.Protocol):
     def _stall(self) -> None:
         """Read and answer no more until output has gone out."""
         transport = self._transport
-        self._at_rest = False
-        if self._stalled or self._is_deaf or transport is None or transport.is_closing():
+        self.fast_path_ok = False
+        if self._stalled or self._input_closed or transport is None or transport.is_closing():
             return
         self._stalled = True
         transport.pause_reading()
@@ -207,7 +196,7 @@ class Stalling(asyncio.Protocol):
             work: the steps, with the reply as their result; they raise nothing.
 
         Returns:
-            The reply; b"" where further turns are needed: the connection is stalled then, and ``_receive``
+            The reply; b"" where further turns are needed: the connection is stalled then, and ``receive``
             goes on with the work.
         """
         self._work = work
@@ -267,8 +256,8 @@ class Stalling(asyncio.Protocol):
         if self._paused or not self._stalled or transport is None or transport.is_closing():
             return
         self._stalled = False
-        self._at_rest = False
-        self._receive(b"")
+        self.fast_path_ok = False
+        self.receive(b"", 0, DECLINED)
         if self._stalled or self._transport is None or transport.is_closing():
             return
         transport.resume_reading()  # after the last reply too: what the client still sends is thrown away

@@ -31,7 +31,7 @@ class Drainable(Client, Protocol):
     def idle(self) -> bool:
         """Whether nothing has begun and nothing is due."""
 
-    def leave_rest(self) -> None:
+    def disable_fast_path(self) -> None:
         """Take note that the worker drains: whatever is answered from now on is the last."""
 
     def close(self) -> None:

@@ -125,7 +125,6 @@ class Worker:
         await self._service.drained.wait()
         await asyncio.gather(*self._ends, return_exceptions=True)
         self._hub.stop()
-        self._service.routes.tally.fold()
         if self._access_log is not None:
             self._access_log.close()
 
@@ -142,10 +141,6 @@ class Worker:
     def _tick(self, loop: asyncio.AbstractEventLoop) -> None:
         """A sign of life, the date, and the housekeeping that must not be done while a request waits."""
         self._beat()
-        self._service.routes.tally.fold()
-        for memo in (self._service.memo, self._service.message_memo):
-            self._row[Column.MEMO_EVICTIONS] += memo.evictions
-            memo.evictions = 0
         self._preludes.set_date(int(time.time()))
         self._hub.turn()
         if self._access_log is not None:

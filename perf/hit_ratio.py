@@ -3,7 +3,7 @@
     python -m perf.hit_ratio TRACE.txt.gz …
 
 replays each trace through stores of several geometries that hold 1% and 10% of its objects: GET, and PUT on a
-miss, entries of one size. With ``--memo`` it goes through a worker's connection, with its memo and without.
+miss, entries of one size.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from perf.replay import Geometry, through_http, through_store
+from perf.replay import Geometry, through_store
 from perf.report import save
 from perf.simulators import lru, s3fifo
 from perf.traces import read_trace
@@ -26,7 +26,6 @@ _LEAST_MEMORY: Final = 1 << 20
 _FEWEST_SEGMENTS: Final = 64
 # Room for an entry: more would make most entries larger than a segment, less would leave none for a value.
 _ENTRY_BYTES: Final = 160
-_MEMO_BYTES: Final = 16 << 20
 
 
 def geometries(entries: int, share: float) -> Iterator[Geometry]:
@@ -69,37 +68,12 @@ def compare(trace: Sequence[int], geometry: Geometry, value_bytes: int) -> dict[
     }
 
 
-def compare_memo(trace: Sequence[int], geometry: Geometry, value_bytes: int) -> dict[str, Any]:
-    """Replay a trace through a worker's connection with a memo, and without.
-
-    Args:
-        trace: as for ``compare``; so are the others.
-        geometry: the store's measures.
-        value_bytes: of every entry.
-
-    Returns:
-        A row of figures: both hit ratios, and which share of the requests the memo answered.
-    """
-    on, answered = through_http(trace, geometry, value_bytes, _MEMO_BYTES)
-    off, _ = through_http(trace, geometry, value_bytes, 0)
-    return {
-        "geometry": str(geometry),
-        "value_bytes": value_bytes,
-        "entries": round(on.entries),
-        "memo_on": on.hit_ratio,
-        "memo_off": off.hit_ratio,
-        "answered_by_memo": answered / len(trace),
-        "problems": on.problems + off.problems,
-    }
-
-
 def main() -> None:
     """Run it."""
     parser = argparse.ArgumentParser(description="The store's hit ratio on traces.")
     parser.add_argument("traces", nargs="+", type=Path, help="one object id a line, gzipped or not")
     parser.add_argument("--share", type=float, nargs="+", default=_SHARES, help="of the objects to hold")
-    parser.add_argument("--memo", action="store_true", help="over HTTP, with the memo and without")
-    parser.add_argument("--save", action="store_true", help="write perf/results/hit_ratio[_memo].json")
+    parser.add_argument("--save", action="store_true", help="write perf/results/hit_ratio.json")
     chosen = parser.parse_args()
     rows = []
     for path in chosen.traces:
@@ -108,18 +82,17 @@ def main() -> None:
         for share in chosen.share:
             entries = int(objects * share)
             for geometry in geometries(entries, share):
-                measure = compare_memo if chosen.memo else compare
                 row = {
                     "trace": path.name.split(".")[0],
                     "requests": len(trace),
                     "objects": objects,
                     "share": share,
-                    **measure(trace, geometry, geometry.value_bytes(entries)),
+                    **compare(trace, geometry, geometry.value_bytes(entries)),
                 }
                 rows.append(row)
                 print(*(f"{value:.4f}" if isinstance(value, float) else value for value in row.values()))
     if chosen.save:
-        save("hit_ratio_memo" if chosen.memo else "hit_ratio", rows=rows)
+        save("hit_ratio", rows=rows)
 
 
 if __name__ == "__main__":

@@ -27,7 +27,6 @@ from fastkv.access_log import AccessLog, LoggedConnection
 from fastkv.connection import Connection
 from fastkv.garbage import Garbage
 from fastkv.kernel.limits import raise_open_files
-from fastkv.memo import Memo
 from fastkv.pubsub.hub import Hub
 from fastkv.pubsub.ring import Ring
 from fastkv.settings import Settings
@@ -57,7 +56,6 @@ STEPS: Final[tuple[tuple[str, type, str], ...]] = (
 )
 """Callbacks of the loop."""
 CAUSES: Final[tuple[tuple[str, type, str], ...]] = (
-    ("… of it, memo", Memo, "keep"),
     ("… of it, making room for a put", Room, "until"),
     ("… of it, page split", Index, "split"),
     ("… of it, statistics", Board, "summary"),
@@ -136,15 +134,6 @@ def _command(*words: object) -> bytes:
 def _fill(client: Client, numbers: range, ttl: str = "", value: bytes = _VALUE) -> None:
     for begin in range(numbers.start, numbers.stop, _PIPELINED):
         client.ask(*(_put(n, ttl, value) for n in range(begin, min(begin + _PIPELINED, numbers.stop))))
-
-
-def _turn_memo_over(port: int) -> None:
-    client = Client(port)
-    _fill(client, range(40_000))
-    for begin in range(0, 40_000, 500):
-        for _ in range(3):  # a request is remembered at its second sight
-            for number in range(begin, begin + 500):
-                client.ask(_get(f"/kv/{number:016}"))
 
 
 def _connect(port: int) -> None:
@@ -234,7 +223,6 @@ class Load(NamedTuple):
 
 
 LOADS: Final[dict[str, Load]] = {
-    "memo": Load({"memory_bytes": 64 << 20}, _turn_memo_over),
     "8,192 connections": Load({"memory_bytes": 64 << 20}, _connect),
     "eviction": Load({"memory_bytes": 16 << 20}, _evict),
     "eviction, segments of 256 KiB": Load({"memory_bytes": 16 << 20, "segment_bytes": 256 << 10}, _evict),

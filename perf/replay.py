@@ -1,17 +1,11 @@
-"""A trace replayed through a real store: GET, and PUT on a miss.
-
-``through_store`` asks the store itself, ``through_http`` a connection of a worker without sockets, so that
-the memo has its part in it.
-"""
+"""A trace replayed through a real store: GET, and PUT on a miss."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from fastkv.settings import Settings
-from fastkv.stats import Column
 from fastkv.store import Store
-from perf.unplugged import clock, connected
+from perf.unplugged import clock
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -112,46 +106,5 @@ def through_store(trace: Sequence[int], geometry: Geometry, value_bytes: int) ->
 
     try:
         return _replay(trace, store, is_hit)
-    finally:
-        store.close()
-
-
-def through_http(
-    trace: Sequence[int], geometry: Geometry, value_bytes: int, memo_bytes: int
-) -> tuple[Replay, int]:
-    """Replay a trace through a connection of a worker.
-
-    Args:
-        trace: object ids.
-        geometry: the store's measures.
-        value_bytes: of every entry.
-        memo_bytes: what the worker's memo may take; 0 for none.
-
-    Returns:
-        What came of it, and how many replies the memo gave.
-    """
-    store = geometry.open()
-    settings = Settings(
-        workers=1,
-        memory_bytes=geometry.memory_bytes,
-        max_value_bytes=max(value_bytes, 1),
-        memo_bytes=memo_bytes,
-    )
-    value = "v" * value_bytes
-
-    def is_hit(number: int) -> bool:
-        client.received(b"GET /get?key=%07d HTTP/1.1\r\nHost: a\r\n\r\n" % number)
-        if client.reply.startswith(b"HTTP/1.1 200 "):
-            return True
-        body = f'{{"key":"{number:07}","value":"{value}"}}'.encode()
-        head = b"POST /put HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\n" % len(body)
-        client.received(head + body)
-        if not client.reply.startswith(b"HTTP/1.1 200 "):
-            raise RuntimeError(f"The PUT was answered with {client.reply!r}.")
-        return False
-
-    try:
-        with connected(store, settings) as (client, counted):
-            return _replay(trace, store, is_hit), counted(Column.MEMO_HITS)
     finally:
         store.close()

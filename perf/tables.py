@@ -133,7 +133,7 @@ def parts(result: Result) -> str:
 
 
 def requests(result: Result) -> str:
-    """Parsers, replies and the memo."""
+    """The parser and replies."""
     return table(["", "", "ns"], ([row["part"], row["case"], spread(row["ns"])] for row in result["rows"]))
 
 
@@ -150,22 +150,6 @@ def hit_ratio(result: Result) -> str:
                 *(f"{row[name]:.4f}" for name in ("store", "s3fifo")),
                 f"{row['store'] - row['s3fifo']:+.4f}",
                 f"{row['lru']:.4f}",
-            ]
-            for row in result["rows"]
-        ),
-    )
-
-
-def hit_ratio_memo(result: Result) -> str:
-    """Hit ratios with the memo and without."""
-    return table(
-        ["trace", "holds", "store", "with the memo", "without", "answered by it"],
-        (
-            [
-                row["trace"],
-                f"{row['share']:.0%}",
-                row["geometry"],
-                *(f"{row[name]:.4f}" for name in ("memo_on", "memo_off", "answered_by_memo")),
             ]
             for row in result["rows"]
         ),
@@ -258,7 +242,6 @@ TABLES: Final[dict[str, tuple[str, Callable[[Result], str]]]] = {
     "parts": ("parts", parts),
     "requests": ("requests", requests),
     "hit-ratio": ("hit_ratio", hit_ratio),
-    "hit-ratio-memo": ("hit_ratio_memo", hit_ratio_memo),
     "memory": ("memory", memory),
     "pss": ("memory", pss),
     "pubsub": ("pubsub", pubsub),

@@ -97,7 +97,6 @@ def connected(store: Store, settings: Settings) -> Iterator[tuple[Client, Callab
     open_wires(routes, settings)
 
     def counted(column: Column) -> int:
-        routes.tally.fold()
         return counters[column]
 
     service = Service(store, settings, routes, board, counters, Preludes(0))

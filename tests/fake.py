@@ -183,12 +183,20 @@ class Worker:
 
     Attributes:
         now_ms: The time.
+        counters: Its row of the board.
         store: The store.
         routes: The handlers.
         service: What its connections share.
     """
 
-    def __init__(self, store: Store | None = None, **settings: Any) -> None:
+    def __init__(self, store: Store | None = None, *, readable: bool = False, **settings: Any) -> None:
+        """Make one.
+
+        Args:
+            store: Its store; None for a new one.
+            readable: Whether requests go the readable path alone, though there is a compiled one.
+            **settings: What is not the default.
+        """
         limits = {
             "memory_bytes": 1 << 20,
             "max_key_bytes": MAX_KEY_BYTES,
@@ -199,19 +207,14 @@ class Worker:
         self.now_ms = 1_000_000
         self.store = store or Store(1 << 20)
         board = Board(1)
-        self._row = row = board.rows[0]
+        self.counters = row = board.rows[0]
         row[Column.STATE] = State.READY
         self.routes = Routes(self.store, chosen, board, row, lambda: self.now_ms)
-        self.routes.offer_mask = 0  # so that it is known when the memo knows
         open_wires(self.routes, chosen)
         self.service = Service(self.store, chosen, self.routes, board, row, Preludes(0))
+        if readable:
+            self.service.http = None
         self.service.turn_seconds = 3600.0  # so that a slow machine changes nothing
-
-    @property
-    def counters(self) -> "memoryview[int]":
-        """Its row of the board, all that was counted included."""
-        self.routes.tally.fold()
-        return self._row
 
     def client(self, connect: Callable[[Service], Connection] = Connection) -> Client:
         """A new connection, of the class that `connect` makes."""

@@ -107,11 +107,11 @@ async def test_every_request_is_noted(tmp_path: Path) -> None:
     worker.store.put(b"k", b"v", lambda: 0)
     client = worker.client(lambda service: LoggedConnection(service, log))
     get = b"GET /get?key=k HTTP/1.1\r\nHost: a\r\n\r\n"
-    for _ in range(3):  # never from the memo
+    for _ in range(3):
         client.ask(get)
     client.ask(get * 5)
     body = b'{"key":"a","value":"b"}'
-    for _ in range(2):  # nor by a short way
+    for _ in range(2):
         client.ask(b"PUT /put HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body))
     client.ask(b"HEAD /get?key=none HTTP/1.1\r\nHost: a\r\n\r\n")
     client.ask(b"no request\r\n\r\n")

@@ -34,8 +34,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from fastkv.errors import StoreBusy
-from fastkv.http.routes import OFFER_MASK
-from fastkv.stats import MEMO_HIT, Column
+from fastkv.stats import Column
 from fastkv.store import Store
 
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
@@ -159,15 +158,11 @@ async def test_connections_do_not_mix() -> None:
     worker.verify()
 
 
-# -- memory ------------------------------------------------------------------------------------------------
-
-
-def _remembered(worker: Worker) -> int:
-    return int(worker.counters[Column.MEMO_HITS])
+# -- what is stored is what is said ------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("times", [1, 3, 16], ids=lambda times: f"{times} at once")
-def test_what_is_remembered_is_what_is_stored(times: int) -> None:
+def test_what_is_said_is_what_is_stored(times: int) -> None:
     @in_loop
     async def scenario() -> None:
         worker = Worker()
@@ -176,7 +171,6 @@ def test_what_is_remembered_is_what_is_stored(times: int) -> None:
             assert other.ask(put_pair("a", value)) == STORED
             for _ in range(4):
                 assert client.ask(get("a") * times) == hit("a", value) * times
-        assert _remembered(worker) > 0
         assert other.ask(delete("a")) == DELETED
         for _ in range(4):
             assert client.ask(get("a") * times) == NOT_FOUND * times
@@ -201,27 +195,26 @@ def test_what_is_remembered_is_what_is_stored(times: int) -> None:
 @example("é" * MAX_KEY_BYTES, None, True)
 @example("a b", "1", True)
 @example("%zz", "1", False)
-def test_the_short_way_of_a_get_says_what_the_long_one_says(
+def test_the_fast_path_of_a_get_says_what_the_readable_one_says(
     key: str, value: str | None, quoted: bool
 ) -> None:
-    """Whatever stands where a key may stand; a connection takes the short way from its second request on."""
+    """Whatever stands where a key may stand."""
 
     @in_loop
     async def scenario() -> None:
-        worker = Worker(memo_bytes=0)
-        long, short = worker.client(), worker.client()
+        store = Store(1 << 20)
+        workers = Worker(store), Worker(store, readable=True)
+        fast, readable = (worker.client() for worker in workers)
         raw = key.encode()
         if value is not None and len(raw) <= MAX_KEY_BYTES:
-            long.send(put(orjson.dumps({"key": key, "value": value})))
-            long.take()
+            fast.send(put(orjson.dumps({"key": key, "value": value})))
+            fast.take()
         asked = quote(key).encode() if quoted else raw
         request = b"GET /get?key=%b HTTP/1.1\r\nHost: a\r\n\r\n" % asked
-        short.ask(b"GET /version HTTP/1.1\r\nHost: a\r\n\r\n")
-        said = [client.ask(request) for client in (long, short, short)]
-        assert said[1] == said[0]
-        assert said[2] == (b"" if short.transport.ended else said[0])
-        assert short.transport.ended == long.transport.ended
-        worker.verify()
+        assert fast.ask(request) == readable.ask(request)
+        assert fast.transport.ended == readable.transport.ended
+        for worker in workers:
+            worker.verify()
 
     scenario()
 
@@ -233,7 +226,7 @@ def test_the_short_way_of_a_get_says_what_the_long_one_says(
         (RuntimeError, "500 Internal Server Error", Column.INTERNAL_ERRORS, True),
     ],
 )
-def test_what_fails_on_the_short_way_is_a_reply(
+def test_what_fails_in_the_store_is_a_reply(
     error: type[Exception], line: str, column: Column, closes: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     @in_loop
@@ -248,7 +241,7 @@ def test_what_fails_on_the_short_way_is_a_reply(
             return find(key, clock)
 
         monkeypatch.setattr(store, "get", find_or_fail)
-        worker = Worker(store)
+        worker = Worker(store, readable=True)
         client = worker.client()
         assert client.ask(get("a")) == NOT_FOUND
         failing = True
@@ -277,36 +270,21 @@ _BODIES = st.one_of(
 
 @settings(max_examples=300, deadline=None)
 @given(st.lists(_BODIES, min_size=1, max_size=4), st.sampled_from([b"PUT", b"POST"]))
-def test_the_short_way_of_a_put_says_and_does_what_the_long_one_does(
+def test_the_fast_path_of_a_put_says_and_does_what_the_readable_one_does(
     bodies: list[bytes], method: bytes
 ) -> None:
-    """The short way is taken where line and section were seen before, on whichever connection."""
-
     @in_loop
     async def scenario() -> None:
-        long, short = Worker(), Worker()
+        fast, readable = Worker(), Worker(readable=True)
         for body in bodies:
             request = put(body, method=method)
-            short.client().send(put(b"x" * len(body), method=method))
-            assert request.partition(b"\r\n\r\n")[0] in short.service.fast.before_bodies
-            said = long.client().ask(request)
-            client = short.client()
-            assert client.ask(request) == said
+            client = fast.client()
+            assert client.ask(request) == readable.client().ask(request)
             assert not client.transport.ended
-        assert _entries(long) == _entries(short)
-        counted = [
-            {
-                column: count
-                for column in Column
-                if column > Column.HITS and (count := worker.counters[column])
-            }
-            for worker in (long, short)
-        ]
-        counted[1][Column.BAD_REQUESTS] -= len(bodies)
-        counted[1][Column.ACCEPTED] -= len(bodies)
-        assert counted[1] == {Column.BAD_REQUESTS: 0, **counted[0]}
-        long.verify()
-        short.verify()
+        assert _entries(fast) == _entries(readable)
+        assert list(fast.counters[Column.HITS :]) == list(readable.counters[Column.HITS :])
+        fast.verify()
+        readable.verify()
 
     scenario()
 
@@ -329,19 +307,14 @@ def _entries(worker: Worker) -> list[tuple[bytes, bytes, int, int]]:
     return sorted((key, value, flags, deadline_ms) for key, value, flags, _, deadline_ms, _ in found)
 
 
-@pytest.mark.parametrize("known", [False, True])
 @in_loop
-async def test_a_put_that_fails_unforeseen_is_the_last_and_says_so(
-    known: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_put_that_fails_unforeseen_is_the_last_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     store = Store(1 << 20)
 
     def fail(*_: Any) -> None:
         raise RuntimeError("in vain")
 
-    worker = Worker(store)
-    if known:
-        worker.client().send(put_pair("a", "1"))
+    worker = Worker(store, readable=True)
     monkeypatch.setattr(store, "put", fail)
     client = worker.client()
     assert client.ask(put_pair("a", "2")).startswith(
@@ -370,13 +343,11 @@ _OTHERS = [
 )
 @example(["/kv/quoted", "/get?key=plain"], 1024)
 def test_pipelined_requests_are_answered_as_those_that_come_alone(places: list[str], at_once: int) -> None:
-    """A connection takes the short ways from its second request on; the memo knows more each time."""
-
     @in_loop
     async def scenario() -> None:
         requests = [b"GET %b HTTP/1.1\r\nHost: a\r\n\r\n" % place.encode() for place in places]
         stores = [Store(1 << 20, seed=7) for _ in range(2)]  # a version, which is told, is that of a shard
-        workers = Worker(stores[0], memo_bytes=0), Worker(stores[1], max_pipeline=at_once)
+        workers = Worker(stores[0], readable=True), Worker(stores[1], max_pipeline=at_once)
         for worker in workers:
             worker.client().send(
                 put(b'{"key":"plain","value":"1"}'),
@@ -396,10 +367,7 @@ def test_pipelined_requests_are_answered_as_those_that_come_alone(places: list[s
             assert together.take() == said
             assert together.transport.ended == alone.transport.ended
         told = [
-            (
-                worker.counters[Column.HITS] + worker.counters[Column.MEMO_HITS],
-                *(worker.counters[column] for column in (Column.MISSES, Column.KEY_TOO_LONG)),
-            )
+            [worker.counters[column] for column in (Column.HITS, Column.MISSES, Column.KEY_TOO_LONG)]
             for worker in workers
         ]
         assert told[0] == told[1]
@@ -407,7 +375,7 @@ def test_pipelined_requests_are_answered_as_those_that_come_alone(places: list[s
     scenario()
 
 
-@pytest.mark.parametrize("keys", [["a"], ["a", "b"], ["absent"]], ids=["one", "several", "not remembered"])
+@pytest.mark.parametrize("keys", [["a"], ["a", "b"], ["absent"]], ids=["one", "several", "absent"])
 @in_loop
 async def test_others_have_a_turn_after_so_many_pipelined_gets(keys: list[str]) -> None:
     worker = Worker(max_pipeline=4)
@@ -419,7 +387,7 @@ async def test_others_have_a_turn_after_so_many_pipelined_gets(keys: list[str]) 
 
 
 @in_loop
-async def test_remembered_gets_stop_where_the_client_has_to_read() -> None:
+async def test_pipelined_gets_stop_where_the_client_has_to_read() -> None:
     worker = Worker()
     client = worker.client()
     client.send(put_pair("a", "v" * 1000), *[get("a")] * 3)
@@ -436,58 +404,15 @@ async def test_pipelined_gets_that_must_wait_for_a_lock_are_told_so_each(
 ) -> None:
     store = Store(1 << 20)
 
-    def fail(keys: Any, clock: Any) -> None:
+    def fail(key: Any, clock: Any) -> None:
         raise StoreBusy("in vain")
 
-    monkeypatch.setattr(store, "get_small", fail)
     monkeypatch.setattr(store, "get", fail)
-    worker = Worker(store)
+    worker = Worker(store, readable=True)
     client = worker.client()
     client.ask(HEALTH)
     assert client.ask(get("a") + get("b")).count(b"HTTP/1.1 503 Service Unavailable") == 2
     assert worker.counters[Column.LOCK_TIMEOUTS] == 2
-
-
-@in_loop
-async def test_what_was_said_of_another_connection_is_not_remembered() -> None:
-    worker = Worker()
-    client = worker.client()
-    client.send(put_pair("a", "1"))
-    for _ in range(4):
-        assert worker.client().ask(get("a", b"Connection: close\r\n")) == hit("a", "1", CLOSE)
-    client.send(HEALTH)
-    client.take()
-    assert client.ask(get("a")) == hit("a", "1")
-
-
-@in_loop
-async def test_one_short_get_in_four_is_offered_to_the_memo() -> None:
-    worker = Worker()
-    worker.routes.offer_mask = OFFER_MASK
-    client = worker.client()
-    client.send(put_pair("a", "1"), put_pair("b", "2"), get("b"), get("b"))
-    taken = []
-    counts = worker.routes.tally.counts  # looked at where they are: to be folded would begin them anew
-    for _ in range(24):
-        before = counts[MEMO_HIT]
-        client.send(get("a"))
-        taken.append(counts[MEMO_HIT] > before)
-    first = taken.index(True)
-    assert 4 <= first <= 9  # offered twice, every fourth time
-    assert all(taken[first:])
-    worker.verify()
-
-
-@in_loop
-async def test_the_third_sight_is_remembered() -> None:
-    worker = Worker()
-    client = worker.client()
-    client.send(put_pair("a", "1"))
-    for sights in range(5):
-        assert _remembered(worker) == max(0, sights - 2)
-        client.send(get("a"))
-    assert worker.counters[Column.HITS] == 2
-    worker.verify()
 
 
 def test_another_process_writes() -> None:
@@ -516,7 +441,6 @@ def test_another_process_writes() -> None:
             elsewhere(worker, value.encode())
             for _ in range(4):
                 assert client.ask(get("a")) == hit("a", value)
-        assert _remembered(worker) >= 4
         elsewhere(worker, None)
         assert client.ask(get("a")) == NOT_FOUND
         elsewhere(worker, b"4")
@@ -527,8 +451,8 @@ def test_another_process_writes() -> None:
 
 
 @in_loop
-async def test_a_remembered_reply_belongs_to_its_own_request() -> None:
-    """A body that comes late leaves nothing behind for whoever asks next."""
+async def test_a_reply_belongs_to_its_own_request() -> None:
+    """A body that comes late leaves nothing behind for the next request."""
     worker = Worker()
     client, other = worker.client(), worker.client()
     client.send(put_pair("a", "1"))
@@ -541,79 +465,6 @@ async def test_a_remembered_reply_belongs_to_its_own_request() -> None:
     client.send(put_pair("missing", "2"))
     for _ in range(4):
         assert other.ask(get("missing")) == hit("missing", "2")
-    worker.verify()
-
-
-LEAVES_A_SOURCE = [
-    [get("a", b"Content-Length: 2\r\n"), b"{}"],
-    [get("a", b"Accept: */*\r\n")],
-    [get("a", b"HoSt2: a\r\nUpgrade: x\r\n")],
-    [b"HEAD" + get("a")[3:]],
-]
-
-
-@pytest.mark.parametrize("pieces", LEAVES_A_SOURCE)
-@pytest.mark.parametrize("follower", [get("missing"), get("missing") * 2, get("a") + get("missing")])
-@pytest.mark.parametrize("who", [0, 1], ids=["same connection", "another"])
-@pytest.mark.parametrize("joined", [True, False])
-def test_what_one_request_found_is_not_remembered_for_the_next(
-    pieces: list[bytes], follower: bytes, who: int, joined: bool
-) -> None:
-    @in_loop
-    async def scenario() -> None:
-        worker = Worker()
-        clients = [worker.client(), worker.client()]
-        clients[0].send(put_pair("a", "1"), *[get("a")] * 3)
-        for _ in range(4):
-            clients[0].send(*pieces[:-1])
-            if joined and not who:
-                clients[0].send(pieces[-1] + follower)
-            else:
-                clients[0].send(pieces[-1])
-                clients[who].send(follower)
-            for client in clients:
-                client.take()
-            assert clients[1].ask(get("missing")) == NOT_FOUND
-        clients[0].send(put_pair("missing", "2"))
-        for _ in range(4):
-            assert clients[1].ask(get("missing")) == hit("missing", "2")
-        worker.verify()
-
-    scenario()
-
-
-@pytest.mark.parametrize(
-    "extra",
-    [b"Expect: 100-continue\r\n", b"Origin: http://b\r\n", b"If-None-Match: *\r\n", b"Upgrade: x\r\n"],
-)
-def test_requests_that_are_not_remembered(extra: bytes) -> None:
-    @in_loop
-    async def scenario() -> None:
-        worker = Worker()
-        client = worker.client()
-        client.send(put_pair("a", "1"))
-        for _ in range(5):
-            client.send(get("a", extra))
-        assert _remembered(worker) == 0
-        worker.verify()
-
-    scenario()
-
-
-@in_loop
-async def test_the_memo_is_bounded() -> None:
-    worker = Worker(memo_bytes=20_000)
-    client = worker.client()
-    keys = [f"k{number}" for number in range(100)]
-    for key in keys:
-        client.send(put_pair(key, key * 9))
-    client.take()
-    for _ in range(3):
-        for key in keys:
-            for _ in range(3):
-                assert client.ask(get(key)) == hit(key, key * 9)
-    assert _remembered(worker) > 0
-    assert worker.service.memo.evictions > 0
     worker.verify()
 
 
@@ -657,15 +508,14 @@ MANY = 100  # replies of 4 KiB: several times the limit of output
         get("a", b"Content-Length: 1\r\n") + b"x",
         b"GET /get?key=a HTTP/1.1\r\nHoSt: a\r\nUpgrade: x\r\n\r\n",
     ],
-    ids=["fast", "with a body", "full"],
+    ids=["usual", "with a body", "unusual"],
 )
-@pytest.mark.parametrize("remembered", [False, True])
-def test_a_client_that_does_not_read_is_not_read(one: bytes, remembered: bool) -> None:
+def test_a_client_that_does_not_read_is_not_read(one: bytes) -> None:
     @in_loop
     async def scenario() -> None:
         worker = Worker()
         client = worker.client()
-        client.send(put_pair("a", BIG), *([one] * 3 if remembered else []))
+        client.send(put_pair("a", BIG))
         client.take()
         client.transport.slow = True
         client.send(one * MANY + HEALTH)
@@ -691,8 +541,7 @@ def test_a_client_that_does_not_read_is_not_read(one: bytes, remembered: bool) -
 
 
 @pytest.mark.parametrize("run", [1, 2, 16, 64])
-@pytest.mark.parametrize("remembered", [False, True])
-def test_output_is_bounded_whatever_is_mixed(run: int, remembered: bool) -> None:
+def test_output_is_bounded_whatever_is_mixed(run: int) -> None:
     """Requests in runs of the same header section: the limit counts over all runs of a read event."""
     mixed = (get("a") * run + get("a", b"Accept: */*\r\n") * run) * (1024 // run)
 
@@ -700,7 +549,7 @@ def test_output_is_bounded_whatever_is_mixed(run: int, remembered: bool) -> None
     async def scenario() -> None:
         worker = Worker()
         client = worker.client()
-        client.send(put_pair("a", BIG), *([get("a"), get("a", b"Accept: */*\r\n")] * 3 if remembered else []))
+        client.send(put_pair("a", BIG))
         client.take()
         client.transport.slow = True
         client.send(mixed)
@@ -920,13 +769,12 @@ async def test_http_1_0() -> None:
         b"hello\r\n\r\n",
     ],
 )
-@pytest.mark.parametrize("remembered", [False, True])
-def test_after_the_last_reply_nothing_is_read(last: bytes, remembered: bool) -> None:
+def test_after_the_last_reply_nothing_is_read(last: bytes) -> None:
     @in_loop
     async def scenario() -> None:
         worker = Worker()
         client = worker.client()
-        client.send(put_pair("a", "1"), *([get("a")] * 4 if remembered else []))
+        client.send(put_pair("a", "1"))
         client.send(last)
         assert client.transport.ended
         assert CLOSE in client.take()
@@ -1029,15 +877,15 @@ def test_drain_answers_what_was_begun(begun: bytes) -> None:
     @in_loop
     async def scenario() -> None:
         worker = Worker()
-        busy, idle, remembered = worker.client(), worker.client(), worker.client()
+        busy, idle, heard = worker.client(), worker.client(), worker.client()
         for _ in range(5):
-            remembered.send(get("b"))
+            heard.send(get("b"))
         busy.send(begun)
         busy.take()
         worker.service.drain()
         worker.service.close_all(idle_only=True)
         assert idle.is_closed()
-        assert remembered.is_closed()
+        assert heard.is_closed()
         assert not busy.is_closed()
         closing = answer.replace(b"Content-Type", CLOSE + b"Content-Type", 1)
         assert busy.ask(whole[len(begun) :] + get("a")) == closing

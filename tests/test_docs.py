@@ -50,9 +50,7 @@ def test_every_option_that_the_documents_name_exists() -> None:
     flags = {option.flag.removeprefix("--") for option in OPTIONS} | {"config", "help", "version", "no-tune"}
     for path in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))):
         text = path.read_text()
-        assert set(re.findall(r"`((?:max|lock|drain|stuck|memo)_\w+(?:bytes|ms|seconds))`", text)) <= names, (
-            path
-        )
+        assert set(re.findall(r"`((?:max|lock|drain|stuck)_\w+(?:bytes|ms|seconds))`", text)) <= names, path
         serve = re.findall(r"fastkv serve ([^`\n]*)", text)
         assert set(re.findall(r"--([a-z-]+)", " ".join(serve))) <= flags, path
 

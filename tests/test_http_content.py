@@ -166,7 +166,7 @@ def test_they_are_kept_and_given_back(client: Client) -> None:
     for size in (1, 1000):
         value = b"<p>" * size
         etag = store(client, "k", value, GZIPPED)
-        for _ in range(4):  # from the memo as well
+        for _ in range(4):
             assert client.ask(kv("GET", "k")) == found(value, etag, content=GZIPPED)
             head = client.ask(kv("HEAD", "k"))
             assert (200, head) == without_body((200, found(value, etag, content=GZIPPED)))

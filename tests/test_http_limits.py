@@ -42,7 +42,7 @@ def ask_with_a_known_section(client: Client, request: bytes) -> list[int]:
 
 
 def ask_three_times(client: Client, request: bytes) -> list[int]:
-    """The third is one for the memo, if the second was answered."""
+    """Whatever was answered before."""
     seen = set()
     for _ in range(3):
         if not client.is_closed() and not client.transport.ended:

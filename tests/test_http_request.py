@@ -2,7 +2,6 @@
 
 import pytest
 from cases.case import HOST
-from cases.clients import CHROME, NODE
 
 from fastkv.http.request import (
     CLOSE,
@@ -71,32 +70,3 @@ def test_absolute_form_takes_the_place_of_host() -> None:
     line, authority, version = parse_request_line(b"GET http://b:1/x?y HTTP/1.1")
     assert (line, authority, version) == (b"GET /x?y", b"b:1", b"1.1")
     assert _head(b"X: 1\r\nHost: a\r\n", version, authority).fields == ((b"host", b"b:1"), (b"x", b"1"))
-
-
-@pytest.mark.parametrize(
-    "block",
-    [
-        HOST,
-        CHROME,
-        NODE,
-        HOST + b"Cookie: a\r\n",
-        HOST + b"Sec-Fetch-Site: same-origin\r\n",
-        HOST + b"Authorization: Bearer x\r\n",
-    ],
-)
-def test_memoable(block: bytes) -> None:
-    assert _head(block).memoable
-
-
-@pytest.mark.parametrize(
-    "field",
-    [
-        b"Content-Length: 0", b"Transfer-Encoding: chunked", b"Expect: 100-continue", b"Connection: close",
-        b"Upgrade: h2c", b"If-Match: *", b'If-None-Match: "a"', b"If-Modified-Since: x", b"Origin: null",
-        b"Range: bytes=0-1", b"Sec-Fetch-Site: cross-site",
-        b"Sec-Fetch-Site: same-site",
-    ],
-)  # fmt: skip
-def test_not_memoable(field: bytes) -> None:
-    assert not _head(HOST + field + b"\r\n").memoable
-    assert not _head(HOST + b"Connection: keep-alive\r\n", b"1.0").memoable

@@ -2,7 +2,7 @@
 
 import asyncio
 import socket
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from server import wait_until
@@ -64,7 +64,7 @@ def test_by_tcp_replies_go_to_the_transport_without_a_step_between(monkeypatch: 
     transport = Transport()
     way = open_outlet(transport, LIMIT)
     assert type(way) is Outlet
-    assert way.write == transport.write
+    assert cast("object", way.sink) is transport
     assert transport.high == LIMIT
     transport.waiting = 300
     assert (way.pending, way.held_bytes, way.taken_bytes) == (True, 300, -300)
@@ -80,8 +80,10 @@ def test_by_a_unix_socket_what_has_left_the_transport_is_taken(family: int | Non
     way = open_outlet(transport, LIMIT)
     assert type(way) is CountingOutlet
     assert transport.high == LIMIT
-    way.write(b"x" * 500)
+    assert way.sink is way
+    way.sink.write(b"x" * 500)
     transport.waiting = 200
+    assert way.sink.get_write_buffer_size() == 200
     assert (transport.written, way.pending, way.held_bytes, way.taken_bytes) == (500, True, 200, 300)
 
 
@@ -90,12 +92,12 @@ def test_all_of_a_large_reply_is_held_until_nothing_of_it_waits(family: int) -> 
     transport = Transport(family)
     way = open_outlet(transport, LIMIT)
     transport.takes = 190_000
-    way.write_large(b"x" * 100_000)
+    way.write_large(b"x" * 100_000, way.sink.write)
     assert (way.held_bytes, transport.high) == (0, LIMIT)  # it is gone, and the next pauses as before
-    way.write_large(b"x" * 100_000)
+    way.write_large(b"x" * 100_000, way.sink.write)
     assert transport.waiting == 10_000
     assert (way.held_bytes, transport.high) == (100_000, 0)
-    way.write_large(b"x" * 50_000)
+    way.write_large(b"x" * 50_000, way.sink.write)
     assert (transport.waiting, way.held_bytes) == (60_000, 150_000)
     transport.waiting = 30_000  # the first is gone by now, which only the sum of both bounds knows
     assert way.held_bytes == 130_000
@@ -113,13 +115,13 @@ def test_by_tls_the_transport_counts() -> None:
     way = open_outlet(transport, LIMIT)
     assert type(way) is SecureOutlet
     transport.takes = 90_000
-    way.write_large(b"x" * 100_000)
+    way.write_large(b"x" * 100_000, way.sink.write)
     assert (way.held_bytes, way.fixed_bytes, transport.high) == (10_000, OPENSSL_BYTES, 0)
 
 
 def test_without_a_connection_nothing_is_held() -> None:
     CLOSED.write(b"x")
-    CLOSED.write_large(b"x")
+    CLOSED.write_large(b"x", CLOSED.write)
     CLOSED.resumed()
     CLOSED.drop()
     assert (CLOSED.pending, CLOSED.held_bytes, CLOSED.taken_bytes) == (False, 0, 0)

@@ -26,12 +26,12 @@ def test_requests_take_as_many_instructions_as_is_stored() -> None:
 
 @needs_callgrind
 def test_a_count_has_the_functions_that_it_was_spent_in(tmp_path: Path) -> None:
-    files = counting.run(["GET remembered, plain"], tmp_path)
+    files = counting.run(["GET, plain"], tmp_path)
     counts = counting.per_request(files)
-    assert counts.keys() == {"GET remembered, plain", reference.NAME}
-    functions = counting.functions(files["GET remembered, plain"])
+    assert counts.keys() == {"GET, plain", reference.NAME}
+    functions = counting.functions(files["GET, plain"])
     total = sum(function.exclusive for function in functions)
-    assert total == pytest.approx(counts["GET remembered, plain"], rel=0.01)
+    assert total == pytest.approx(counts["GET, plain"], rel=0.01)
     assert any("_PyEval_EvalFrameDefault" in function.name for function in functions)
 
 
@@ -61,9 +61,9 @@ def test_every_path_is_the_one_that_is_meant(path: Way) -> None:
 
 
 def test_a_path_that_is_another_one_is_refused() -> None:
-    remembered, *_, missing = (path for path in PATHS if path.name in ("GET remembered, plain", "GET miss"))
+    found, *_, missing = (path for path in PATHS if path.name in ("GET, plain", "GET miss"))
     with pytest.raises(RuntimeError, match=f"0 of {COUNTED} requests went this way"):
-        count_path(remembered._replace(make_reads=missing.make_reads), Calls())
+        count_path(found._replace(make_reads=missing.make_reads), Calls())
 
 
 def test_the_reference_loop_is_counted() -> None:

@@ -465,7 +465,7 @@ def test_a_part(client: Client) -> None:
     part = whole.replace(b"200 OK", b"206 Partial Content").replace(b"Length: 10", b"Length: 3")
     part = part.replace(b"bytes\r\n\r\n0123456789", b"bytes\r\nContent-Range: bytes 2-4/10\r\n\r\n234")
     ranged = b"Range: bytes=2-4\r\n"
-    for _ in range(3):  # never from the memo, and never into it
+    for _ in range(3):
         assert client.ask(kv("GET", "k", ranged)) == part
         assert client.ask(kv("GET", "k")) == whole
     assert client.ask(kv("GET", "k", ranged + b"If-Range: %b\r\n" % etag)) == part
@@ -492,43 +492,22 @@ def test_a_range_is_for_get_alone(client: Client) -> None:
     assert client.ask(kv("DELETE", "k", ranged)) == DELETED
 
 
-# -- the memo ------------------------------------------------------------------------------------------------
+# -- again and in a row --------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("method", ["GET", "HEAD"])
-def test_what_is_asked_again_comes_from_the_memo(worker: Worker, client: Client, method: str) -> None:
+def test_what_is_asked_again_is_what_is_stored(worker: Worker, client: Client, method: str) -> None:
     other = worker.client()
     for value in (b"one", b"two"):
         etag = store(other, "k", value)
         expected = found(value, etag) if method == "GET" else without_body((200, found(value, etag)))[1]
-        before = worker.counters[Column.MEMO_HITS]
         for _ in range(4):
             assert client.ask(kv(method, "k")) == expected
         assert client.ask(kv(method, "k") * 3) == expected * 3
-        assert worker.counters[Column.MEMO_HITS] > before
     other.ask(kv("DELETE", "k"))
     missing = NOT_FOUND if method == "GET" else without_body((404, NOT_FOUND))[1]
     assert client.ask(kv(method, "k")) == missing
     assert client.ask(kv(method, "k") * 2) == missing * 2
-
-
-def test_what_depends_on_more_than_the_entry_never_does(worker: Worker, client: Client) -> None:
-    store(client, "k?ttl=5", b"v")
-    store(client, "stays", b"v")
-    for request in (
-        kv("GET", "k"),
-        kv("HEAD", "k"),
-        kv("GET", "stays", b"Range: bytes=0-0\r\n"),
-        kv("GET", "stays", NONE % b'"x"'),
-        kv("GET", "stays", MATCH % b"*"),
-        kv("GET", "stays", b"If-Range: x\r\n"),
-        kv("OPTIONS", "stays"),
-        kv("GET", "absent"),
-    ):
-        for _ in range(4):
-            client.ask(request)
-        client.ask(request * 3)
-    assert worker.counters[Column.MEMO_HITS] == 0
 
 
 def test_a_batch_of_them_is_answered_in_order(client: Client) -> None:

@@ -91,7 +91,7 @@ def test_head_is_get_without_a_body(client: Client, target: str) -> None:
     client.ask(put_pair("a", "1"))
     rest = f" {target} HTTP/1.1\r\nHost: a\r\n\r\n".encode()
     full = client.ask(b"GET" + rest)
-    for _ in range(3):  # the third may come from the memo
+    for _ in range(3):
         assert (200, client.ask(b"HEAD" + rest)) == without_body((200, full))
         assert client.ask(b"GET" + rest) == full
 

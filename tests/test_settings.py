@@ -41,7 +41,6 @@ def test_the_defaults() -> None:
         "max_head_bytes": 32 * KB,
         "max_body_bytes": 6 * (KB + MB) + KB,
         "max_message_bytes": 6 * (KB + MB) + KB,
-        "memo_bytes": 16 * MB,
         "max_output_bytes": 64 * KB,
         "max_buffer_bytes": 256 * MB,
         "max_connections": None,

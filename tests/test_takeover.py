@@ -82,7 +82,7 @@ class Raw(asyncio.Protocol):
     def resume(self) -> None:
         pass
 
-    def leave_rest(self) -> None:
+    def disable_fast_path(self) -> None:
         self.told.append("drain")
 
     def close(self) -> None:

@@ -1,4 +1,4 @@
-"""What messages on ``/ws`` say and are told, in text and in bytes; who may speak; the memo; pushes."""
+"""What messages on ``/ws`` say and are told, in text and in bytes; who may speak; pushes."""
 
 import asyncio
 import json
@@ -114,7 +114,6 @@ async def test_text_in_order() -> None:
 
 @in_loop
 async def test_text_all_at_once_and_byte_by_byte() -> None:
-    """The short way and the long one, the memo and none: the same replies."""
     data = b"".join(frame(TEXT, message.encode()) for message, _ in SAID * 3)
     for size in (len(data), 1, 7, 1000):
         worker = Worker()
@@ -131,16 +130,12 @@ async def test_text_all_at_once_and_byte_by_byte() -> None:
 
 
 @in_loop
-async def test_a_command_with_an_id_is_remembered_without() -> None:
+async def test_the_reply_to_a_command_with_an_id_has_it() -> None:
     worker = Worker()
     client = connect(worker)
     assert text(client, '["SET","k","v"]') == '{"result":"OK"}'
     for number in range(10):
         assert text(client, f'{{"id":{number},"cmd":["GET","k"]}}') == f'{{"id":{number},"result":"v"}}'
-    assert worker.counters[Column.MEMO_HITS] == 8
-    assert worker.counters[Column.HITS] == 2
-    assert text(client, '["GET","k"]') == '{"result":"v"}'  # the same memo
-    assert worker.counters[Column.MEMO_HITS] == 9
     worker.store.put(b"k", b"w" * 500, lambda: 0)
     for number in range(4):
         assert text(client, f'{{"id":"{number}","cmd":["GET","k"]}}') == (
@@ -362,11 +357,11 @@ def test_any_bytes_at_all(pieces: list[bytes], deflate: bool, data: st.DataObjec
     asyncio.run(scenario())
 
 
-# -- the memo ----------------------------------------------------------------------------------------------
+# -- what is stored is what is said ------------------------------------------------------------------------
 
 
 @in_loop
-async def test_what_is_remembered_is_never_old() -> None:
+async def test_what_is_said_is_never_old() -> None:
     worker = Worker()
     one, other, http = connect(worker), connect(worker), worker.client()
     ask = ('["GET","k"]', frame(BINARY, resp(b"GET", b"k")))
@@ -377,8 +372,6 @@ async def test_what_is_remembered_is_never_old() -> None:
                 assert text(client, ask[0]) == f'{{"result":"{value}"}}'
                 client.send(ask[1])
                 assert told(client) == [Frame(BINARY, b"$%d\r\n%b\r\n" % (len(value), value.encode()))]
-    assert worker.counters[Column.MEMO_HITS] > 20
-    before = worker.counters[Column.MEMO_HITS]
     text(one, '["DEL","k"]')
     assert text(other, ask[0]) == '{"result":null}'
     text(one, '["SET","k","4","PX","1000"]')
@@ -386,8 +379,6 @@ async def test_what_is_remembered_is_never_old() -> None:
         assert text(other, ask[0]) == '{"result":"4"}'
     worker.now_ms += 1000
     assert text(other, ask[0]) == '{"result":null}'
-    assert worker.counters[Column.MEMO_HITS] == before
-    # What is remembered of one wire is nothing to another.
     text(one, '["SET","k","5"]')
     for _ in range(4):
         text(one, ask[0])
@@ -398,7 +389,7 @@ async def test_what_is_remembered_is_never_old() -> None:
 
 
 @in_loop
-async def test_a_memo_answers_nothing_in_a_transaction() -> None:
+async def test_a_transaction_queues_what_was_answered_before() -> None:
     worker = Worker()
     client, other = connect(worker), connect(worker)
     text(client, '["SET","k","1"]')
@@ -412,9 +403,7 @@ async def test_a_memo_answers_nothing_in_a_transaction() -> None:
         assert [found.payload for found in told(client)] == [b'{"result":"QUEUED"}'] * 2
         assert text(other, '["GET","k"]') == '{"result":"1"}'
         assert text(client, '["DISCARD"]') == '{"result":"OK"}'
-        hits = worker.counters[Column.MEMO_HITS]
         assert text(client, '["GET","k"]') == '{"result":"1"}'
-        assert worker.counters[Column.MEMO_HITS] == hits + 1
     worker.verify()
 
 
@@ -436,7 +425,7 @@ async def test_what_waits_for_exec_counts_as_memory_held() -> None:
 
 
 @in_loop
-async def test_a_compressed_reply_is_not_remembered_for_others() -> None:
+async def test_each_client_gets_the_compression_that_it_agreed() -> None:
     worker = Worker()
     packed, plain = connect(worker, DEFLATE), connect(worker)
     value = "x" * 3000
@@ -446,7 +435,6 @@ async def test_a_compressed_reply_is_not_remembered_for_others() -> None:
         (found,) = told(packed)
         assert found.rsv == 4
         assert inflated(found.payload) == b'{"result":"%b"}' % value.encode()
-        # Once the other has had it remembered, it comes as it is to both, which any client understands.
     for _ in range(4):
         assert text(plain, '["GET","k"]') == f'{{"result":"{value}"}}'
     worker.verify()

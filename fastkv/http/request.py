@@ -1,4 +1,4 @@
-"""What a request is, and the one validation that both parsers share.
+"""What a request is, and the validation of its lines.
 
 In: single lines of a header section, without their CRLF. Out: a request line taken apart, fields, and a
 `Head`, the facts that are derived once per header section. `HttpError` is raised for whatever RFC 9110 and
@@ -6,7 +6,7 @@ RFC 9112 forbid and for whatever two readers could frame differently; no repair 
 """
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from ipaddress import AddressValueError, IPv6Address
 from typing import Final, TypeAlias
 
@@ -47,11 +47,6 @@ _match_authority = re.compile(
     rb"(?:\[([0-9A-Fa-f:.]{2,45})\]|(?:[0-9A-Za-z\-._~!$&'()*+;=]|%[0-9A-Fa-f]{2})+)(?::([0-9]{0,5}))?"
 ).fullmatch
 
-# A reply to a request with one of these depends on more than the target, so its parse is not worth
-# remembering. Not among them: Authorization, for where there is a token the fast parser declines all but the
-# right one, and a reply to that is a function of the bytes like any other.
-_NEVER_MEMOABLE = frozenset({b"expect", b"origin", b"range", b"upgrade"})
-
 
 class HttpError(Exception):
     """A request that is answered with an error.
@@ -88,10 +83,6 @@ class Head:
         chunked: True for a chunked body.
         expect_continue: True where the client may wait for 100 before it sends the body.
         upgrade: The value of Upgrade where Connection names it too, else None.
-        memoable: True where the reply depends on nothing but the target: a persistent HTTP/1.1 request
-            without a body, a condition, a range, an origin or an upgrade.
-        tail: All that follows the line of a lone request with this section: the version, the section and the
-            empty line. Only where it is memoable and a parser keeps it, else b"".
     """
 
     fields: Fields
@@ -102,8 +93,6 @@ class Head:
     chunked: bool
     expect_continue: bool
     upgrade: bytes | None
-    memoable: bool
-    tail: bytes = field(default=b"", compare=False)
 
     def get(self, name: bytes) -> bytes | None:
         """Return the value of a field.
@@ -245,7 +234,6 @@ def build_head(version: bytes, fields: Fields, authority: bytes | None = None) -
         chunked=chunked,
         expect_continue=_parse_expect(version, values.get(b"expect", [])),
         upgrade=_parse_upgrade(version, connection, values.get(b"upgrade", [])),
-        memoable=persistence == KEEP_ALIVE and not has_length and _is_memoable(fields),
     )
 
 
@@ -340,16 +328,6 @@ def _parse_upgrade(version: bytes, connection: list[bytes], values: list[bytes])
     if version == b"1.0" or b"upgrade" not in connection:
         return None
     return b", ".join(values) or None
-
-
-def _is_memoable(fields: Fields) -> bool:
-    """True where no field makes the reply depend on more than the target."""
-    return not any(
-        name in _NEVER_MEMOABLE
-        or name.startswith(b"if-")
-        or (name == b"sec-fetch-site" and value not in (b"same-origin", b"none"))
-        for name, value in fields
-    )
 
 
 def _refused(message: str) -> HttpError:

@@ -149,17 +149,14 @@ class Resources:
             routes.counters[_MISSES] += 1
             return KEY_NOT_FOUND
         routes.counters[_HITS] += 1
-        value, part = entry[0], None
-        if not head.memoable:  # a memoable one has neither conditions nor a range
-            etag, conditions = etag_of(entry), conditions_of(head)
-            if conditions and not conditions.is_match(etag):
-                return _PRECONDITION_FAILED
-            if conditions and not conditions.is_none_match(etag):
-                return 304, self._validators(entry) + b"\r\n"
-            part = range_of(head, len(value), etag) if ranges else None
+        value, etag, conditions = entry[0], etag_of(entry), conditions_of(head)
+        if conditions and not conditions.is_match(etag):
+            return _PRECONDITION_FAILED
+        if conditions and not conditions.is_none_match(etag):
+            return 304, self._validators(entry) + b"\r\n"
+        part = range_of(head, len(value), etag) if ranges else None
         content = content_fields(entry[6])
         if part is None:
-            routes.source = entry
             return 200, RESOURCE_HEAD % (content, len(value), self._validators(entry), b"") + value
         start, end = part
         content_range = b"Content-Range: bytes %d-%d/%d\r\n" % (start, end - 1, len(value))

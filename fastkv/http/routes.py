@@ -42,7 +42,7 @@ from fastkv.http.urlform import key_of
 from fastkv.jsonwire import load
 from fastkv.names import may_be_loopback
 from fastkv.pubsub.events import Events
-from fastkv.stats import HIT, MISS, PUT, Column, Tally
+from fastkv.stats import Column
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -51,7 +51,7 @@ if TYPE_CHECKING:
     from fastkv.pubsub.hub import Hub
     from fastkv.settings import Settings
     from fastkv.stats import Board
-    from fastkv.store import Entry, Store
+    from fastkv.store import Store
 
 
 PLAIN: Final = 1
@@ -59,10 +59,6 @@ PLAIN: Final = 1
 
 # Three hundred years: beyond it a deadline in ms would not fit the arithmetic of every client.
 _LONGEST_TTL_SECONDS: Final = 10_000_000_000
-
-OFFER_MASK: Final = 3
-"""One hit of the short way in four is offered to the memo: what is asked for often is remembered all the
-same, and what is asked for once does not pay for it."""
 
 _VERSION: Final = json_reply(
     200,
@@ -79,7 +75,6 @@ class Routes:
     Attributes:
         store: the store.
         counters: this worker's row of the board.
-        tally: what is counted most often, and added to the row now and then.
         clock: milliseconds now, for deadlines.
         commands: the command table over the same store.
         hub: passes messages on; None where there is nobody to.
@@ -88,9 +83,6 @@ class Routes:
         wanted: its word; 0 as long as nobody wants to know.
         handlers: by method, space and path, as they stand before the ``?`` of a request line.
         keyed: by method, space and the prefix of a path; they take what follows it as well.
-        source: the entry that the newest reply was made from, if it was made from nothing else; whoever
-            remembers the reply takes it from here and sets it to None.
-        offer_mask: the short way sets the source where the count of hits has none of these bits.
         draining: whether ``/health`` says so.
     """
 
@@ -99,7 +91,6 @@ class Routes:
         "_body_bound",
         "_paths",
         "_redis",
-        "_tally",
         "_value_bound",
         "clock",
         "commands",
@@ -111,10 +102,7 @@ class Routes:
         "keyed",
         "max_key",
         "max_value",
-        "offer_mask",
-        "source",
         "store",
-        "tally",
         "wanted",
     )
 
@@ -167,11 +155,7 @@ class Routes:
             hub=hub,
             stats=self._summary,
         )
-        self.tally = Tally(counters)
-        self._tally = self.tally.counts
-        self.offer_mask = OFFER_MASK
         self.draining = False
-        self.source: Entry | None = None
         self.handlers: dict[bytes, Handler] = {
             b"PUT /put": self.put,
             b"POST /put": self.put,
@@ -214,10 +198,9 @@ class Routes:
             raise self.key_too_long(key)
         entry = self.store.get(key, self.clock)
         if entry is None:
-            self._tally[MISS] += 1
+            self.counters[Column.MISSES] += 1
             return KEY_NOT_FOUND
-        self._tally[HIT] += 1
-        self.source = entry
+        self.counters[Column.HITS] += 1
         return 200, value_reply(key, entry[0], plain, entry[1] == PLAIN)
 
     def put(self, query: bytes, head: Head, body: bytes) -> Reply:
@@ -244,7 +227,7 @@ class Routes:
         # times as long: CPython 3.11 tries it as a number first, and makes an error of that.)
         plain = body.find(b"\\") < 0 or is_plain(value_text, value)
         self.store.put(key, value, self.clock, PLAIN if plain else 0, deadline_ms)
-        self._tally[PUT] += 1
+        self.counters[Column.PUTS] += 1
         if self.wanted[0]:
             self.tell_put(key, deadline_ms)
         return PUT_OK
@@ -281,7 +264,6 @@ class Routes:
         return json_reply(200, orjson.dumps(self._summary()))
 
     def _summary(self) -> dict[str, int | str]:
-        self.tally.fold()
         return self._board.summary(self.store)
 
     def version(self, query: bytes, head: Head, body: bytes) -> Reply:
@@ -289,18 +271,21 @@ class Routes:
         return _VERSION
 
     def find(self, route: bytes) -> Handler:
-        """Find what ``handlers`` does not have.
+        """Find what answers.
 
         Args:
             route: method, space and path.
 
         Returns:
-            The handler of a key behind a prefix, of a command, or of OPTIONS.
+            The handler of the path, of a key behind a prefix, of a command, or of OPTIONS.
 
         Raises:
             HttpError: 501 for a method that no route takes, 404 for a path that is none, 405 with Allow for
                 one that takes other methods (RFC 9110, 9.1 and 15.5.6).
         """
+        handler = self.handlers.get(route)
+        if handler is not None:
+            return handler
         end = route.find(b"/", route.find(b"/") + 1) + 1
         keyed = self.keyed.get(route[:end])
         if keyed is not None:
@@ -335,8 +320,7 @@ class Routes:
         Raises:
             HttpError: 404, 405 or 501, as `find`; 413 for a body that is longer than the value that it is.
         """
-        if route not in self.handlers:
-            self.find(route)
+        self.find(route)
         if not route.startswith(BODY_IS_VALUE):
             return self._body_bound
         if head.content_length > self.max_value:

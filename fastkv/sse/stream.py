@@ -204,7 +204,7 @@ class EventStream(asyncio.Protocol):
         """
         self.abort()
 
-    def leave_rest(self) -> None:
+    def disable_fast_path(self) -> None:
         """The worker drains: the stream goes on until it is closed."""
 
     def close(self) -> None:

@@ -15,12 +15,9 @@ class Asker(Client, Protocol):
 
     Attributes:
         pushes: the first byte of the frames that it is sent unasked: they come as it has subscribed.
-        read: key and value of what the newest reply is made of, if it is made of nothing else; whoever
-            remembers the reply takes it from here and sets it to None.
     """
 
     pushes: int
-    read: tuple[bytes, bytes] | None
 
 
 def is_subscribing(words: list[bytes]) -> bool:

@@ -134,15 +134,6 @@ def build(first: int, payload: bytes) -> bytes:
     return b"%c%c%b%b" % (first, 127, size.to_bytes(8, "big"), payload)
 
 
-def payload_of(frame: bytes) -> bytes:
-    """Return what a frame of ``build`` carries.
-
-    Args:
-        frame: the frame.
-    """
-    return frame[{126: 4, 127: 10}.get(frame[1], 2) :]
-
-
 _SHORT_HEADS: Final = {
     (first, size): bytes((first, size)) for first in (TEXT, BINARY) for size in range(MAX_CONTROL_BYTES + 1)
 }

@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from fastkv.steps import Steps
     from fastkv.ws.asker import Asker
 
-_GETS: Final = frozenset((b"GET", b"get"))
 _NO_ARRAY: Final = "expected an array of bulk strings"
 _NOTHING: Final = False  # what hiredis returns where nothing whole is left; no command is that
 # hiredis makes room for as many parts as a header says, before they come; a message has fewer than bytes.
@@ -74,10 +73,7 @@ def reply_to(payload: bytes, commands: Commands, asker: Asker) -> bytes:
         if is_subscribing(words):
             asker.pushes = frames.BINARY
         reply = commands.run(words, asker)
-        if reply.__class__ is bytes:
-            if words[0] in _GETS:
-                asker.read = words[1], reply
-        elif isinstance(reply, Generator):
+        if isinstance(reply, Generator):
             raise Unfinished(_reply_in_steps(reply))
         return build_reply(reply)
     if any(map(is_subscribing, asked)):

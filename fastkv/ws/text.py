@@ -8,7 +8,6 @@ for what is no text, and `Unfinished`, for a reply that takes steps.
 
 from __future__ import annotations
 
-import re
 from base64 import b64encode
 from collections.abc import Generator
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
@@ -34,14 +33,6 @@ _Asked: TypeAlias = "tuple[list[bytes] | CommandError, _Ident, bool]"
 of the reply are to be in base64)."""
 
 _ONLY_LISTS: Final = {list}
-# An id that needs no escapes, and an array that begins with a string; any white space that JSON allows.
-_match_with_id: Final = re.compile(
-    rb'[ \t\r\n]*\{[ \t\r\n]*"id"[ \t\r\n]*:[ \t\r\n]*(-?(?:0|[1-9][0-9]{0,17})|"[0-9A-Za-z_.:-]{0,64}")'
-    rb'[ \t\r\n]*,[ \t\r\n]*"cmd"[ \t\r\n]*:[ \t\r\n]*(\[[ \t\r\n]*".*\])[ \t\r\n]*\}[ \t\r\n]*',
-    re.DOTALL,
-).fullmatch
-_LONGEST_SPLIT: Final = 4 << 10
-_GETS: Final = frozenset((b"GET", b"get"))
 _NO_COMMAND: Final = 'ERR an object has to have "cmd", an array'
 _DEEP_ID: Final = "ERR the id is nested too deeply"
 _NO_ENCODING: Final = 'ERR "encoding" is "text" or "base64"'
@@ -124,38 +115,6 @@ def _tell_in_steps(reply: Any, ident: _Ident, *, in_base64: bool) -> Steps[bytes
     return told if ident is None else with_id(orjson.dumps(ident), told)
 
 
-def split(payload: bytes) -> tuple[bytes, bytes] | None:
-    """Take a message with an id apart, where it looks as clients usually write it.
-
-    Args:
-        payload: the message.
-
-    Returns:
-        The id and what may be one command, both as JSON. Where the latter is JSON the whole message was, and
-        has nothing else in it. Or None.
-    """
-    match = _match_with_id(payload) if len(payload) <= _LONGEST_SPLIT else None
-    return (match[1], match[2]) if match else None
-
-
-def reply_to_one(command: bytes, commands: Commands, asker: Asker) -> bytes | None:
-    """``reply_to`` for the second part of what ``split`` returned.
-
-    Args:
-        command: that part.
-        commands: the commands.
-        asker: who asks.
-
-    Returns:
-        The reply without the id: JSON. None if this is no JSON; nothing was executed then.
-    """
-    try:
-        said = load(command)
-    except CommandError:
-        return None
-    return _reply_to_one(said, command, commands, asker)
-
-
 def with_id(ident: bytes, told: bytes) -> bytes:
     """Put an id before a reply.
 
@@ -206,8 +165,6 @@ def _reply_to_one(said: list[Any], payload: bytes, commands: Commands, asker: As
         asker.pushes = frames.TEXT
     reply = commands.run(words, asker)
     if reply.__class__ is bytes:
-        if words[0] in _GETS:
-            asker.read = words[1], reply
         try:
             return b'{"result":%b}' % orjson.dumps(reply.decode())
         except UnicodeDecodeError:

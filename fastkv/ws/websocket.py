@@ -19,6 +19,7 @@ from websockets.frames import CloseCode, Frame, Opcode
 from websockets.protocol import OPEN, Protocol, Side
 
 from fastkv.flow import Phase
+from fastkv.receiver import DECLINED
 from fastkv.stalling import Stalling
 from fastkv.stats import Column
 from fastkv.steps import Unfinished
@@ -133,11 +134,10 @@ class WebSocket(Stalling):
     def take_over(self, handed: HandedOver) -> None:
         """Begin, with what the client has sent behind its handshake."""
         self._transport = handed.transport
-        self._outlet = handed.outlet
-        self._write = handed.outlet.write
+        self._outlet = outlet = handed.outlet
+        self.attach(None, outlet.sink, outlet.fd, 0)
         self._eof = handed.eof
         self.since = self._flow.now
-        self._at_rest = True
         if handed.paused:
             self._paused = True
             self._flow.hold(self, self.held_bytes)
@@ -145,7 +145,7 @@ class WebSocket(Stalling):
             self._stall()
             return
         if handed.unread:
-            self._receive(handed.unread)
+            self.receive(handed.unread, 0, DECLINED)
         if self._eof and not self._stalled:
             handed.transport.close()
 
@@ -158,11 +158,6 @@ class WebSocket(Stalling):
         # Its parser is a generator that knows it.
         self._protocol.parser.close()
         del self._protocol.parser
-
-    def data_received(self, data: bytes) -> None:
-        """Answer one whole message; leave all else to ``_receive``."""
-        self.heard = True
-        self._receive(data)
 
     # -- called by the worker ----------------------------------------------------------------------------
 
@@ -211,7 +206,7 @@ class WebSocket(Stalling):
         if phase is Phase.QUIET:
             self._pinged = True
             self.since = self._flow.now
-            self._write(frames.PING)
+            self.write(frames.PING)
         elif phase is Phase.PONG:
             self._end_with(CloseCode.POLICY_VIOLATION, "The ping was not answered in time.")
         elif phase is Phase.BODY:
@@ -220,7 +215,7 @@ class WebSocket(Stalling):
             self.abort()
 
     @property
-    def _is_deaf(self) -> bool:
+    def _input_closed(self) -> bool:
         """Whether nothing is read any more."""
         return self._deaf
 
@@ -229,9 +224,8 @@ class WebSocket(Stalling):
         """Whether no message has begun and no reply is due."""
         return not self._stalled and not self._in_message
 
-    def leave_rest(self) -> None:
-        """The next reply is the last."""
-        self._at_rest = False
+    def disable_fast_path(self) -> None:
+        """The next reply is the last: the service says that it drains."""
 
     def close(self) -> None:
         """Begin the closing handshake: the server goes away (RFC 6455, 7.4.1)."""
@@ -251,20 +245,22 @@ class WebSocket(Stalling):
 
     # -- reading -----------------------------------------------------------------------------------------
 
-    def _receive(self, data: bytes) -> None:
+    def receive(self, data: bytes, at: int, more: int) -> None:
         """Parse and answer all that is complete; whatever goes wrong ends this connection and no other.
 
         Args:
             data: what was received.
+            at: where in it the first byte is that was not answered.
+            more: nothing here.
         """
         if self._deaf:
             return
         try:
             in_message = self._in_message
-            self._unread = self._unread + data if self._unread else data
+            self._unread = self._unread + data[at:] if self._unread else data[at:]
             ended = self._process()
             if self._in_message or in_message:
-                self._take_stock(begun=ended or not in_message)
+                self._account_buffers(begun=ended or not in_message)
         except Exception as error:  # noqa: BLE001 - one connection's mistake must not reach the others
             self._service.failure(error)
             self.abort()
@@ -423,7 +419,7 @@ class WebSocket(Stalling):
         self._protocol.fail(code, reason)
         return b"".join(self._protocol.data_to_send())
 
-    def _take_stock(self, *, begun: bool) -> None:
+    def _account_buffers(self, *, begun: bool) -> None:
         """Start the clock of what has begun to arrive, and count what it takes beside unread replies."""
         if begun and not self._closing:
             self.since = self._flow.now
@@ -441,34 +437,29 @@ class WebSocket(Stalling):
             out: frames.
         """
         if out:
-            self._write_any(b"".join(out))
+            self.write_any(b"".join(out))
         if self._deaf:
             self._finish()
             return
         if out and self._service.draining and not self._closing:
             self.close()
-        self._at_rest = not (
-            self._closing or self._stalled or self._paused or self._in_message or self._service.draining
-        )
 
     def _begin_to_close(self, code: CloseCode, reason: str) -> None:
         """Say goodbye, and wait for the client to do so."""
-        self._at_rest = False
         self._closing = True
         self.since = self._flow.now
         self._protocol.send_close(code, reason)
-        self._write(b"".join(self._protocol.data_to_send()))
+        self.write(b"".join(self._protocol.data_to_send()))
         if self._stalled and not self._paused:
             self._go_on()
 
     def _end_with(self, code: CloseCode, reason: str) -> None:
         """Close for something that the client did, or did not do."""
-        self._write(self._fail(code, reason))
+        self.write(self._fail(code, reason))
         self._finish()
 
     def _finish(self) -> None:
         """Close the transport after the last frame, in a way that lets the client read it."""
-        self._at_rest = False
         self._unread = b""
         self._message = bytearray()
         self._missing = self._partial = 0

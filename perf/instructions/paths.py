@@ -9,7 +9,6 @@ import random
 from functools import partial
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from fastkv.http.routes import OFFER_MASK
 from fastkv.stats import Column
 from perf.websocket import frame
 
@@ -50,7 +49,7 @@ class Reads(NamedTuple):
     """What is received on a path.
 
     Attributes:
-        before: what makes it warm: the interpreter has specialised its bytecodes then, the memo is filled.
+        before: what makes it warm: the interpreter has specialised its bytecodes then.
         counted: what is counted.
     """
 
@@ -128,31 +127,17 @@ def _once(make: Callable[[int], bytes], first: int = 0, depth: int = 1) -> Reads
     return Reads(_together(requests[:COUNTED], depth), _together(requests[COUNTED:], depth))
 
 
-# One GET in four is offered to the memo, which keeps what it is offered twice.
-_TIMES: Final = 2 * (OFFER_MASK + 1)
-
-
-def _again(make: Callable[[int], bytes], depth: int = 1) -> Reads:
-    """Requests that came before, often enough to be remembered; the arguments are those of ``_once``."""
-    requests = [make(number) for number in _numbers(0)[:COUNTED]]
-    reads = _together(requests, depth)
-    return Reads([request for request in requests for _ in range(_TIMES)] + reads, reads)
-
-
 _GETS: Final = {who: partial(_get, fields) for who, fields in HEADERS.items()}
 _HIT: Final = b'"}'
 _DONE: Final = b' successfully."}'
 
 PATHS: Final = (
-    *(Path(f"GET remembered, {who}", partial(_again, _GETS[who]), Column.MEMO_HITS, _HIT) for who in HEADERS),
     *(Path(f"GET, {who}", partial(_once, _GETS[who]), Column.HITS, _HIT) for who in HEADERS),
     Path("GET miss", partial(_once, _GETS["plain"], LOADED), Column.MISSES, b'"Key not found."}'),
     Path("PUT overwrite", partial(_once, _put), Column.PUTS, _DONE),
     Path("PUT new", partial(_once, _put, LOADED), Column.PUTS, _DONE),
     Path("DELETE", partial(_once, _delete), Column.DELETES, _DONE),
-    Path("16 GET remembered", partial(_again, _GETS["plain"], _DEPTH), Column.MEMO_HITS, _HIT),
     Path("16 GET", partial(_once, _GETS["plain"], depth=_DEPTH), Column.HITS, _HIT),
-    Path("WebSocket GET remembered", partial(_again, _message), Column.MEMO_HITS, _HIT, websocket=True),
     Path("WebSocket GET", partial(_once, _message), Column.HITS, _HIT, websocket=True),
 )
 """All paths; those that begin with a number are pipelined."""

@@ -4,7 +4,7 @@
     python -m perf.micro operations --only fastkv --only dict
 
 ``operations`` beside other stores, ``room`` for a put that evicts beside one that need not, ``steps`` for the
-longest single step, ``parts`` for where it goes, ``requests`` for parsers, replies and the memo.
+longest single step, ``parts`` for where it goes, ``requests`` for the parser and replies.
 """
 
 from __future__ import annotations

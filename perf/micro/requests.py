@@ -1,4 +1,4 @@
-"""What a request costs beside the store: parsers, what they are made of, replies, and the memo, each alone.
+"""What a request costs beside the store: the parser, what it is made of, and replies, each alone.
 
 Every input comes once in a turn and is a new object, as what arrives on a socket is: no hash is known.
 """
@@ -10,23 +10,18 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any, Final, TypeAlias
 
-from fastkv.http.fast import FastParser, is_request_line
-from fastkv.http.full import FullParser
-from fastkv.http.request import Head, build_head, parse_field
+from fastkv.http.parser import Parser
+from fastkv.http.request import Head, build_head, parse_field, parse_request_line
 from fastkv.http.responses import Preludes, error_reply, value_reply
 from fastkv.http.urlform import key_of
-from fastkv.memo import Memo
 from perf.instructions.paths import HEADERS
 from perf.report import summary
 
 _SEED: Final = 7
 _HEAD_BYTES: Final = 16 << 10
 _BODY_BYTES: Final = 1 << 20
-_MEMO_BYTES: Final = 64 << 20
-_DEPTH: Final = 16
 _VALUE: Final = b"v" * 64
 _QUOTED: Final = b'"' * 64
-_ENTRY: Final = (_VALUE, 1, 1, 0, 8, 1, b"")
 
 Act: TypeAlias = Callable[[bytes], object]
 Part: TypeAlias = tuple[str, str, Act, list[bytes]]
@@ -42,20 +37,13 @@ def _put(key: bytes, who: str) -> bytes:
     return b"PUT /put HTTP/1.1\r\nContent-Length: %d\r\n%b%b" % (len(body), HEADERS[who], body)
 
 
-def _parse_full(data: bytes) -> object:
-    parser = FullParser(_HEAD_BYTES, _BODY_BYTES)
-    parser.feed(data)
-    return parser.messages.pop()
+def _parse(data: bytes) -> object:
+    return Parser(_HEAD_BYTES, _BODY_BYTES).read(data, 0)[0]
 
 
 def _validate(section: bytes) -> Head:
-    """What the fast parser does with a header section that it sees for the first time."""
+    """What the parser does with a header section."""
     return build_head(b"1.1", tuple(map(parse_field, section.split(b"\r\n"))))
-
-
-def _offer(memo: Memo) -> Act:
-    reply = Preludes(0).kinds[0][200] + value_reply(b"k" * 11, _VALUE, True, True)
-    return lambda request: memo.offer(request, reply, _ENTRY)
 
 
 def parts(keys: Sequence[bytes]) -> list[Part]:
@@ -64,32 +52,20 @@ def parts(keys: Sequence[bytes]) -> list[Part]:
     Args:
         keys: the keys that requests are for, no two the same.
     """
-    parse = FastParser(_HEAD_BYTES, _BODY_BYTES).parse
     preludes = Preludes(0)
     found: list[Part] = []
     for who in HEADERS:
         requests = [_get(key, who) for key in keys]
-        full = Memo(_MEMO_BYTES, preludes.kinds[0])
-        for request in requests:
-            _offer(full)(request)
-            _offer(full)(request)
         section = HEADERS[who].removesuffix(b"\r\n\r\n")
-        batches = [b"".join(requests[at : at + _DEPTH]) for at in range(0, len(requests), _DEPTH)]
         found += [
-            ("fast parser", f"GET, {who}", parse, requests),
-            ("fast parser", f"PUT, {who}", parse, [_put(key, who) for key in keys]),
-            ("fast parser", f"{_DEPTH} GET in one read, {who}", parse, batches),
-            ("full parser", f"GET, {who}", _parse_full, requests),
-            ("full parser", f"PUT, {who}", _parse_full, [_put(key, who) for key in keys]),
+            ("parser", f"GET, {who}", _parse, requests),
+            ("parser", f"PUT, {who}", _parse, [_put(key, who) for key in keys]),
             ("validating a section", who, _validate, [section] * len(keys)),
-            ("memo, what it has", f"GET, {who}", full.get, requests),
-            ("memo, whether it was seen", f"GET, {who}", full.has_seen, requests),
-            ("memo, offered what it has", f"GET, {who}", _offer(full), requests),
         ]
     errors = [b"%b is no key." % key for key in keys]
     return [
         *found,
-        ("validating a line", "GET", is_request_line, [b"GET /get?key=" + key for key in keys]),
+        ("validating a line", "GET", parse_request_line, [b"GET /get?key=%b HTTP/1.1" % key for key in keys]),
         ("key of a query", "plain", key_of, [b"key=" + key for key in keys]),
         ("key of a query", "percent-encoded", key_of, [b"key=%%6B%b" % key[1:] for key in keys]),
         ("reply to a hit", "plain", lambda key: value_reply(key, _VALUE, True, True), list(keys)),
@@ -104,7 +80,7 @@ def measure(rounds: int, count: int = 4096) -> list[dict[str, Any]]:
 
     Args:
         rounds: how often each.
-        count: calls in a turn, a multiple of 16.
+        count: calls in a turn.
 
     Returns:
         A row for each part: nanoseconds of CPU for each request.
@@ -115,9 +91,8 @@ def measure(rounds: int, count: int = 4096) -> list[dict[str, Any]]:
     figures: dict[tuple[str, str], list[float]] = {}
     for _ in range(rounds):
         for part, case, act, arguments in all_parts:
-            requests = len(arguments) * (_DEPTH if case.startswith(f"{_DEPTH} ") else 1)
             _time(act, arguments)  # caches are as warm for all
-            figures.setdefault((part, case), []).append(_time(act, arguments) / requests)
+            figures.setdefault((part, case), []).append(_time(act, arguments) / len(arguments))
     return [{"part": part, "case": case, "ns": summary(each)} for (part, case), each in figures.items()]
 
 

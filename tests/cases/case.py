@@ -38,7 +38,6 @@ class Case:
         messages: Line and body of each message that they hold.
         error: The status they are refused with after these messages, or None.
         then: What becomes of the connection.
-        fast: True where the fast parser answers.
     """
 
     name: str
@@ -47,21 +46,16 @@ class Case:
     messages: tuple[tuple[bytes, bytes], ...]
     error: int | None
     then: Then
-    fast: bool = False
 
 
-def good(
-    name: str, law: str, data: bytes, line: bytes = GET_LINE, body: bytes = b"", *, fast: bool = False
-) -> Case:
+def good(name: str, law: str, data: bytes, line: bytes = GET_LINE, body: bytes = b"") -> Case:
     """One message after which the connection stays open."""
-    return Case(name, law, data, ((line, body),), None, Then.OPEN, fast)
+    return Case(name, law, data, ((line, body),), None, Then.OPEN)
 
 
-def last(
-    name: str, law: str, data: bytes, line: bytes = GET_LINE, body: bytes = b"", *, fast: bool = False
-) -> Case:
+def last(name: str, law: str, data: bytes, line: bytes = GET_LINE, body: bytes = b"") -> Case:
     """One message after which the connection ends."""
-    return Case(name, law, data, ((line, body),), None, Then.CLOSED, fast)
+    return Case(name, law, data, ((line, body),), None, Then.CLOSED)
 
 
 def bad(name: str, law: str, data: bytes, error: int = 400) -> Case:
@@ -69,9 +63,9 @@ def bad(name: str, law: str, data: bytes, error: int = 400) -> Case:
     return Case(name, law, data, (), error, Then.CLOSED)
 
 
-def half(name: str, law: str, data: bytes, *, fast: bool = False) -> Case:
+def half(name: str, law: str, data: bytes) -> Case:
     """A message that is not complete."""
-    return Case(name, law, data, (), None, Then.WAITING, fast)
+    return Case(name, law, data, (), None, Then.WAITING)
 
 
 def several(
@@ -81,17 +75,14 @@ def several(
     *messages: tuple[bytes, bytes],
     error: int | None = None,
     then: Then = Then.OPEN,
-    fast: bool = True,
 ) -> Case:
     """Messages in a row."""
-    return Case(name, law, data, messages, error, then if error is None else Then.CLOSED, fast)
+    return Case(name, law, data, messages, error, then if error is None else Then.CLOSED)
 
 
-def good_line(
-    name: str, law: str, line: bytes, version: bytes = b"HTTP/1.1", *, means: bytes = b"", fast: bool = False
-) -> Case:
+def good_line(name: str, law: str, line: bytes, version: bytes = b"HTTP/1.1", *, means: bytes = b"") -> Case:
     """A method and a target; `means` is what they come to, if that is something else."""
-    return good(name, law, line + b" " + version + b"\r\n" + HOST + b"\r\n", means or line, fast=fast)
+    return good(name, law, line + b" " + version + b"\r\n" + HOST + b"\r\n", means or line)
 
 
 def bad_line(name: str, law: str, line: bytes, error: int = 400) -> Case:
@@ -99,9 +90,9 @@ def bad_line(name: str, law: str, line: bytes, error: int = 400) -> Case:
     return bad(name, law, line + b"\r\n" + HOST + b"\r\n", error)
 
 
-def good_fields(name: str, law: str, fields: bytes, *, fast: bool = True) -> Case:
+def good_fields(name: str, law: str, fields: bytes) -> Case:
     """A GET with fields besides Host."""
-    return good(name, law, GET + HOST + fields + b"\r\n", fast=fast)
+    return good(name, law, GET + HOST + fields + b"\r\n")
 
 
 def bad_field(name: str, law: str, field: bytes, error: int = 400) -> Case:
@@ -109,9 +100,9 @@ def bad_field(name: str, law: str, field: bytes, error: int = 400) -> Case:
     return bad(name, law, GET + HOST + field + b"\r\n\r\n", error)
 
 
-def good_put(name: str, law: str, fields: bytes, *, fast: bool = True) -> Case:
+def good_put(name: str, law: str, fields: bytes) -> Case:
     """A PUT of 36 bytes."""
-    return good(name, law, PUT + fields + b"\r\n" + BODY, PUT_LINE, BODY, fast=fast)
+    return good(name, law, PUT + fields + b"\r\n" + BODY, PUT_LINE, BODY)
 
 
 def bad_put(name: str, law: str, field: bytes, error: int = 400, body: bytes = BODY) -> Case:

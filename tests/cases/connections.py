@@ -53,7 +53,6 @@ _PERSISTENCE = (
             f"Connection {value.decode()!r}",
             "RFC 9112, 9.6",
             GET + HOST + b"Connection:" + value + b"\r\n\r\n",
-            fast=True,
         )
         for value in _CLOSE
     ),
@@ -83,7 +82,6 @@ _PERSISTENCE = (
         PUT + b"Connection: close\r\n" + LENGTH + b"\r\n" + BODY,
         PUT_LINE,
         BODY,
-        fast=True,
     ),
     last(
         "close with chunks",
@@ -121,7 +119,7 @@ _EXPECTATIONS = (
         POST_LINE,
         b"a",
     ),
-    good_fields("expectation without a body", "RFC 9110, 10.1.1", _EXPECT, fast=False),
+    good_fields("expectation without a body", "RFC 9110, 10.1.1", _EXPECT),
     *(
         good(
             f"expectation list {fields.decode()!r}",
@@ -139,7 +137,6 @@ _EXPECTATIONS = (
             PUT + LENGTH + fields + b"\r\n" + BODY,
             PUT_LINE,
             BODY,
-            fast=True,
         )
         for fields in (b"Expect:\r\n", b"Expect: ,\r\n", b"Expect: , \t,\r\nExpect:\r\n")
     ),
@@ -200,15 +197,12 @@ _EXPECTATIONS = (
 
 _UPGRADES = (
     good_fields("upgrade that Connection does not name", "RFC 9110, 7.8", b"Upgrade: h2c\r\n"),
-    good_fields(
-        "unknown upgrade", "RFC 9110, 7.8", b"Connection: Upgrade\r\nUpgrade: made-up/1.0\r\n", fast=False
-    ),
-    good_fields("upgrade list", "RFC 9110, 7.8", b"Connection: x,UPGRADE\r\nUpgrade: a, b/2\r\n", fast=False),
+    good_fields("unknown upgrade", "RFC 9110, 7.8", b"Connection: Upgrade\r\nUpgrade: made-up/1.0\r\n"),
+    good_fields("upgrade list", "RFC 9110, 7.8", b"Connection: x,UPGRADE\r\nUpgrade: a, b/2\r\n"),
     good_fields(
         "WebSocket of an unknown version",
         "RFC 6455, 4.4",
         b"Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 99\r\nSec-WebSocket-Key: x\r\n",
-        fast=False,
     ),
     good(
         "upgrade by PUT",
@@ -228,7 +222,6 @@ _UPGRADES = (
         GET + HOST + b"Connection: Upgrade\r\nUpgrade: x\r\n\r\n" + GOOD,
         (GET_LINE, b""),
         (GET_LINE, b""),
-        fast=False,
     ),
 )
 
@@ -272,7 +265,6 @@ _ROWS = (
         (_OLD + b"Connection: keep-alive\r\n\r\n") * 2,
         (GET_LINE, b""),
         (GET_LINE, b""),
-        fast=False,
     ),
     several(
         "nothing is read after close",
@@ -301,7 +293,6 @@ _ROWS = (
         _OLD + b"\r\n" + GOOD,
         (GET_LINE, b""),
         then=Then.CLOSED,
-        fast=False,
     ),
     several(
         "two, then garbage",
@@ -350,7 +341,6 @@ _ROWS = (
         CHUNKED + b"0\r\n\r\n\n" + GOOD,
         (POST_LINE, b""),
         error=400,
-        fast=False,
     ),
     several("one and a half", "RFC 9112, 8", GOOD + GET[:-3], (GET_LINE, b""), then=Then.WAITING),
 )

@@ -33,14 +33,12 @@ _BAD_LENGTHS = (
 
 _LENGTHS = (
     good_put("length", "RFC 9112, 6.2", LENGTH),
-    good("length 0", "RFC 9112, 6.2", PUT + b"Content-Length: 0\r\n\r\n", PUT_LINE, fast=True),
-    good("length 00", "RFC 9110, 8.6", PUT + b"Content-Length: 00\r\n\r\n", PUT_LINE, fast=True),
+    good("length 0", "RFC 9112, 6.2", PUT + b"Content-Length: 0\r\n\r\n", PUT_LINE),
+    good("length 00", "RFC 9110, 8.6", PUT + b"Content-Length: 00\r\n\r\n", PUT_LINE),
     good_put("leading zeros", "RFC 9110, 8.6", b"Content-Length: 0036\r\n"),
     good_put("white space around a length", "RFC 9110, 5.6.3", b"Content-Length:\t 36 \t\r\n"),
     good_put("length without a space", "RFC 9112, 5", b"content-length:36\r\n"),
-    good(
-        "GET with a body", "RFC 9110, 9.3.1", GET + HOST + LENGTH + b"\r\n" + BODY, GET_LINE, BODY, fast=True
-    ),
+    good("GET with a body", "RFC 9110, 9.3.1", GET + HOST + LENGTH + b"\r\n" + BODY, GET_LINE, BODY),
     *(
         good(
             f"{method.decode()} with a body",
@@ -48,7 +46,6 @@ _LENGTHS = (
             method + b" /x HTTP/1.1\r\n" + HOST + b"Content-Length: %d\r\n\r\n" % len(GOOD) + GOOD,
             method + b" /x",
             GOOD,
-            fast=True,
         )
         for method in (b"HEAD", b"DELETE", b"OPTIONS")
     ),
@@ -58,7 +55,6 @@ _LENGTHS = (
         PUT + b"Content-Length: %d\r\n\r\n" % len(GOOD) + GOOD,
         PUT_LINE,
         GOOD,
-        fast=True,
     ),
     good(
         "body that looks like chunks",
@@ -66,16 +62,14 @@ _LENGTHS = (
         PUT + b"Content-Length: 5\r\n\r\n0\r\n\r\n",
         PUT_LINE,
         b"0\r\n\r\n",
-        fast=True,
     ),
-    good("no length", "RFC 9112, 6.3", POST + b"\r\n", POST_LINE, fast=True),
+    good("no length", "RFC 9112, 6.3", POST + b"\r\n", POST_LINE),
     good(
         "longest body",
         "RFC 9110, 15.5.14",
         PUT + b"Content-Length: %d\r\n\r\n" % MAX_BODY_BYTES + b"a" * MAX_BODY_BYTES,
         PUT_LINE,
         b"a" * MAX_BODY_BYTES,
-        fast=True,
     ),
     good(
         "length in HTTP/1.0",
@@ -105,8 +99,8 @@ _LENGTHS = (
     good_put(
         "a length by another name", "RFC 9110, 5.1", LENGTH + b"Content_Length: 5\r\nX-Content-Length: 5\r\n"
     ),
-    half("half a body", "RFC 9112, 8", PUT + LENGTH + b"\r\n" + BODY[:-1], fast=True),
-    half("no byte of a body", "RFC 9112, 8", PUT + LENGTH + b"\r\n", fast=True),
+    half("half a body", "RFC 9112, 8", PUT + LENGTH + b"\r\n" + BODY[:-1]),
+    half("no byte of a body", "RFC 9112, 8", PUT + LENGTH + b"\r\n"),
     half("half a body of HTTP/1.0", "RFC 9112, 8", b"POST /put HTTP/1.0\r\n" + LENGTH + b"\r\n" + BODY[:-1]),
 )
 
@@ -271,7 +265,6 @@ _SMUGGLING = (
         GET + HOST + _CL % len(GET) + b"\r\n" + GET,
         GET_LINE,
         GET,
-        fast=True,
     ),
     good(
         "length that Connection names",
@@ -279,7 +272,6 @@ _SMUGGLING = (
         PUT + b"Connection: content-length\r\n" + LENGTH + b"\r\n" + BODY,
         PUT_LINE,
         BODY,
-        fast=True,
     ),
 )
 

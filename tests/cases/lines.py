@@ -14,7 +14,7 @@ _ODD_METHODS = (
 
 _METHODS = (
     *(
-        good_line(f"method {method.decode()}", "RFC 9110, 9.1", method + b" /x", fast=True)
+        good_line(f"method {method.decode()}", "RFC 9110, 9.1", method + b" /x")
         for method in (b"HEAD", b"DELETE", b"OPTIONS", b"PATCH", b"PUT", b"POST")
     ),
     *(good_line(f"method {method.decode()}", "RFC 9110, 9.1", method + b" /x") for method in _ODD_METHODS),
@@ -113,8 +113,8 @@ _ENDS = (
 )
 
 _SIZES = (
-    good_line("line a byte below half", "RFC 9112, 3", b"GET /" + b"a" * (_FAST_FILL - 1), fast=True),
-    good_line("line of half of the head", "RFC 9112, 3", b"GET /" + b"a" * _FAST_FILL, fast=True),
+    good_line("line a byte below half", "RFC 9112, 3", b"GET /" + b"a" * (_FAST_FILL - 1)),
+    good_line("line of half of the head", "RFC 9112, 3", b"GET /" + b"a" * _FAST_FILL),
     good_line("line a byte above half", "RFC 9112, 3", b"GET /" + b"a" * (_FAST_FILL + 1)),
     good_line("longest head but a byte, by its line", "RFC 9112, 3", b"GET /" + b"a" * (_FILL - 1)),
     good_line("longest head by its line", "RFC 9112, 3", b"GET /" + b"a" * _FILL),

@@ -1,13 +1,10 @@
-"""The fast parser against the full one, the full one against itself at another split, both against llhttp."""
+"""The parser against itself at another split, and against llhttp."""
 
-from cases.case import MAX_BODY_BYTES, MAX_HEAD_BYTES
 from llhttp import Llhttp
-from reader import Reader, read
+from reader import read
 
-from fastkv.http.fast import FastParser
 from fuzz import cut, unpack
 
-# An end for the last head: the fast parser may wait for one where the full one knows better already.
 _END = b"\r\n\r\n"
 
 
@@ -18,22 +15,14 @@ def check(data: bytes) -> None:
         data: The input.
 
     Raises:
-        AssertionError: The fast parser, or another split, or llhttp led to other messages.
+        AssertionError: Another split, or llhttp, led to other messages.
     """
     rng, stream = unpack(data)
-    pieces = cut(rng, stream + _END)
-    full = read([stream + _END], None)
-    fast = FastParser(MAX_HEAD_BYTES, MAX_BODY_BYTES)
-    _same(read(pieces, None), full)
-    _same(read([stream + _END], fast), full)
-    _same(read(pieces, fast), full)  # where it knows the sections
+    whole, pieces = read([stream + _END]), read(cut(rng, stream + _END))
+    assert pieces.messages == whole.messages
+    assert pieces.error == whole.error
+    assert pieces.then is whole.then
     # What llhttp refuses, and is right or wrong to refuse, says nothing of what comes before.
     others = Llhttp(stream).messages
-    for (line, _, body), other in zip(full.messages, others, strict=False):
+    for (line, _, body), other in zip(whole.messages, others, strict=False):
         assert other == (line, body) or b"://" in other[0], (other, line, body)
-
-
-def _same(reader: Reader, full: Reader) -> None:
-    assert reader.messages == full.messages
-    assert reader.error == full.error
-    assert reader.then is full.then

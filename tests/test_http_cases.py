@@ -1,20 +1,16 @@
-"""Every case through both parsers, at every split; and what both say is the same."""
+"""Every case through the parser, at every split."""
 
 import itertools
 from collections.abc import Iterable
 
 import pytest
 from cases import CASES
-from cases.case import GET_LINE, GOOD, MAX_BODY_BYTES, MAX_HEAD_BYTES, Case, Then, several
+from cases.case import GET_LINE, GOOD, Case, Then, several
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from llhttp import Llhttp
 from reader import Reader, read
 
-from fastkv.http.fast import DECLINED, NEED_DATA, FastParser
-
-_FAST = FastParser(MAX_HEAD_BYTES, MAX_BODY_BYTES)
-_PARSERS = pytest.mark.parametrize("fast", [_FAST, None], ids=["fast", "full"])
 _EACH = pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 
 
@@ -42,12 +38,11 @@ def _splits(size: int) -> Iterable[int]:
 
 
 @_EACH
-@_PARSERS
-def test_at_every_split(case: Case, fast: FastParser | None) -> None:
-    _check(read([case.data], fast), case)
-    _check(read((case.data[at : at + 1] for at in range(len(case.data))), fast), case)
+def test_at_every_split(case: Case) -> None:
+    _check(read([case.data]), case)
+    _check(read(case.data[at : at + 1] for at in range(len(case.data))), case)
     for at in _splits(len(case.data)):
-        _check(read([case.data[:at], case.data[at:]], fast), case)
+        _check(read([case.data[:at], case.data[at:]]), case)
 
 
 @pytest.mark.parametrize(
@@ -55,29 +50,20 @@ def test_at_every_split(case: Case, fast: FastParser | None) -> None:
 )
 def test_trailing_request_is_read_only_where_one_may_follow(case: Case) -> None:
     trailing = ((GET_LINE, b""),) if case.then is Then.OPEN else ()
-    for fast in (_FAST, None):
-        reader = read([case.data + GOOD], fast)
-        assert tuple((line, body) for line, _, body in reader.messages) == case.messages + trailing
-        assert reader.error == case.error
+    reader = read([case.data + GOOD])
+    assert tuple((line, body) for line, _, body in reader.messages) == case.messages + trailing
+    assert reader.error == case.error
 
 
-@_EACH
-def test_fast_answers_the_usual_and_agrees(case: Case) -> None:
-    assert read([case.data], _FAST).messages == read([case.data], None).messages
-    for parser in (FastParser(MAX_HEAD_BYTES, MAX_BODY_BYTES), _FAST):
-        assert isinstance(parser.parse(case.data), tuple) is case.fast
-
-
-@_PARSERS
-def test_pairs_in_one_read_and_in_two(fast: FastParser | None) -> None:
+def test_pairs_in_one_read_and_in_two() -> None:
     """Whatever follows is read as if nothing had preceded it: each kind of message with each kind of case."""
-    firsts = {(case.fast, case.data[:4], case.messages): case for case in CASES if case.then is Then.OPEN}
-    seconds = {(case.law, case.error, case.then, case.fast): case for case in CASES}
+    firsts = {(case.data[:4], case.messages): case for case in CASES if case.then is Then.OPEN}
+    seconds = {(case.law, case.error, case.then): case for case in CASES}
     for first, second in itertools.product(firsts.values(), seconds.values()):
         messages = first.messages + second.messages
         pair = several("", "", b"", *messages, error=second.error, then=second.then)
-        _check(read([first.data + second.data], fast), pair)
-        _check(read([first.data, second.data], fast), pair)
+        _check(read([first.data + second.data]), pair)
+        _check(read([first.data, second.data]), pair)
 
 
 def test_llhttp_frames_alike() -> None:
@@ -135,26 +121,8 @@ def _mutated(draw: st.DrawFn) -> bytes:
 @settings(max_examples=500, deadline=None)
 @given(data=_mutated(), cuts=st.lists(st.integers(0, 400), max_size=4))
 def test_mutations_are_read_alike(data: bytes, cuts: list[int]) -> None:
-    # An end for the last head: the fast parser may wait for one where the full one knows better already.
-    data += b"\r\n\r\n"
     bounds = [0, *sorted(cuts), len(data)]
     pieces = [data[start:end] for start, end in itertools.pairwise(bounds) if start < end]
-    full = read([data], None)
-    for reader in (read([data], _FAST), read(pieces, _FAST), read(pieces, None)):
-        assert reader.messages == full.messages
-        assert reader.error == full.error
-
-
-@settings(max_examples=500, deadline=None)
-@given(data=_mutated())
-def test_fast_alone_never_says_what_full_does_not(data: bytes) -> None:
-    parsed = _FAST.parse(data)
-    if parsed is DECLINED or parsed is NEED_DATA:
-        return
-    lines, head, body, used = parsed
-    if body is None:
-        data = data[:used] + b"a" * head.content_length
-        body, used = b"a" * head.content_length, len(data)
-    reader = read([data[:used]], None)
-    assert reader.messages == [(line, head, body) for line in lines]
-    assert reader.error is None
+    whole, reader = read([data]), read(pieces)
+    assert reader.messages == whole.messages
+    assert reader.error == whole.error
