@@ -17,8 +17,10 @@ from typing import TYPE_CHECKING, Final
 from fastkv.core.sources import module_names, sources_hash
 
 if TYPE_CHECKING:
+    from fastkv.core import engine as engine
     from fastkv.core import hashing as hashing
     from fastkv.core import headers as headers
+    from fastkv.core import http as http
     from fastkv.core import text as text
 
 PURE_VARIABLE: Final = "FASTKV_PURE"

@@ -1,17 +1,20 @@
 from collections.abc import Callable, Mapping
-from typing import Any, Final, Protocol
+from typing import Final, Protocol, final
 
+from typing_extensions import disjoint_base
+
+from fastkv.core.engine import Clock, Engine
 from fastkv.core.headers import Sections
 
 SOURCES: str
 DONE: Final = 0
 DECLINED: Final = -1
 
-class Output(Protocol):
+class _Output(Protocol):
     def write(self, data: bytes, /) -> None: ...
     def get_write_buffer_size(self) -> int: ...
 
-class Templates(Protocol):
+class _Templates(Protocol):
     @property
     def hit_head(self) -> tuple[bytes, ...]: ...
     @property
@@ -35,6 +38,7 @@ class Templates(Protocol):
     @property
     def isolation(self) -> bytes: ...
 
+@final
 class Http:
     @property
     def served(self) -> int: ...
@@ -42,10 +46,10 @@ class Http:
     def declines(self) -> dict[str, int]: ...
     def __init__(
         self,
-        engine: Any,
-        clock: Any,
+        engine: Engine,
+        clock: Clock,
         sections: Sections,
-        templates: Templates,
+        templates: _Templates,
         content_fields: Callable[[bytes], bytes],
         row: memoryview[int],
         columns: tuple[int, int, int, int],
@@ -60,10 +64,11 @@ class Http:
     def set_prefixes(self, prefixes: Mapping[int, bytes]) -> None: ...
     def serve(self, data: bytes, at: int, most: int) -> tuple[bytes, int, int]: ...
 
+@disjoint_base
 class Receiver:
     heard: bool
     fast_path_ok: bool
-    def attach(self, http: Http | None, output: Output, fd: int, most: int) -> None: ...
+    def attach(self, http: Http | None, output: _Output, fd: int, most: int) -> None: ...
     def detach(self) -> None: ...
     def data_received(self, data: bytes) -> None: ...
     def write(self, data: bytes) -> None: ...

@@ -434,10 +434,10 @@ cdef const uint8_t *parse_ttl(const uint8_t *at, const uint8_t *end, uint64_t *t
 cdef size_t put_decimal(uint8_t *out, uint64_t number) noexcept:
     cdef size_t digits = 1
     cdef size_t left
-    cdef uint64_t rest = number // 10
-    while rest:
+    cdef uint64_t bound = 10
+    while number >= bound and digits < 20:
         digits += 1
-        rest //= 10
+        bound *= 10  # the last product wraps around, and is not looked at
     left = digits
     while left:
         left -= 1

@@ -1,0 +1,91 @@
+"""The request path of HTTP: ordinary requests in, replies out, and a connection's way in and out."""
+
+from libc.stdint cimport uint8_t, uint64_t
+
+from fastkv.core.engine cimport Clock, Engine, Found
+from fastkv.core.headers cimport Sections
+
+cdef enum Reason:
+    ROUTE       # the method, the path, or the form of the target
+    TARGET      # the key, or the ttl beside it
+    SECTION     # the header section, or the length that it gives
+    INCOMPLETE  # the header section has not all arrived
+    BODY        # the JSON of a PUT
+    LISTENED    # keyspace events are listened to
+    ENCODING    # a key or a value that JSON has in base64
+    ENGINE      # the engine declined
+    REASONS     # how many there are
+
+cdef enum Outcome:
+    WRITTEN     # the reply is complete
+    CHANGED     # the entry was changed meanwhile
+    UNWRITABLE  # it is no text
+
+cdef struct Part:
+    const uint8_t *at
+    size_t size
+
+cdef class Http:
+    cdef Engine engine
+    cdef Clock clock
+    cdef Sections sections
+    cdef object templates, content_fields, row, listeners
+    cdef uint64_t *counters
+    cdef const uint64_t *wanted
+    cdef size_t hits, misses, puts, deletes
+    cdef size_t max_key, max_value, max_resource, max_json, max_output, large
+    cdef uint64_t[8] refused
+    # Replies, how many bytes and requests they are; what is decoded on the way.
+    cdef uint8_t *out
+    cdef size_t size, room
+    cdef readonly size_t served
+    cdef uint8_t *scratch
+    cdef size_t scratch_room, kept_scratch
+    # Parts of replies, and the objects that they lie in; those with a status line are renewed once a second.
+    cdef Part hit_start, hit_end, hit_open, hit_end_open, hit_middle, hit_close
+    cdef Part resource_start, length_name, etag_name, resource_end, ttl_name, ttl_end
+    cdef Part created, replaced, put_end
+    cdef Part miss, miss_head, resource_miss, resource_miss_head, put_ok, delete_ok, deleted
+    cdef list texts
+    # Bytes around key and value in JSON, and of all parts together.
+    cdef size_t around, fixed
+    # Metadata that was seen lately, and the header lines of each.
+    cdef bytes no_content
+    cdef list metadata, content
+    cdef Py_ssize_t oldest
+
+    cdef Part part(self, bytes text, list texts)
+    cdef size_t answer(self, const uint8_t *data, size_t at, size_t n, size_t most, Py_ssize_t *more) noexcept
+    cdef bytes take(self)
+    cdef void clear(self) noexcept
+    cdef bint reserve(self, size_t more) noexcept
+    cdef bint reserve_scratch(self, size_t n) noexcept
+    cdef bint add(self, const Part *part) noexcept
+    cdef void count(self, size_t column) noexcept
+    cdef Py_ssize_t decline(self, Reason reason) noexcept
+    cdef Py_ssize_t decline_section(self, const uint8_t *at, const uint8_t *end) noexcept
+    cdef Py_ssize_t answer_one(self, const uint8_t *line, const uint8_t *end) noexcept
+    cdef const uint8_t *key_of(
+        self, const uint8_t *at, const uint8_t *end, bint in_path, const uint8_t **key, size_t *key_len,
+        bint *plain,
+    ) noexcept
+    cdef Py_ssize_t read(
+        self, const uint8_t *line, const uint8_t *path, const uint8_t *end, bint headless
+    ) noexcept
+    cdef Py_ssize_t put(self, const uint8_t *line, const uint8_t *at, const uint8_t *end) noexcept
+    cdef Py_ssize_t put_resource(self, const uint8_t *line, const uint8_t *path, const uint8_t *end) noexcept
+    cdef Py_ssize_t delete(self, const uint8_t *line, const uint8_t *path, const uint8_t *end) noexcept
+    cdef Outcome write_plain(self, const uint8_t *key, size_t key_len, Found *found, bint headless) noexcept
+    cdef Outcome write_escaped(self, const uint8_t *key, size_t key_len, Found *found, bint headless) noexcept
+    cdef Outcome write_resource(self, Found *found, bint headless) noexcept
+    cdef bytes content_of(self, const uint8_t *metadata, size_t n)
+
+cdef class Receiver:
+    cdef public bint heard, fast_path_ok
+    cdef Http http
+    cdef object output, write_output
+    cdef int fd
+    cdef bint queued
+    cdef size_t most
+
+    cdef send(self, Http http)
