@@ -20,9 +20,8 @@ from typing import TYPE_CHECKING, Final
 from fastkv import clock, machine
 from fastkv.errors import KeyTooLong, StartError, StoreFull, ValueTooLong
 from fastkv.options import format_size
-from fastkv.store import Store
+from fastkv.store import LAYOUT_VERSION, Geometry, Store
 from fastkv.store.datafile import DataDirectory, NoRoom
-from fastkv.store.layout import LAYOUT_VERSION, Geometry
 from fastkv.store.migrate import Moved, migrate
 from fastkv.store.persist import Found, Keeper, UnreadableArena, find
 

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from fastkv.data_dir import Claim
     from fastkv.notify import Notifier
     from fastkv.settings import Settings
-    from fastkv.store.layout import Geometry
+    from fastkv.store import Geometry
 
 _log = logging.getLogger("fastkv")
 

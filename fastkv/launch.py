@@ -43,7 +43,7 @@ from fastkv.supervisor import SIGNALS, Supervisor
 
 if TYPE_CHECKING:
     from fastkv.settings import Settings
-    from fastkv.store.layout import Geometry
+    from fastkv.store import Geometry
 
 _log = logging.getLogger("fastkv")
 

@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from fastkv import clock
 from fastkv.options import format_size
-from fastkv.store import Store
+from fastkv.store import LAYOUT_VERSION, Store
 from fastkv.store.datafile import DataDirectory
-from fastkv.store.layout import LAYOUT_VERSION
 from fastkv.store.persist import Keeper, find_any
 
 if TYPE_CHECKING:

@@ -31,9 +31,8 @@ from fastkv.pubsub.hub import Hub
 from fastkv.pubsub.ring import Ring
 from fastkv.settings import Settings
 from fastkv.stats import Board, Column, State
-from fastkv.store import Store
+from fastkv.store import Geometry, Store
 from fastkv.store.index import Index
-from fastkv.store.layout import Geometry
 from fastkv.store.room import Room
 from fastkv.turns import Turns
 from fastkv.worker import Worker

@@ -146,7 +146,7 @@ def entry_at_the_end(store: Store) -> tuple[int, bytes]:
         key = b"%d" % number
         store.put(key, b"v", clock)
         key_hash = xxh3_64_intdigest(key, SEED)
-        place = store._index.locate(key_hash, key)[1] & store._index.location_mask
+        place = store._arena.location_of(store._index.locate(key_hash, key)[1])
         if (place << 3) + 16 + 255 > store.geometry.memory_bytes:
             return key_hash, key
     raise AssertionError("no entry came to lie there")

@@ -9,8 +9,9 @@ import pytest
 from store_helpers import MIB, SEED, clock, dies_at, open_store, payload
 from xxhash import xxh3_64_intdigest
 
+from fastkv.store.arena import Arena
 from fastkv.store.ghosts import Ghosts
-from fastkv.store.layout import GHOSTS, POOL_GHOST_WORDS, RESERVE, SEG_STATE, Arena, Geometry
+from fastkv.store.layout import GHOSTS, POOL_GHOST_WORDS, RESERVE, SEG_STATE, Geometry
 from fastkv.store.lock import LockTable
 from fastkv.store.segments import Segments
 

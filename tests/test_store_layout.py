@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fastkv.errors import StartError
+from fastkv.store.arena import Arena
 from fastkv.store.layout import (
     MAGIC,
     MAX_SEGMENT,
@@ -22,7 +23,6 @@ from fastkv.store.layout import (
     SUPERBLOCK_WORDS,
     TAG_BITS,
     WORD,
-    Arena,
     Geometry,
 )
 

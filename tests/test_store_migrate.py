@@ -10,7 +10,6 @@ import pytest
 from kept_helpers import GEOMETRY, THEN, SameFile, reopen
 from old_arena import VERSIONS, read_model, unpack
 from store_helpers import KIB, MIB, NOW_MS, HandClock, clock, dies_at, open_store, payload
-from xxhash import xxh3_64_intdigest
 
 from fastkv.errors import KeyTooLong, StoreFull, ValueTooLong
 from fastkv.store import Store
@@ -288,8 +287,8 @@ def test_fragments_of_another_key_are_no_value() -> None:
             store.put(key, payload(key, 1500), clock)
         places = []
         for key in (b"one", b"two"):
-            _, word, _, _ = store._index.locate(xxh3_64_intdigest(key, store.seed), key)
-            places.append((word & store._index.location_mask) << 3)
+            _, word = store._index.locate(store._arena.hash_of(key), key)
+            places.append(store._arena.location_of(word) << 3)
         one, two = (parse_record(store._arena.mem, place) for place in places)
         before = bytes(store.counts)
         record = build_record(one[0], two[1], one[2], one[3], one[4])

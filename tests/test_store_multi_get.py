@@ -117,7 +117,7 @@ def test_whatever_changes_in_the_middle_is_seen_whole_or_not_at_all(name: str) -
             def look(found: list[bytes | None] = found) -> None:
                 found += values(store, KEYS)
 
-            opcodes = at_opcode(at, act, look, "multi_get reading verifying")
+            opcodes = at_opcode(at, act, look, "multi_get reading checked_reader")
             assert found in ((old, new) if done else (old,)), f"opcode {at}"
             assert values(store, KEYS) == (new if done else old)
             seen.add(found == new)

@@ -29,7 +29,6 @@ from store_helpers import (
     start,
     value_of,
 )
-from xxhash import xxh3_64_intdigest
 
 from fastkv.errors import StoreBusy
 from fastkv.steps import finish
@@ -609,5 +608,5 @@ def kill_the_owner_of_the_transaction_lock(store: Store) -> None:
 
 def test_keys_of_the_test_are_in_several_shards() -> None:
     with open_store(shards=SHARDS) as store:
-        numbers = {xxh3_64_intdigest(key, store._seed) >> 16 & SHARDS - 1 for key in CHANGED}
+        numbers = {store._arena.shard_of(store._arena.hash_of(key)) for key in CHANGED}
         assert len(numbers) == SHARDS

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 from store_helpers import MIB, at_opcode, clock, dies_at
 
+from fastkv.store.arena import Arena
 from fastkv.store.layout import (
     CLOSED,
     OPEN,
@@ -16,7 +17,6 @@ from fastkv.store.layout import (
     SEG_GENERATION,
     SEG_STATE,
     SH_OLDEST,
-    Arena,
     Geometry,
 )
 from fastkv.store.lock import LockTable
@@ -96,7 +96,7 @@ def test_a_generation_wraps_within_its_bits(pool: Pool) -> None:
     segments = pool.segments
     segment = segments.take(0, OPEN)
     row = segments.row(segment)
-    pool.arena.words[row + SEG_GENERATION] = segments.generation_mask
+    pool.arena.words[row + SEG_GENERATION] = pool.arena.geometry.generation_mask
     segments.give_back(segment)
     assert pool.arena.words[row + SEG_GENERATION] == 0
 

@@ -97,7 +97,7 @@ def test_an_entry_that_is_moved_is_not_cut_into_ever_more_fragments() -> None:
 
         def fragments() -> float:
             entries = [entry for key in keys if (entry := store.get(key, clock))]
-            locations = [entry[5] & store._index.location_mask for entry in entries]
+            locations = [store._arena.location_of(entry[5]) for entry in entries]
             return sum(len(store._shards[0].pieces(location)) for location in locations) / len(entries)
 
         for key in keys[:100]:

@@ -18,7 +18,6 @@ from store_helpers import (
     snapshot,
     value_of,
 )
-from xxhash import xxh3_64_intdigest
 
 from fastkv.errors import KeyTooLong, StoreBusy, StoreError, ValueTooLong
 from fastkv.store import Entry, Store
@@ -28,11 +27,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 pytestmark = pytest.mark.usefixtures("memory_order")
-
-
-def find(store: Store, key: bytes, now: Callable[[], int] = clock) -> Entry | None:
-    """What the readable twin of ``get`` finds."""
-    return store.find(xxh3_64_intdigest(key, SEED), key, now)
 
 
 # What is put: value, flags and deadline in ms.
@@ -60,7 +54,6 @@ def test_an_entry_is_found_as_it_was_put(name: str, shards: int) -> None:
     with open_store(shards=shards) as store:
         version = store.put(b"key", value, clock, flags, deadline_ms)
         entry = store.get(b"key", clock)
-        assert entry == find(store, b"key")
         if 0 < deadline_ms <= NOW_MS:
             assert entry is None
             assert not store.delete(b"key", clock)
@@ -71,7 +64,6 @@ def test_an_entry_is_found_as_it_was_put(name: str, shards: int) -> None:
             assert store.delete(b"key", clock)
             assert store.words[entry[4]] != entry[5]
         assert store.get(b"key", clock) is None
-        assert find(store, b"key") is None
         assert store.stats()["entries"] == 0
 
 
@@ -81,7 +73,7 @@ def test_an_entry_is_gone_from_its_deadline_on() -> None:
         store.put(b"key", b"value", now, deadline_ms=NOW_MS + 2)
         for now.now_ms, there in ((NOW_MS + 1, True), (NOW_MS + 2, False), (NOW_MS + 3, False)):
             assert (store.get(b"key", now) is not None) == there
-            assert (find(store, b"key", now) is not None) == there
+            assert (store.get(b"key", now) is not None) == there
         store.put(b"key", b"again", now)
         assert value_of(store, b"key", now) == b"again"
 

@@ -8,7 +8,8 @@ import pytest
 from kept_helpers import GEOMETRY, THEN
 from store_helpers import SEED
 
-from fastkv.store.layout import LAYOUT_VERSION, SB_LAYOUT, SB_MAGIC, SB_MEMORY, SB_SEED, WORD, Arena, Geometry
+from fastkv.store.arena import Arena
+from fastkv.store.layout import LAYOUT_VERSION, SB_LAYOUT, SB_MAGIC, SB_MEMORY, SB_SEED, WORD, Geometry
 from fastkv.store.superblock import (
     HEAD_BYTES,
     Measures,

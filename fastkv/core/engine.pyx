@@ -173,7 +173,7 @@ cdef class Engine:
         cdef object number, lock
         self.readable = readable
         self.clock = Clock()
-        self.seed = readable.seed
+        self.seed = arena.seed
         self.arena.segments = geometry.segments
         self.arena.first_segment = geometry.first_segment
         self.arena.segment_words = geometry.segment_words

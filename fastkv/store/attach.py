@@ -3,7 +3,7 @@
 In O(segments): what the segment table says is made possible, and all that follows from it is made anew: free
 list, queues, directory. No record is looked at. Each shard is then as after the death of its lock's owner:
 whoever wants to change it verifies it first. Until that was done its directory entries name a page of zeros,
-so that the short way of a read finds nothing, its sequence is ``UNVERIFIED``, and reads take a directory of
+so that a look without the lock finds nothing, its sequence is ``UNVERIFIED``, and reads take a directory of
 their own and verify what they find.
 """
 
@@ -33,12 +33,12 @@ from fastkv.store.layout import (
     SHARD_WORDS,
     UNVERIFIED,
     WORD,
-    Arena,
 )
 
 if TYPE_CHECKING:
     from collections.abc import Set as AbstractSet
 
+    from fastkv.store.arena import Arena
     from fastkv.store.index import Index
     from fastkv.store.repair import Guard
     from fastkv.store.segments import Segments
@@ -126,7 +126,7 @@ class Attach:
         Returns:
             What each page covers, and its segment.
         """
-        bits = self._index.directory_bits
+        bits = self._arena.geometry.directory_bits
         said = [covers for covers, _ in self._pages[shard]]
         finished = [tiling.deepened(covers, set(said)) for covers in said]
         good = tiling.clear(finished, bits)
@@ -156,7 +156,7 @@ class Attach:
         for segment in range(geometry.first_segment, geometry.segments):
             row = segment * SEGMENT_ROW
             rows[row + SEG_STATE] = FREE
-            rows[row + SEG_GENERATION] = generations[segment] & self._segments.generation_mask
+            rows[row + SEG_GENERATION] = generations[segment] & geometry.generation_mask
         for shard, owned in enumerate(pages):
             for covers, segment in owned.items():
                 row = segment * SEGMENT_ROW
@@ -196,5 +196,5 @@ class Attach:
         for field in range(SHARD_WORDS):
             words[header + field] = 0
         words[header + SH_VERSION] = version
-        words[header + SH_ENTRIES] = min(entries, pages * self._index.page_words)
+        words[header + SH_ENTRIES] = min(entries, pages * self._arena.geometry.segment_words)
         words[header + SH_PAGES] = pages

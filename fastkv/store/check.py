@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from xxhash import xxh3_64_intdigest
-
 from fastkv.store.layout import (
     CLOSED,
     CLOSED_MAIN,
@@ -37,7 +35,6 @@ from fastkv.store.layout import (
     SH_OPEN_MAIN,
     SH_PAGES,
     SH_VERSION,
-    Arena,
     layout_of,
 )
 from fastkv.store.records import (
@@ -55,6 +52,7 @@ from fastkv.store.records import (
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from fastkv.store.arena import Arena
     from fastkv.store.ghosts import Ghosts
     from fastkv.store.index import Index
     from fastkv.store.segments import Segments
@@ -71,7 +69,6 @@ class Check:
         segments: Segments,
         index: Index,
         ghosts: Ghosts,
-        seed: int,
     ) -> None:
         """Bind to a store.
 
@@ -81,7 +78,6 @@ class Check:
             segments: its pool.
             index: its index.
             ghosts: its ghost table.
-            seed: seed of the keys' hashes.
         """
         self._arena = arena
         self._words = arena.words
@@ -89,8 +85,6 @@ class Check:
         self._segments = segments
         self._index = index
         self._ghosts = ghosts
-        self._seed = seed
-        self._shard_bits = arena.geometry.shards.bit_length() - 1
 
     def problems(self) -> list[str]:
         """Verify everything.
@@ -150,7 +144,7 @@ class Check:
             pages
         ):
             yield f"{name}: the directory does not name the shard's {len(pages)} pages, each once"
-        bits = self._index.directory_bits
+        bits = self._arena.geometry.directory_bits
         start = shard.number << bits
         for entry in range(1 << bits):
             page = self._segments.segment_of(self._index.directory[start + entry])
@@ -168,7 +162,7 @@ class Check:
                 yield f"{name}: the {which} queue does not hold the shard's closed segments, each once"
         for field, state in ((SH_OPEN, OPEN), (SH_OPEN_MAIN, OPEN_MAIN)):
             opened = self._words[shard.header + field]
-            named = [self._segments.segment_of(opened & self._index.location_mask)] if opened else []
+            named = [self._segments.segment_named(opened)] if opened else []
             if [segment for segment, found in owned.items() if found == state] != named:
                 yield f"{name}: its open segment is not the one that the table calls open"
         for segment in self._segments.closed(shard.header):
@@ -192,10 +186,9 @@ class Check:
         live = dict.fromkeys(owned, 0)
         keys: set[bytes] = set()
         newest = 0
-        mask = self._index.location_mask
         for page in self._index.pages(shard.number):
             for slot, word in self._index.slots(page):
-                location = word & mask
+                location = self._arena.location_of(word)
                 problem = self._record_problem(shard, slot, word, owned)
                 if problem:
                     yield f"{name}: slot {slot}: {problem}"
@@ -220,8 +213,7 @@ class Check:
                 yield f"{name}: segment {segment} counts {counted} live words of {words}"
 
     def _record_problem(self, shard: Shard, slot: int, word: int, owned: dict[int, int]) -> str | None:
-        mem, mask = self._arena.mem, self._index.location_mask
-        location = word & mask
+        mem, location = self._arena.mem, self._arena.location_of(word)
         segment = self._segments.segment_of(location)
         row = self._segments.row(segment)
         if owned.get(segment) not in LOG_STATES:
@@ -234,13 +226,12 @@ class Check:
         size = HEAD_BYTES + (8 if deadline_ms else 0) + len(key) + len(content) + 4
         if not record_is_whole(mem[location << 3 : (location << 3) + size]):
             return f"the record of {key!r} is damaged"
-        geometry = self._arena.geometry
-        if (word >> geometry.location_bits ^ version) & (1 << geometry.version_bits) - 1:
+        if not self._arena.names_version(word, version):
             return f"has another version than the record of {key!r}"
-        key_hash = xxh3_64_intdigest(key, self._seed)
+        key_hash = self._arena.hash_of(key)
         if (slot, word) not in list(self._index.candidates(key_hash)):
             return f"the key {key!r} does not belong here"
-        if key_hash >> 16 & (1 << self._shard_bits) - 1 != shard.number:
+        if self._arena.shard_of(key_hash) != shard.number:
             return f"the key {key!r} belongs to another shard"
         if flags & METADATA and not 1 < trailing_bytes(content, flags) <= len(content):
             return f"the metadata of {key!r} is none"

@@ -20,14 +20,13 @@ from fastkv.store.layout import (
     SH_DUE,
     SH_ENTRIES,
     SH_VERSION,
-    TAG_BITS,
-    Arena,
     count_at,
 )
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
+    from fastkv.store.arena import Arena
     from fastkv.store.ghosts import Ghosts
     from fastkv.store.index import Index
     from fastkv.store.redo import Redo
@@ -82,7 +81,6 @@ class Commit:
         "_ghosts",
         "_guard",
         "_index",
-        "_low_mask",
         "_redo",
         "_segments",
         "_shards",
@@ -118,7 +116,6 @@ class Commit:
         self._ghosts = ghosts
         self._redo = redo
         self._guard = guard
-        self._low_mask = (arena.geometry.shards << TAG_BITS) - 1
 
     def run(self, writes: Iterable[Write], versions: Mapping[int, int]) -> int:
         """Publish. The transaction lock and the locks of all shards concerned are held, and stay so.
@@ -135,7 +132,7 @@ class Commit:
         """
         by_shard: dict[int, list[Write]] = {}
         for write in writes:
-            by_shard.setdefault((write.key_hash & self._low_mask) >> TAG_BITS, []).append(write)
+            by_shard.setdefault(self._arena.shard_of(write.key_hash), []).append(write)
         try:
             return self._run(by_shard, versions)
         except StoreFull:  # before anything was written
@@ -177,7 +174,7 @@ class Commit:
             placed: list[_Placed] = []
             taken: set[int] = set()
             for write in writes:
-                slot, old, _, _ = self._index.locate(write.key_hash, write.key)
+                slot, old = self._index.locate(write.key_hash, write.key)
                 if not slot and write.there and write.content is not None:
                     slot = self._index.vacancy_besides(write.key_hash, taken)
                     if not slot:
@@ -208,7 +205,7 @@ class Commit:
             if log not in heads:
                 heads[log] = shard.open_head(main=main)
             if write.content is None:
-                length = shard.length(old & self._index.location_mask) + 1
+                length = shard.length(self._arena.location_of(old)) + 1
                 opened, heads[log] = shard.room_after(heads[log], length)
             else:
                 opened, heads[log] = shard.room_for(heads[log], write.key, write.content, write.flags)
@@ -227,7 +224,7 @@ class Commit:
             new = 0
             if write.there:
                 if write.content is None:
-                    place = shard.append_retimed(old & self._index.location_mask, write.deadline_ms, RESERVE)
+                    place = shard.append_retimed(self._arena.location_of(old), write.deadline_ms, RESERVE)
                 else:
                     place = shard.append_entry(
                         write.key_hash,
@@ -241,7 +238,7 @@ class Commit:
                     )
                 if not place:
                     break
-                new = shard.word_of(write.key_hash, write.version, place)
+                new = self._arena.word_of(write.key_hash, write.version, place)
             news.append(new)
         changes = [(slot, old, new) for (_, _, slot, old), new in zip(placed, news, strict=False)]
         if len(news) == len(placed) and (len(placed) == 1 or self._redo.write(changes)):
@@ -254,7 +251,7 @@ class Commit:
     def _bury(self, shard: Shard, word: int, *, alone: bool) -> None:
         """Discount a record, with its fragments unless another one has them now."""
         if alone:
-            location = word & self._index.location_mask
+            location = self._arena.location_of(word)
             self._segments.bury(shard.header, location, shard.length(location))
         else:
             shard.bury(word)

@@ -19,11 +19,12 @@ from fastkv.store.layout import (
     SEGMENT_ROW,
     SUPERBLOCK_WORDS,
     WORD,
-    Arena,
 )
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from fastkv.store.arena import Arena
 
 # So many segments are hashed before it is asked again whether there is time.
 _ASK_EVERY: Final = 256

@@ -17,23 +17,20 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, TypeAlias
 
-from xxhash import xxh3_64_intdigest
-
-from fastkv.store.layout import SH_EXPIRED, TAG_BITS, Arena
-from fastkv.store.records import parse_record
-from fastkv.store.removals import EXPIRED
+from fastkv.store.records import join_metadata, parse_record
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from fastkv.store.arena import Arena
     from fastkv.store.index import Index
     from fastkv.store.lock import RobustLock
     from fastkv.store.multi_get import MultiGet
     from fastkv.store.reading import Entry, Reader
     from fastkv.store.repair import Guard
+    from fastkv.store.room import Room
     from fastkv.store.segments import Segments
     from fastkv.store.shard import Shard
-    from fastkv.store.update import Updater
 
     Clock: TypeAlias = Callable[[], int]
 
@@ -43,7 +40,6 @@ class Engine:
 
     Attributes:
         arena: the arena that it works on.
-        seed: seed of the keys' hashes.
         locks: the shards' locks, by number.
         pool_lock: the pool's.
     """
@@ -51,16 +47,14 @@ class Engine:
     __slots__ = (
         "_guard",
         "_index",
-        "_low_mask",
         "_multi_get",
         "_reader",
+        "_room",
         "_segments",
         "_shards",
-        "_updater",
         "arena",
         "locks",
         "pool_lock",
-        "seed",
     )
 
     def __init__(
@@ -69,11 +63,10 @@ class Engine:
         shards: list[Shard],
         segments: Segments,
         index: Index,
-        seed: int,
         guard: Guard,
         reader: Reader,
         multi_get: MultiGet,
-        updater: Updater,
+        room: Room,
     ) -> None:
         """Bind to a store.
 
@@ -82,14 +75,12 @@ class Engine:
             shards: its shards.
             segments: its pool.
             index: its index.
-            seed: seed of the keys' hashes.
             guard: holds the locks of shards.
             reader: reads entries without a lock.
             multi_get: reads several at one moment.
-            updater: puts where segments have to be made free first.
+            room: makes segments free for a put that finds none.
         """
         self.arena = arena
-        self.seed = seed
         self.locks: list[RobustLock] = [shard.lock for shard in shards]
         self.pool_lock = segments.lock
         self._shards = shards
@@ -98,8 +89,7 @@ class Engine:
         self._guard = guard
         self._reader = reader
         self._multi_get = multi_get
-        self._updater = updater
-        self._low_mask = (arena.geometry.shards << TAG_BITS) - 1
+        self._room = room
 
     def get(self, key: bytes, clock: Clock) -> Entry | None:
         """Look a key up; an access to its entry is counted.
@@ -114,7 +104,7 @@ class Engine:
         Raises:
             StoreBusy: if a lock was needed and not free within the bound.
         """
-        return self._reader.find(self._hash(key), key, clock)
+        return self._reader.get(key, clock)
 
     def get_many(self, keys: Sequence[bytes], clock: Clock) -> list[Entry | None]:
         """Look several keys up, as they were at one moment; accesses are counted as by ``get``.
@@ -162,7 +152,19 @@ class Engine:
             StoreFull: if no segments could be made free.
             StoreBusy: if a lock was not free within the bound.
         """
-        return self._updater.put(key, value, clock, flags, deadline_ms, metadata)
+        self.arena.geometry.check_key(key)
+        self.arena.geometry.check_value(value)
+        content, record_flags = join_metadata(value, metadata, flags)
+        key_hash = self.arena.hash_of(key)
+        shard = self._shards[self.arena.shard_of(key_hash)]
+
+        def attempt() -> tuple[int, int]:
+            with self._guard.holding(shard):
+                version = shard.put(key_hash, key, content, record_flags, deadline_ms)
+            return version, 0 if version else shard.segments_for(len(key), len(content))
+
+        version, segments = attempt()
+        return self._room.until(segments, attempt, clock) if segments else version
 
     def delete(self, key: bytes, clock: Clock) -> bool:
         """Remove an entry. One whose deadline has passed is removed, too, and counts as expired.
@@ -177,19 +179,17 @@ class Engine:
         Raises:
             StoreBusy: if a lock was not free within the bound.
         """
-        key_hash = self._hash(key)
-        shard = self._shard(key_hash)
+        key_hash = self.arena.hash_of(key)
+        shard = self._shards[self.arena.shard_of(key_hash)]
         with self._guard.holding(shard):
-            slot, word = self._index.locate(key_hash, key)[:2]
+            slot, word = self._index.locate(key_hash, key)
             if not slot:
                 return False
-            *_, deadline_ms = parse_record(self.arena.mem, (word & self._index.location_mask) << 3)
-            shard.drop(slot, word)
+            deadline_ms = parse_record(self.arena.mem, self.arena.location_of(word) << 3)[4]
             if deadline_ms and deadline_ms <= clock():
-                self.arena.words[shard.header + SH_EXPIRED] += 1
-                if self.arena.removals.wanted[0]:
-                    self.arena.removals.note(EXPIRED, key)
+                shard.expire(slot, word, key)
                 return False
+            shard.drop(slot, word)
             return True
 
     def recover(self, shard_number: int) -> None:
@@ -210,9 +210,3 @@ class Engine:
         To be called by what has just taken that lock and was told EOWNERDEAD.
         """
         self._segments.recover()
-
-    def _hash(self, key: bytes) -> int:
-        return xxh3_64_intdigest(key, self.seed)
-
-    def _shard(self, key_hash: int) -> Shard:
-        return self._shards[(key_hash & self._low_mask) >> TAG_BITS]

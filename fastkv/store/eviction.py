@@ -37,13 +37,13 @@ from fastkv.store.layout import (
     SH_OLDEST,
     SH_OPEN,
     SH_OPEN_MAIN,
-    Arena,
 )
 from fastkv.store.sweep import KEEP_ALL, KEEP_NONE, PROMOTE, SECOND_CHANCE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from fastkv.store.arena import Arena
     from fastkv.store.expiry import Expiry
     from fastkv.store.ghosts import Ghosts
     from fastkv.store.lock import RobustLock
@@ -83,11 +83,11 @@ class Eviction:
         "_ahead",
         "_expiry",
         "_from",
+        "_geometry",
         "_ghosts",
         "_guard",
         "_least_looks",
         "_lock",
-        "_segment_words",
         "_segments",
         "_shards",
         "_sweep",
@@ -123,7 +123,7 @@ class Eviction:
         """
         self._lock = lock
         self._words = arena.words
-        self._segment_words = arena.geometry.segment_words
+        self._geometry = arena.geometry
         self._shards = shards
         self._segments = segments
         self._ghosts = ghosts
@@ -198,8 +198,8 @@ class Eviction:
         Where nobody may be evicted there is no other way, and cleaning may cost what it costs.
         """
         words = self._words
-        credit = words[POOL_CREDIT] if self.evicts else self._segment_words
-        best, most = None, self._segment_words // _WORTH_CLEANING
+        credit = words[POOL_CREDIT] if self.evicts else self._geometry.segment_words
+        best, most = None, self._geometry.segment_words // _WORTH_CLEANING
         for shard in self._window() if self.evicts else self._shards:
             segment = words[shard.header + SH_DEADEST]
             if segment:

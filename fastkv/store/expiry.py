@@ -23,11 +23,11 @@ from fastkv.store.layout import (
     SEG_STAMP,
     SEG_STATE,
     SH_DUE,
-    Arena,
 )
 from fastkv.store.sweep import LEAVE
 
 if TYPE_CHECKING:
+    from fastkv.store.arena import Arena
     from fastkv.store.repair import Guard
     from fastkv.store.segments import Segments
     from fastkv.store.shard import Shard

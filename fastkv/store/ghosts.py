@@ -14,18 +14,18 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from fastkv.store.index import HIGH_SHIFT
 from fastkv.store.layout import (
     GHOSTS,
+    HIGH_SHIFT,
     POOL_GHOST_SEGMENTS,
     POOL_GHOST_WORDS,
     SEG_STATE,
     TAG_BITS,
     TAG_MASK,
-    Arena,
 )
 
 if TYPE_CHECKING:
+    from fastkv.store.arena import Arena
     from fastkv.store.segments import Segments
 
 _HIGH_BITS: Final = 64 - HIGH_SHIFT
@@ -54,7 +54,7 @@ class Ghosts:
         self._words = arena.words
         self._segments = segments
         self._directory_at = arena.geometry.ghosts_at
-        self._segment_shift = arena.geometry.segment_words.bit_length() - 1
+        self._segment_shift = arena.geometry.segment_shift
         self._mask = arena.geometry.segment_words - 1
 
     def recalls(self, key_hash: int) -> bool:

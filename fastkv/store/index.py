@@ -10,65 +10,56 @@ overflow at a load of 0.71 to 0.79 (1,024 buckets, simulated), so pages are betw
 Rejected: one choice of eight slots (overflows at 0.15), linear probing (tombstones, or moves that need
 hash bits for which a slot word has no room), a sparse table (0.5 µs a read in cache misses).
 
-Bits of a key's hash: the low 30 are tag (16) and shard; of the high 30, 0-2 say the home slot, 3-14 the first
-bucket and 18-29 the second. (Each half fits one digit of a Python integer, on which arithmetic takes half the
-time.) Readers hold no lock: whatever they follow may be stale, so each location is bounded by the
-mapping, and the caller validates what it found.
+Readers hold no lock: whatever they follow may be stale, so each location is bounded by the mapping, and the
+caller validates what it found.
 """
 
 from __future__ import annotations
 
 from array import array
 from itertools import compress, count
-from struct import error as StructError  # noqa: N812
 from typing import TYPE_CHECKING
 
 from fastkv.store.layout import (
     BUCKET_BYTES,
     BUCKET_SLOTS,
     BUCKET_WORDS,
+    HIGH_SHIFT,
     PAGE,
     PAGE_NEW,
+    SECOND_BUCKET_SHIFT,
     SEG_COVERS,
     SEG_STATE,
     SH_PAGES,
-    TAG_BITS,
     TAG_MASK,
-    TAG_SHIFT,
     WORD,
-    Arena,
 )
-from fastkv.store.records import DEADLINE, HEAD_BYTES, LONGEST_SHORT_KEY, unpack_with_key, unpacker_with_key
+from fastkv.store.records import key_of
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator
 
+    from fastkv.store.arena import Arena
     from fastkv.store.segments import Segments
 
-HIGH_SHIFT = 34
-# A bucket's number times BUCKET_WORDS is its offset: shifted so that a mask gives it.
-SECOND_BUCKET_SHIFT = 15
-# Where the tag of a bucket's first slot stands, in bytes.
-FIRST_TAG = WORD + WORD - 2
 # For each bit, from the highest one, a table that leaves of a byte nothing but it.
 _HAVE_BIT = tuple(bytes(octet & 1 << 7 - bit for octet in range(256)) for bit in range(8))
 
 
 class Index:
-    """The index of all shards; what changes it runs under the shard's lock."""
+    """The index of all shards; what changes it runs under the shard's lock.
+
+    Attributes:
+        directory: for each shard and the leading bits of a tag the location of a page.
+    """
 
     __slots__ = (
-        "_entry_mask",
-        "_entry_shift",
-        "_find",
+        "_arena",
+        "_geometry",
         "_mem",
         "_segments",
         "_words",
-        "bucket_mask",
         "directory",
-        "directory_bits",
-        "location_mask",
-        "page_words",
     )
 
     def __init__(self, arena: Arena, segments: Segments) -> None:
@@ -79,16 +70,11 @@ class Index:
             segments: its pool.
         """
         geometry = arena.geometry
+        self._arena = arena
+        self._geometry = geometry
         self._mem = arena.mem
-        self._find = arena.mem.find
         self._words = arena.words
         self._segments = segments
-        self.page_words = geometry.segment_words
-        self.bucket_mask = self.page_words - BUCKET_WORDS
-        self.location_mask = (1 << geometry.location_bits) - 1
-        self.directory_bits = geometry.directory_bits
-        self._entry_mask = (geometry.shards << TAG_BITS) - 1
-        self._entry_shift = TAG_BITS - geometry.directory_bits
         start = geometry.directory_at
         self.directory = arena.words[start : start + (geometry.shards << geometry.directory_bits)]
 
@@ -104,12 +90,12 @@ class Index:
             Word offsets; they may be equal.
         """
         page = self.directory[self.entry_of(key_hash)]
-        high = key_hash >> HIGH_SHIFT
-        return page + (high & self.bucket_mask), page + (high >> SECOND_BUCKET_SHIFT & self.bucket_mask)
+        high, mask = key_hash >> HIGH_SHIFT, self._geometry.bucket_mask
+        return page + (high & mask), page + (high >> SECOND_BUCKET_SHIFT & mask)
 
     def entry_of(self, key_hash: int) -> int:
         """The directory entry of a key: its shard, then the leading bits of its tag."""
-        return (key_hash & self._entry_mask) >> self._entry_shift
+        return (key_hash & self._geometry.entry_mask) >> self._geometry.entry_shift
 
     def candidates(self, key_hash: int) -> Iterator[tuple[int, int]]:
         """The slots that may hold a key: those whose tag is the key's.
@@ -123,18 +109,16 @@ class Index:
             Slot and the word that stood there.
         """
         tag = (key_hash & TAG_MASK).to_bytes(2, "little")
-        find = self._find
-        words = self._words
+        find, words = self._mem.find, self._words
         for bucket in self.buckets(key_hash):
-            at = (bucket << 3) + 8
-            end = at + BUCKET_BYTES - 8
-            at = find(tag, at, end)
+            end = (bucket << 3) + BUCKET_BYTES
+            at = find(tag, (bucket << 3) + WORD, end)
             while at >= 0:
                 if at & 7 == 6 and words[at >> 3]:  # a tag of zeros is found in empty slots, too
                     yield at >> 3, words[at >> 3]
                 at = find(tag, at + 1, end)
 
-    def locate(self, key_hash: int, key: bytes) -> tuple[int, int, int, int]:
+    def locate(self, key_hash: int, key: bytes) -> tuple[int, int]:
         """Find a key.
 
         Args:
@@ -142,75 +126,20 @@ class Index:
             key: the key.
 
         Returns:
-            Its slot and word, its record's flags and value length, or four zeros. Without the shard's lock
-            they may be out of date, and a key that a split is moving may be missed.
+            Its slot and word, or two zeros. Without the shard's lock they may be out of date, and a key that
+            a split is moving may be missed.
 
         Raises:
             struct.error, ValueError: without the lock only, if what it followed was overwritten meanwhile:
                 then a record that is not the key's says nothing.
         """
-        words = self._words
-        key_len = len(key)
-        low = key_hash & self._entry_mask
-        high = key_hash >> HIGH_SHIFT
-        page = self.directory[low >> self._entry_shift]
-        # The home slot first, six of ten keys stand there; ``candidates`` finds them 0.4 µs later.
-        slot = page + (high & self.bucket_mask) + (high & 7 or 7)
-        word = words[slot]
-        if word >> TAG_SHIFT == low & TAG_MASK:
-            try:
-                stored_len, flags, value_len, _, stored = unpack_with_key[key_len](
-                    self._mem, (word & self.location_mask) << 3
-                )
-            except (IndexError, StructError):
-                pass  # a long key, or what stands at the end of the arena is a shorter one
-            else:
-                if stored == key and stored_len == key_len and not flags & DEADLINE:
-                    return slot, word, flags, value_len
-        return self.search(low & TAG_MASK, page, high, key)
-
-    def search(self, tag: int, page: int, high: int, key: bytes) -> tuple[int, int, int, int]:
-        """``locate`` in all slots of both buckets; ``candidates`` written out, a generator costs more.
-
-        Args:
-            tag: the key's.
-            page: where its page begins.
-            high: high bits of its hash.
-            key: the key.
-
-        Returns:
-            As ``locate``.
-
-        Raises:
-            ValueError: as ``locate``.
-        """
-        mem, words, find, location_mask = self._mem, self._words, self._find, self.location_mask
-        key_len = len(key)
-        unpack = unpack_with_key[key_len] if key_len <= LONGEST_SHORT_KEY else unpacker_with_key(key_len)
-        needle = tag.to_bytes(2, "little")
-        for bits in (high, high >> SECOND_BUCKET_SHIFT):
-            at = page + (bits & self.bucket_mask) << 3
-            end = at + BUCKET_BYTES
-            at = find(needle, at + FIRST_TAG, end)
-            while at >= 0:
-                if at & 7 == 6:
-                    slot = at >> 3
-                    word = words[slot]
-                    at_record = (word & location_mask) << 3
-                    try:
-                        stored_len, flags, value_len, _, stored = unpack(mem, at_record)
-                    except StructError:  # what stands there, at the end of the arena, is shorter
-                        stored_len = flags = value_len = 0
-                        stored = b""
-                    if flags & DEADLINE:
-                        at_record += HEAD_BYTES + WORD
-                        stored = mem[at_record : at_record + key_len]
-                    if stored == key and stored_len == key_len:
-                        return slot, word, flags, value_len
-                    if words[slot] != word:
-                        raise _disturbed()
-                at = find(needle, at + 1, end)
-        return 0, 0, 0, 0
+        mem, words, location_of = self._mem, self._words, self._arena.location_of
+        for slot, word in self.candidates(key_hash):
+            if key_of(mem, location_of(word) << 3) == key:
+                return slot, word
+            if words[slot] != word:
+                raise ValueError("a slot was overwritten while its record was read")
+        return 0, 0
 
     # -- changing, under the shard's lock ---------------------------------------------------------------
 
@@ -278,8 +207,8 @@ class Index:
         self._commit_page(segment, 1)
         self._words[header + SH_PAGES] = 1
         # ``map_page`` in one copy: nobody reads yet, and so nobody can see half a word.
-        entries = array("Q", (self._segments.base(segment),)) * (1 << self.directory_bits)
-        start = shard << self.directory_bits
+        entries = array("Q", (self._segments.base(segment),)) * (1 << self._geometry.directory_bits)
+        start = shard << self._geometry.directory_bits
         self.directory[start : start + len(entries)] = memoryview(entries)
         return True
 
@@ -305,20 +234,20 @@ class Index:
         row = self._segments.row(old)
         covers = words[row + SEG_COVERS]
         depth = covers.bit_length() - 1
-        if depth == self.directory_bits:
+        if depth == self._geometry.directory_bits:
             return None
         new = self._segments.take(shard, PAGE_NEW)
         if not new:
             return False
         new_base = self._segments.base(new)
-        page = array("Q", self._mem[base << 3 : base + self.page_words << 3])
+        page = array("Q", self._mem[base << 3 : base + self._geometry.segment_words << 3])
         moving = self._moving(page, depth)
         moved = array("Q", bytes(len(page) << 3))
         for i in compress(count(), moving):
             moved[i] = page[i]
         # A bucket's first word holds access counts: both pages keep all of them, right or unused.
         moved[::BUCKET_WORDS] = page[::BUCKET_WORDS]
-        words[new_base : new_base + self.page_words] = memoryview(moved)
+        words[new_base : new_base + self._geometry.segment_words] = memoryview(moved)
         self._commit_page(new, covers << 1 | 1)
         words[row + SEG_COVERS] = covers << 1
         words[header + SH_PAGES] += 1
@@ -369,7 +298,7 @@ class Index:
     def make_blank(self, segment: int) -> None:
         """Fill a segment with zeros."""
         at = self._segments.base(segment) << 3
-        self._mem[at : at + (self.page_words << 3)] = bytes(self.page_words << 3)
+        self._mem[at : at + (self._geometry.segment_words << 3)] = bytes(self._geometry.segment_words << 3)
 
     def _commit_page(self, segment: int, covers: int) -> None:
         row = self._segments.row(segment)
@@ -384,9 +313,9 @@ class Index:
             segment: the page.
         """
         covers = self._words[self._segments.row(segment) + SEG_COVERS]
-        free_bits = self.directory_bits - covers.bit_length() + 1
+        free_bits = self._geometry.directory_bits - covers.bit_length() + 1
         prefix = covers ^ 1 << covers.bit_length() - 1
-        start = (shard << self.directory_bits) + (prefix << free_bits)
+        start = (shard << self._geometry.directory_bits) + (prefix << free_bits)
         base = self._segments.base(segment)
         for entry in range(start, start + (1 << free_bits)):
             self.directory[entry] = base
@@ -401,7 +330,7 @@ class Index:
             Slot and word.
         """
         base = self._segments.base(segment)
-        for i, word in enumerate(self._words[base : base + self.page_words].tolist()):
+        for i, word in enumerate(self._words[base : base + self._geometry.segment_words].tolist()):
             if word and i & BUCKET_WORDS - 1:
                 yield base + i, word
 
@@ -414,10 +343,6 @@ class Index:
         Returns:
             Segments, each once.
         """
-        start = shard << self.directory_bits
-        bases = self.directory[start : start + (1 << self.directory_bits)].tolist()
+        start = shard << self._geometry.directory_bits
+        bases = self.directory[start : start + (1 << self._geometry.directory_bits)].tolist()
         return [self._segments.segment_of(base) for base in dict.fromkeys(bases) if base]
-
-
-def _disturbed() -> ValueError:
-    return ValueError("a slot was overwritten while its record was read")

@@ -23,11 +23,10 @@ older record of the same key, but not to one with its version.
 
 from __future__ import annotations
 
-import mmap
 from dataclasses import dataclass
+from functools import cached_property
 
-from fastkv.errors import StartError
-from fastkv.store.removals import Removals
+from fastkv.errors import KeyTooLong, StartError, ValueTooLong
 
 WORD = 8
 LAYOUT_VERSION = 5
@@ -118,6 +117,11 @@ UNVERIFIED = 1
 BUCKET_WORDS = 8
 BUCKET_SLOTS = 7
 BUCKET_BYTES = BUCKET_WORDS * WORD
+# Bits of a key's hash: the low 30 are tag (16) and shard; of the high 30, 0-2 say the home slot, 3-14 the
+# first bucket and 18-29 the second. A bucket's number times BUCKET_WORDS is its offset: shifted so that a
+# mask gives it.
+HIGH_SHIFT = 34
+SECOND_BUCKET_SHIFT = 15
 TAG_BITS = 16
 TAG_SHIFT = 64 - TAG_BITS
 TAG_MASK = (1 << TAG_BITS) - 1
@@ -167,7 +171,7 @@ def _power_of_two_below(n: int) -> int:
     return 1 << max(n.bit_length() - 1, 0)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Geometry:
     """The measures of an arena, fixed at its creation.
 
@@ -235,17 +239,30 @@ class Geometry:
             )
         return cls(memory_bytes, segment_bytes, shards, directory_bits, segments, first)
 
-    @property
+    @cached_property
     def segment_words(self) -> int:
         """Words in a segment."""
         return self.segment_bytes // WORD
 
-    @property
+    @cached_property
+    def segment_shift(self) -> int:
+        """From a location to the segment that it lies in: a shift to the right."""
+        return self.segment_words.bit_length() - 1
+
+    @cached_property
+    def inline_words(self) -> int:
+        """Words of the longest record that is not cut into fragments.
+
+        So closing a segment wastes less than an eighth of it.
+        """
+        return self.segment_words // 8
+
+    @cached_property
     def blank_page(self) -> int:
         """Location of a segment of zeros: a page in which no key stands."""
         return (self.first_segment - 1) * self.segment_words
 
-    @property
+    @cached_property
     def longest_key(self) -> int:
         """Bytes of the longest key: it shares a record with the list of the value's fragments.
 
@@ -253,108 +270,107 @@ class Geometry:
         """
         return min(self.segment_bytes // 4, 0xFFFF)
 
-    @property
+    @cached_property
     def longest_value(self) -> int:
         """Bytes of the longest value: a quarter of the arena, or what one such list can hold."""
         return min(self.memory_bytes // 4, self.segment_bytes // 16 * self.segment_bytes)
 
-    @property
+    def check_key(self, key: bytes) -> None:
+        """Raise KeyTooLong if an arena with such segments takes no such key."""
+        if len(key) > self.longest_key:
+            raise KeyTooLong(f"A key has {len(key)} bytes; the store takes {self.longest_key}.")
+
+    def check_value(self, value: bytes) -> None:
+        """Raise ValueTooLong if an arena of this size takes no such value."""
+        if len(value) > self.longest_value:
+            raise ValueTooLong(f"A value has {len(value)} bytes; the store takes {self.longest_value}.")
+
+    @cached_property
     def location_bits(self) -> int:
         """Bits that a location (a word offset) takes in a slot word."""
         return (self.memory_bytes // WORD - 1).bit_length()
 
-    @property
+    @cached_property
     def version_bits(self) -> int:
         """Bits of the record's version in a slot word, above the location."""
         return (64 - TAG_BITS - self.location_bits) // 2
 
-    @property
+    @cached_property
     def generation_bits(self) -> int:
         """Bits of the segment's generation in a slot word, above the version."""
         return 64 - TAG_BITS - self.location_bits - self.version_bits
 
-    @property
+    @cached_property
+    def location_mask(self) -> int:
+        """What a slot word says of the location."""
+        return (1 << self.location_bits) - 1
+
+    @cached_property
+    def version_shift(self) -> int:
+        """Where a slot word's bits of the version begin."""
+        return self.location_bits
+
+    @cached_property
+    def version_mask(self) -> int:
+        """The bits of a version that a slot word has."""
+        return (1 << self.version_bits) - 1
+
+    @cached_property
+    def generation_shift(self) -> int:
+        """Where a slot word's bits of the generation begin."""
+        return self.location_bits + self.version_bits
+
+    @cached_property
+    def generation_mask(self) -> int:
+        """The bits of a generation that a slot word has; a segment's generation has no others."""
+        return (1 << self.generation_bits) - 1
+
+    @cached_property
+    def bucket_mask(self) -> int:
+        """Bits of a hash that choose a bucket: its word offset in the page, once they are shifted there."""
+        return self.segment_words - BUCKET_WORDS
+
+    @cached_property
+    def entry_mask(self) -> int:
+        """Bits of a hash that choose the directory entry: shard and tag."""
+        return (self.shards << TAG_BITS) - 1
+
+    @cached_property
+    def entry_shift(self) -> int:
+        """From these bits to the number of the entry: the bits of the tag that tell no pages apart."""
+        return TAG_BITS - self.directory_bits
+
+    @cached_property
     def sequences_at(self) -> int:
         """Word offset of the shards' sequence words."""
         return SUPERBLOCK_WORDS
 
-    @property
+    @cached_property
     def shards_at(self) -> int:
         """Word offset of the first shard header."""
         return self.sequences_at + self.shards
 
-    @property
+    @cached_property
     def directory_at(self) -> int:
         """Word offset of the directory: for each shard 2 ** directory_bits page locations."""
         return self.shards_at + self.shards * SHARD_WORDS
 
-    @property
+    @cached_property
     def table_at(self) -> int:
         """Word offset of the segment table."""
         return self.directory_at + (self.shards << self.directory_bits)
 
-    @property
+    @cached_property
     def ghosts_at(self) -> int:
         """Word offset of the ghost table's directory: locations of its segments."""
         return self.table_at + self.segments * SEGMENT_ROW
 
-    @property
+    @cached_property
     def most_ghosts(self) -> int:
         """How many segments the ghost table may have."""
         return self.segments // _GHOST_SHARE + 1
 
-    @property
+    @cached_property
     def digests_at(self) -> int:
         """Word offset of the segments' hashes, the last of the tables."""
         return self.ghosts_at + self.most_ghosts
-
-
-class Arena:
-    """The mapping and its views.
-
-    Attributes:
-        geometry: its measures.
-        mem: the mapping; slices of it are copies.
-        words: the same memory as 64-bit words.
-        counts: the same memory as bytes, for the access counts.
-        removals: which entries this process has removed unasked.
-    """
-
-    __slots__ = ("counts", "geometry", "mem", "removals", "words")
-
-    def __init__(self, geometry: Geometry, mem: mmap.mmap | None = None) -> None:
-        """Map shared memory without a file and describe it, or take a mapping as it is.
-
-        Args:
-            geometry: the measures.
-            mem: the mapping, of so many bytes, or None.
-
-        Raises:
-            StartError: if the kernel does not give that much address space.
-        """
-        self.geometry = geometry
-        self.removals = Removals()
-        try:
-            self.mem = mem or mmap.mmap(-1, geometry.memory_bytes, mmap.MAP_SHARED | mmap.MAP_ANONYMOUS)
-        except (OSError, ValueError, OverflowError) as error:
-            raise StartError(f"--memory: {geometry.memory_bytes} bytes cannot be mapped: {error}.") from error
-        self.counts = memoryview(self.mem)
-        self.words = self.counts.cast("Q")
-        if mem is None:
-            self.describe()
-
-    def describe(self) -> None:
-        """Write the superblock into memory that is all zeros."""
-        words, geometry = self.words, self.geometry
-        words[SB_LAYOUT] = LAYOUT_VERSION
-        words[SB_MEMORY] = geometry.memory_bytes
-        words[SB_SEGMENT] = geometry.segment_bytes
-        words[SB_SHARDS] = geometry.shards
-        words[POOL_FRESH] = geometry.first_segment
-        words[SB_MAGIC] = MAGIC
-
-    def close(self) -> None:
-        """Unmap the memory. Every view that was cut from it must be released before."""
-        self.words.release()
-        self.counts.release()
-        self.mem.close()

@@ -19,10 +19,7 @@ from fastkv.store.layout import (
     SH_OPEN,
     SH_OPEN_MAIN,
     SHARD_WORDS,
-    TAG_MASK,
-    TAG_SHIFT,
     WORD,
-    Arena,
 )
 from fastkv.store.records import (
     CHECKSUM_BYTES,
@@ -42,6 +39,7 @@ from fastkv.store.records import (
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from fastkv.store.arena import Arena
     from fastkv.store.segments import Segments
 
 
@@ -51,20 +49,15 @@ class Log:
     Attributes:
         number: the shard's, from 0.
         header: word offset of the shard's header.
-        inline_words: the longest record that is not cut into fragments, so that closing a segment wastes less
-            than an eighth of it.
     """
 
     __slots__ = (
-        "_location_mask",
+        "_arena",
+        "_geometry",
         "_mem",
-        "_segment_words",
         "_segments",
-        "_version_mask",
-        "_version_shift",
         "_words",
         "header",
-        "inline_words",
         "number",
     )
 
@@ -79,14 +72,11 @@ class Log:
         geometry = arena.geometry
         self.number = number
         self.header = geometry.shards_at + number * SHARD_WORDS
-        self.inline_words = geometry.segment_words // 8
+        self._arena = arena
+        self._geometry = geometry
         self._mem = arena.mem
         self._words = arena.words
         self._segments = segments
-        self._segment_words = geometry.segment_words
-        self._location_mask = (1 << geometry.location_bits) - 1
-        self._version_mask = (1 << geometry.version_bits) - 1
-        self._version_shift = geometry.location_bits
 
     def segments_for(self, key_len: int, content_len: int) -> int:
         """How many segments a write may have to take out of the pool, but for one for an index page.
@@ -98,9 +88,9 @@ class Log:
         Returns:
             Segments.
         """
-        if record_words(key_len, DEADLINE, content_len) <= self.inline_words:
+        if record_words(key_len, DEADLINE, content_len) <= self._geometry.inline_words:
             return 1
-        return content_len // ((self._segment_words << 3) - HEAD_BYTES - CHECKSUM_BYTES) + 3
+        return content_len // ((self._geometry.segment_words << 3) - HEAD_BYTES - CHECKSUM_BYTES) + 3
 
     def room_for(self, head: int, key: bytes, content: bytes, flags: int) -> tuple[int, int]:
         """What an entry takes, counted as ``append_pieces`` and ``append`` go about it.
@@ -118,11 +108,11 @@ class Log:
         length = record_words(len(key), DEADLINE, len(content))
         trailing = trailing_bytes(content, flags)
         left = len(content) - trailing
-        if left and length > self.inline_words:
+        if left and length > self._geometry.inline_words:
             while left:
-                if self._segment_words - head < self.inline_words:
+                if self._geometry.segment_words - head < self._geometry.inline_words:
                     opened, head = opened + 1, 0
-                most = (self._segment_words - head << 3) - HEAD_BYTES - CHECKSUM_BYTES
+                most = (self._geometry.segment_words - head << 3) - HEAD_BYTES - CHECKSUM_BYTES
                 piece = min(left, most)
                 head += record_words(0, FRAGMENT, piece)
                 left -= piece
@@ -141,7 +131,7 @@ class Log:
         Returns:
             As for ``room_for``.
         """
-        return (0, head + length) if head + length <= self._segment_words else (1, length)
+        return (0, head + length) if head + length <= self._geometry.segment_words else (1, length)
 
     def append(
         self, record: bytes, length: int, deadline_ms: int = 0, floor: int = RESERVE, *, main: bool = False
@@ -167,8 +157,8 @@ class Log:
         field = self.header + (SH_OPEN_MAIN if main else SH_OPEN)
         opened = words[field]
         row = self.row_of(opened)
-        head = words[row + SEG_HEAD] if opened else self._segment_words
-        if head + length > self._segment_words:
+        head = words[row + SEG_HEAD] if opened else self._geometry.segment_words
+        if head + length > self._geometry.segment_words:
             if opened:
                 self.close_open(field)
             segment = self._segments.take(self.number, OPEN_MAIN if main else OPEN, floor)
@@ -178,7 +168,7 @@ class Log:
             opened = self._segments.place(segment)
             words[field] = opened
             head = 0
-        location = (opened & self._location_mask) + head
+        location = self._arena.location_of(opened) + head
         at = location << 3
         self._mem[at : at + len(record)] = record
         words[row + SEG_HEAD] = head + length
@@ -187,23 +177,9 @@ class Log:
         # Generation and location, as ``opened``.
         return opened + head
 
-    def word_of(self, key_hash: int, version: int, place: int) -> int:
-        """The slot word of a record.
-
-        Args:
-            key_hash: its key's hash.
-            version: its version.
-            place: what ``append`` returned for it.
-
-        Returns:
-            Tag, generation, version and location in one word.
-        """
-        check = (version & self._version_mask) << self._version_shift
-        return (key_hash & TAG_MASK) << TAG_SHIFT | check | place
-
     def row_of(self, place: int) -> int:
         """The row of the segment in which a slot word's record lies."""
-        return self._segments.row(self._segments.segment_of(place & self._location_mask))
+        return self._segments.row(self._segments.segment_named(place))
 
     def is_main(self, place: int) -> bool:
         """Tell whether a slot word's record belongs to the main queue."""
@@ -219,7 +195,7 @@ class Log:
             Words; those of a whole segment if none is open.
         """
         opened = self._words[self.header + (SH_OPEN_MAIN if main else SH_OPEN)]
-        return self._words[self.row_of(opened) + SEG_HEAD] if opened else self._segment_words
+        return self._words[self.row_of(opened) + SEG_HEAD] if opened else self._geometry.segment_words
 
     def close_open(self, field: int) -> None:
         """Close an open segment.
@@ -227,7 +203,7 @@ class Log:
         Args:
             field: word of the header that holds it, ``SH_OPEN`` or ``SH_OPEN_MAIN`` past the header's start.
         """
-        segment = self._segments.segment_of(self._words[field] & self._location_mask)
+        segment = self._segments.segment_named(self._words[field])
         self._words[field] = 0
         self._segments.close(self.header, self.number, segment)
 
@@ -248,16 +224,16 @@ class Log:
         locations: list[int] = []
         start = 0
         while start < len(value):
-            room = self._segment_words - self.open_head(main=main)
-            if room < self.inline_words:
-                room = self._segment_words
+            room = self._geometry.segment_words - self.open_head(main=main)
+            if room < self._geometry.inline_words:
+                room = self._geometry.segment_words
             piece = value[start : start + (room << 3) - HEAD_BYTES - CHECKSUM_BYTES]
             record = build_record(b"", piece, FRAGMENT, key_hash, 0)
             place = self.append(record, record_words(0, FRAGMENT, len(piece)), 0, floor, main=main)
             if not place:
                 self.bury_pieces(locations)
                 return []
-            locations.append(place & self._location_mask)
+            locations.append(self._arena.location_of(place))
             start += len(piece)
         return locations
 
@@ -292,7 +268,7 @@ class Log:
             word: the slot word that referred to it.
             evicted: as for ``Segments.bury``.
         """
-        location = word & self._location_mask
+        location = self._arena.location_of(word)
         key_len, flags, content_len, _ = unpack_head(self._mem, location << 3)
         if flags & LARGE:
             self.bury_pieces(self.pieces(location), evicted=evicted)

@@ -12,13 +12,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from xxhash import xxh3_64_intdigest
-
-from fastkv.store.layout import TAG_BITS, UNVERIFIED, Arena
+from fastkv.store.layout import UNVERIFIED
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from fastkv.store.arena import Arena
     from fastkv.store.reading import Entry, Reader
     from fastkv.store.repair import Guard
     from fastkv.store.shard import Shard
@@ -27,10 +26,10 @@ if TYPE_CHECKING:
 class MultiGet:
     """Looks several keys up at once."""
 
-    __slots__ = ("_guard", "_locks", "_low_mask", "_reader", "_seed", "_sequences_at", "_shards", "_words")
+    __slots__ = ("_arena", "_guard", "_locks", "_reader", "_shards")
 
     def __init__(
-        self, arena: Arena, shards: list[Shard], reader: Reader, seed: int, guard: Guard, *, locks: bool
+        self, arena: Arena, shards: list[Shard], reader: Reader, guard: Guard, *, locks: bool
     ) -> None:
         """Bind to a store.
 
@@ -38,19 +37,14 @@ class MultiGet:
             arena: the arena.
             shards: its shards.
             reader: reads entries.
-            seed: seed of the keys' hashes.
             guard: holds the locks of shards.
             locks: whether to lock at once, because looks may be seen out of their order.
         """
-        geometry = arena.geometry
-        self._words = arena.words
+        self._arena = arena
         self._shards = shards
         self._reader = reader
-        self._seed = seed
         self._guard = guard
         self._locks = locks
-        self._low_mask = (geometry.shards << TAG_BITS) - 1
-        self._sequences_at = geometry.sequences_at
 
     def get_many(self, keys: Sequence[bytes], clock: Callable[[], int]) -> list[Entry | None]:
         """Look several keys up, as they were at one moment.
@@ -70,8 +64,8 @@ class MultiGet:
         if entries is not None:
             return entries
         now = Instant(clock)
-        hashes = [xxh3_64_intdigest(key, self._seed) for key in keys]
-        with self._guard.holding_all({self._number(key_hash) for key_hash in hashes}, self._shards):
+        hashes = [self._arena.hash_of(key) for key in keys]
+        with self._guard.holding_all(map(self._arena.shard_of, hashes), self._shards):
             return [
                 living(self._reader.read(key_hash, key), now)
                 for key_hash, key in zip(hashes, keys, strict=True)
@@ -79,36 +73,33 @@ class MultiGet:
 
     def _undisturbed(self, keys: list[bytes], now: Instant) -> list[Entry | None] | None:
         """``get_many`` without a lock for what is there; None if something changed meanwhile."""
-        entries = [self._reader.find(xxh3_64_intdigest(key, self._seed), key, now) for key in keys]
+        entries = [self._reader.get(key, now) for key in keys]
         missing: dict[bytes, int] = {}
         unverified: set[int] = set()
         for key, entry in zip(keys, entries, strict=True):
             if entry is None or not entry[4]:
-                key_hash = xxh3_64_intdigest(key, self._seed)
-                number = self._number(key_hash)
+                key_hash = self._arena.hash_of(key)
+                shard = self._arena.shard_of(key_hash)
                 # Until a shard is verified nobody writes to it: there, hit and miss are what they were.
-                if self._words[self._sequences_at + number] == UNVERIFIED:
-                    unverified.add(number)
+                if self._arena.sequence_of(shard) == UNVERIFIED:
+                    unverified.add(shard)
                 elif entry:
                     return None
                 else:
                     missing[key] = key_hash
         if not missing:
             return entries if self._hold(entries, unverified) else None
-        with self._guard.holding_all({self._number(each) for each in missing.values()}, self._shards):
+        with self._guard.holding_all(map(self._arena.shard_of, missing.values()), self._shards):
             if any(living(self._reader.read(missing[key], key, with_value=False), now) for key in missing):
                 return None
             return entries if self._hold(entries, unverified) else None
 
     def _hold(self, entries: list[Entry | None], unverified: set[int]) -> bool:
         """Tell whether all slots hold the words under which their entries were found, and nobody verified."""
-        words, sequences_at = self._words, self._sequences_at
+        words = self._arena.words
         return all(entry is None or not entry[4] or words[entry[4]] == entry[5] for entry in entries) and all(
-            words[sequences_at + number] == UNVERIFIED for number in unverified
+            self._arena.sequence_of(shard) == UNVERIFIED for shard in unverified
         )
-
-    def _number(self, key_hash: int) -> int:
-        return (key_hash & self._low_mask) >> TAG_BITS
 
 
 class Instant:

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from fastkv.errors import StartError
 from fastkv.store import digests, superblock
-from fastkv.store.layout import LAYOUT_VERSION, SB_CLOCKS, SB_DIGEST, WORD, Arena, Geometry
+from fastkv.store.arena import Arena
+from fastkv.store.layout import LAYOUT_VERSION, SB_CLOCKS, SB_DIGEST, WORD, Geometry
 from fastkv.store.superblock import HEAD_BYTES, Moment, Saved
 
 if TYPE_CHECKING:

@@ -12,13 +12,14 @@ import struct
 from random import choices, randrange, shuffle
 from typing import TYPE_CHECKING, Final
 
-from fastkv.store.layout import BUCKET_WORDS, SH_ENTRIES, SHARD_WORDS, Arena
+from fastkv.store.layout import BUCKET_WORDS, SH_ENTRIES, SHARD_WORDS
 from fastkv.store.records import FRAGMENT, whole_record
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from fastkv.steps import Steps
+    from fastkv.store.arena import Arena
     from fastkv.store.index import Index
     from fastkv.store.scan import Scanner
 
@@ -33,14 +34,11 @@ class Picker:
     """Picks entries."""
 
     __slots__ = (
+        "_arena",
         "_entries_at",
         "_entries_end",
         "_index",
-        "_mem",
         "_scanner",
-        "_segment_bytes",
-        "_version_mask",
-        "_version_shift",
         "_words",
     )
 
@@ -53,15 +51,12 @@ class Picker:
             scanner: walks through it.
         """
         geometry = arena.geometry
-        self._mem = arena.mem
+        self._arena = arena
         self._words = arena.words
         self._index = index
         self._scanner = scanner
         self._entries_at = geometry.shards_at + SH_ENTRIES
         self._entries_end = geometry.shards_at + geometry.shards * SHARD_WORDS
-        self._segment_bytes = geometry.segment_bytes
-        self._version_shift = geometry.location_bits
-        self._version_mask = (1 << geometry.version_bits) - 1
 
     def entries(self) -> int:
         """How many entries there are, those included that have expired and were not given back yet."""
@@ -86,10 +81,10 @@ class Picker:
         if not any(counts):
             return None
         shards = range(len(counts))
-        page_words = self._index.page_words
+        page_words = self._arena.geometry.segment_words
         now_ms = clock()
         for shard in choices(shards, counts, k=_LOOKS):
-            page = self._pages(shard)[randrange(1 << self._index.directory_bits)]
+            page = self._pages(shard)[randrange(1 << self._arena.geometry.directory_bits)]
             at = randrange(page_words)
             key = self._key_at(page + at, now_ms) if at % BUCKET_WORDS else None
             if key is not None:
@@ -113,23 +108,23 @@ class Picker:
 
     def _pages(self, shard: int) -> list[int]:
         """Where the pages of a shard begin, each as often as the directory names it."""
-        start = shard << self._index.directory_bits
-        return self._index.directory[start : start + (1 << self._index.directory_bits)].tolist()
+        bits = self._arena.geometry.directory_bits
+        return self._index.directory[shard << bits : shard + 1 << bits].tolist()
 
     def _key_at(self, slot: int, now_ms: int) -> bytes | None:
         """The key of the entry in a slot, None if there is none that is whole and not past its deadline."""
         word = self._words[slot]
         if not word:
             return None
-        at = (word & self._index.location_mask) << 3
+        at, size = self._arena.location_of(word) << 3, self._arena.geometry.segment_bytes
         try:
-            record = whole_record(self._mem, at, (at // self._segment_bytes + 1) * self._segment_bytes)
+            record = whole_record(self._arena.mem, at, (at // size + 1) * size)
         except (struct.error, ValueError):
             record = None
         if record is None or self._words[slot] != word:
             return None
         key, _, flags, version, deadline_ms = record
-        if flags & FRAGMENT or (word >> self._version_shift ^ version) & self._version_mask:
+        if flags & FRAGMENT or not self._arena.names_version(word, version):
             return None
         return None if 0 < deadline_ms <= now_ms else key
 

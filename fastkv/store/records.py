@@ -24,18 +24,12 @@ from xxhash import xxh32_digest
 from fastkv.store.layout import MAX_SEGMENT, WORD
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from mmap import mmap
-    from typing import TypeAlias
-
-    UnpackFrom: TypeAlias = Callable[[mmap, int], tuple[int, int, int, int, bytes]]
 
 HEAD: Final = Struct("<HHIQ")
 HEAD_BYTES: Final = HEAD.size
 _DEADLINE: Final = Struct("<Q")
 CHECKSUM_BYTES: Final = 4
-# A record takes these bytes and its key and content, divided by eight: head, checksum, rounding up.
-FIXED_BYTES: Final = HEAD_BYTES + CHECKSUM_BYTES + WORD - 1
 
 # The low byte of the flags is the caller's, as with memcached's client flags.
 CALLER_FLAGS: Final = 0xFF
@@ -50,27 +44,7 @@ MAX_METADATA_BYTES: Final = 255
 LEAST_RECORD_WORDS: Final = 3
 
 unpack_head = HEAD.unpack_from
-pack_head = HEAD.pack
 unpack_deadline = _DEADLINE.unpack_from
-
-LONGEST_SHORT_KEY: Final = 255
-
-
-def unpacker_with_key(key_len: int) -> UnpackFrom:
-    """What reads a record's head and the key behind it in one call; a head and a slice take a third more.
-
-    Args:
-        key_len: the length of the key that is looked for; what stands there may have another one.
-
-    Returns:
-        A function of the arena and a byte offset that returns key length, flags, content length, version and
-        as many bytes as were asked for; it raises struct.error if the arena ends before them.
-    """
-    return Struct(f"{HEAD.format}{key_len}s").unpack_from
-
-
-# Made once for each length that keys mostly have: to make one takes 1 µs.
-unpack_with_key: Final = [unpacker_with_key(key_len) for key_len in range(LONGEST_SHORT_KEY + 1)]
 
 
 def record_words(key_len: int, flags: int, content_len: int) -> int:
@@ -159,6 +133,24 @@ def build_record(key: bytes, content: bytes, flags: int, version: int, deadline_
     else:
         body = HEAD.pack(len(key), flags, len(content), version) + key + content
     return body + xxh32_digest(body)
+
+
+def key_of(mem: mmap, at: int) -> bytes:
+    """Copy a record's key out of the arena.
+
+    Args:
+        mem: the arena.
+        at: byte offset of the record. Without the shard's lock anything may stand there.
+
+    Returns:
+        The key; empty for a fragment.
+
+    Raises:
+        struct.error: if the arena ends before the record's head does.
+    """
+    key_len, flags, _, _ = unpack_head(mem, at)
+    start = at + HEAD_BYTES + (WORD if flags & DEADLINE else 0)
+    return mem[start : start + key_len]
 
 
 def parse_record(mem: mmap | bytes, at: int) -> tuple[bytes, bytes, int, int, int]:

@@ -43,12 +43,12 @@ from fastkv.store.layout import (
     REDO_STATE,
     SEG_STATE,
     SEGMENT_ROW,
-    Arena,
 )
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    from fastkv.store.arena import Arena
     from fastkv.store.lock import RobustLock
     from fastkv.store.segments import Segments
 

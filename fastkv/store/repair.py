@@ -43,7 +43,6 @@ from fastkv.store.layout import (
     SH_REPAIRS,
     SH_VERSION,
     UNVERIFIED,
-    Arena,
 )
 from fastkv.store.lock import MOST_HELD
 from fastkv.store.records import HEAD_BYTES, LEAST_RECORD_WORDS, build_filler
@@ -52,6 +51,7 @@ from fastkv.store.verify import LENGTH_BITS, LENGTH_MASK
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
+    from fastkv.store.arena import Arena
     from fastkv.store.index import Index
     from fastkv.store.redo import Redo
     from fastkv.store.segments import Segments
@@ -180,7 +180,7 @@ class Guard:
             pages, log = self._finish_split(shard)
             survey = self._verifier.survey(shard.number, pages, log)
             self._recount(shard, survey)
-            # Not before all is verified: from here on the short way of a read looks at these pages.
+            # Not before all is verified: from here on reads without the lock look at these pages.
             for page in pages:
                 self._index.map_page(shard.number, page)
             self.rebuild_queue(shard, log)
@@ -189,7 +189,7 @@ class Guard:
                 self._count_dropped(survey.dropped)
 
     def _is_unverified(self, shard: Shard) -> bool:
-        return self._arena.words[self._arena.geometry.sequences_at + shard.number] == UNVERIFIED
+        return self._arena.sequence_of(shard.number) == UNVERIFIED
 
     def _finish_split(self, shard: Shard) -> tuple[list[int], list[int]]:
         """Finish a split whose new page was committed, drop one whose page was not.
@@ -218,7 +218,7 @@ class Guard:
             # Its upper half has moved out; its lower half may be still to say so.
             words[at] = tiling.deepened(words[at], covered)
         covered = {words[segments.row(page) + SEG_COVERS] for page in pages}
-        bits = self._index.directory_bits
+        bits = self._arena.geometry.directory_bits
         if len(tiling.clear(covered, bits)) != len(pages) or not tiling.is_whole(covered, bits):
             raise ValueError("its pages overlap or leave something out")
         words[shard.header + SH_PAGES] = len(pages)

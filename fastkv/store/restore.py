@@ -8,15 +8,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from xxhash import xxh3_64_intdigest
-
-from fastkv.errors import KeyTooLong, ValueTooLong
-from fastkv.store.layout import TAG_BITS, Arena, count_at
+from fastkv.store.layout import count_at
 from fastkv.store.records import parse_record
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from fastkv.store.arena import Arena
     from fastkv.store.index import Index
     from fastkv.store.repair import Guard
     from fastkv.store.room import Room
@@ -27,11 +25,9 @@ if TYPE_CHECKING:
 class Restorer:
     """Puts entries of another arena."""
 
-    __slots__ = ("_arena", "_guard", "_index", "_low_mask", "_room", "_seed", "_shards")
+    __slots__ = ("_arena", "_guard", "_index", "_room", "_shards")
 
-    def __init__(
-        self, arena: Arena, shards: list[Shard], index: Index, room: Room, seed: int, guard: Guard
-    ) -> None:
+    def __init__(self, arena: Arena, shards: list[Shard], index: Index, room: Room, guard: Guard) -> None:
         """Bind to a store.
 
         Args:
@@ -39,16 +35,13 @@ class Restorer:
             shards: its shards.
             index: its index.
             room: makes room.
-            seed: seed of the keys' hashes.
             guard: holds a shard's lock.
         """
         self._arena = arena
         self._shards = shards
         self._index = index
         self._room = room
-        self._seed = seed
         self._guard = guard
-        self._low_mask = (arena.geometry.shards << TAG_BITS) - 1
 
     def restore(self, entry: Walked, clock: Callable[[], int]) -> None:
         """Put an entry as it was, unless its key has a newer one.
@@ -62,13 +55,10 @@ class Restorer:
             StoreFull: if no room could be made.
             StoreBusy: if a lock was not free within the bound.
         """
-        geometry = self._arena.geometry
-        if len(entry.key) > geometry.longest_key:
-            raise KeyTooLong(f"A key has {len(entry.key)} bytes; at most {geometry.longest_key} fit.")
-        if len(entry.value) > geometry.longest_value:
-            raise ValueTooLong(f"A value has {len(entry.value)} bytes; at most {geometry.longest_value} fit.")
-        key_hash = xxh3_64_intdigest(entry.key, self._seed)
-        shard = self._shards[(key_hash & self._low_mask) >> TAG_BITS]
+        self._arena.geometry.check_key(entry.key)
+        self._arena.geometry.check_value(entry.value)
+        key_hash = self._arena.hash_of(entry.key)
+        shard = self._shards[self._arena.shard_of(key_hash)]
         _, segments = self._try(shard, key_hash, entry)
         if segments:
             self._room.until(segments, lambda: self._try(shard, key_hash, entry), clock)
@@ -80,7 +70,7 @@ class Restorer:
             None and 0; or None and how many segments have to be free first, and then nothing has changed.
         """
         with self._guard.holding(shard):
-            slot, old, _, _ = self._index.locate(key_hash, entry.key)
+            slot, old = self._index.locate(key_hash, entry.key)
             if old and self._version_of(old) >= entry.version:
                 return None, 0
             slot = slot or shard.vacancy(key_hash)
@@ -91,4 +81,4 @@ class Restorer:
         return None, 0
 
     def _version_of(self, word: int) -> int:
-        return parse_record(self._arena.mem, (word & self._index.location_mask) << 3)[3]
+        return parse_record(self._arena.mem, self._arena.location_of(word) << 3)[3]

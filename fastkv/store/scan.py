@@ -14,15 +14,13 @@ shard's sequence even and unchanged over each few slots, because a split that is
 died in it, is no state to walk through. (While it goes on, the order of its stores would do: what a page
 covers is written before a slot is blanked, and read after the slots.)
 A record is verified by its checksum, since what is copied out of here may be kept for long.
-Where stores may be seen out of their order (``VerifyingReader``) each few slots are read under the lock.
+Where stores may be seen out of their order (``CheckedReader``) each few slots are read under the lock.
 """
 
 from __future__ import annotations
 
 import struct
 from typing import TYPE_CHECKING, Final, Protocol
-
-from xxhash import xxh3_64_intdigest
 
 from fastkv.store.cursors import Cursors, Place
 from fastkv.store.layout import (
@@ -31,7 +29,6 @@ from fastkv.store.layout import (
     TAG_MASK,
     TAG_SHIFT,
     WORD,
-    Arena,
 )
 from fastkv.store.records import (
     CALLER_FLAGS,
@@ -50,6 +47,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from contextlib import AbstractContextManager
 
+    from fastkv.store.arena import Arena
     from fastkv.store.index import Index
     from fastkv.store.segments import Segments
     from fastkv.store.shard import Shard
@@ -84,20 +82,17 @@ class Scanner:
     """Walks through the entries of a store."""
 
     __slots__ = (
+        "_arena",
         "_blank",
         "_cursors",
         "_directory",
+        "_geometry",
         "_guard",
         "_index",
-        "_location_bits",
         "_locks",
         "_mem",
-        "_seed",
-        "_segment_bytes",
         "_segments",
-        "_sequences_at",
         "_shards",
-        "_version_mask",
         "_words",
     )
 
@@ -107,7 +102,6 @@ class Scanner:
         shards: list[Shard],
         segments: Segments,
         index: Index,
-        seed: int,
         guard: Holder,
         *,
         locks: bool = False,
@@ -119,11 +113,12 @@ class Scanner:
             shards: its shards.
             segments: its pool.
             index: its index.
-            seed: seed of the keys' hashes.
             guard: holds a shard's lock.
             locks: whether it always holds the lock while it reads.
         """
         geometry = arena.geometry
+        self._arena = arena
+        self._geometry = geometry
         self._locks = locks
         self._mem = arena.mem
         self._words = arena.words
@@ -132,12 +127,7 @@ class Scanner:
         self._index = index
         self._guard = guard
         self._directory = index.directory
-        self._sequences_at = geometry.sequences_at
-        self._seed = seed
-        self._segment_bytes = geometry.segment_bytes
-        self._location_bits = geometry.location_bits
-        self._version_mask = (1 << geometry.version_bits) - 1
-        self._cursors = Cursors(geometry, seed)
+        self._cursors = Cursors(geometry, arena.seed)
         self._blank = bytes(geometry.segment_bytes)
 
     def scan(
@@ -177,7 +167,7 @@ class Scanner:
             room -= sum(map(_counted_bytes, found))
             if after is None:
                 return entries, 0
-            steps += max(1, (after.word or self._index.page_words) - place.word >> _BLANK_SHIFT)
+            steps += max(1, (after.word or self._geometry.segment_words) - place.word >> _BLANK_SHIFT)
             place = after
             looks += looked
         if full and len(entries) == before:
@@ -201,14 +191,14 @@ class Scanner:
             many slots held something.
         """
         number = place[0]
-        sequence = self._words[self._sequences_at + number]
+        sequence = self._arena.sequence_of(number)
         if not sequence & 1 and not self._locks:
             try:
                 done = self._walk(place, room, most, now_ms, first)
             except (_Disturbed, struct.error, ValueError, IndexError):
                 pass  # it followed what was overwritten meanwhile
             else:
-                if self._words[self._sequences_at + number] == sequence:
+                if self._arena.sequence_of(number) == sequence:
                     return done
         with self._guard.holding(self._shards[number]):
             return self._walk(place, room, most, now_ms, first)
@@ -218,10 +208,10 @@ class Scanner:
     ) -> tuple[list[Scanned], Place | None, bool, int]:
         """``_step``, to be believed if the sequence was even and has not changed, or under the lock."""
         number, entry, start = place
-        base = self._directory[number << self._index.directory_bits | entry]
-        if not start and self._mem[base << 3 : base + self._index.page_words << 3] == self._blank:
+        base = self._directory[number << self._geometry.directory_bits | entry]
+        if not start and self._mem[base << 3 : base + self._geometry.segment_words << 3] == self._blank:
             return [], self._behind_page(number, base), False, 0
-        end = min(start + _CHUNK_WORDS, self._index.page_words)
+        end = min(start + _CHUNK_WORDS, self._geometry.segment_words)
         found: list[Scanned] = []
         looked = 0
         for at, word in enumerate(self._words[base + start : base + end].tolist(), start):
@@ -238,14 +228,14 @@ class Scanner:
                 return found, Place(number, entry, at), True, looked
             found.append(here)
             room -= _counted_bytes(here)
-        if end < self._index.page_words:
+        if end < self._geometry.segment_words:
             return found, Place(number, entry, end), False, looked
         return found, self._behind_page(number, base), False, looked
 
     def _behind_page(self, number: int, base: int) -> Place | None:
         """Where the next page begins: at the first directory entry that this one does not cover."""
         covers = self._words[self._segments.row(self._segments.segment_of(base)) + SEG_COVERS]
-        bits = self._index.directory_bits
+        bits = self._geometry.directory_bits
         entry = (covers + 1 << bits + 1 - covers.bit_length()) - (1 << bits)
         if entry < 1 << bits:
             return Place(number, entry, 0)
@@ -270,9 +260,9 @@ class Scanner:
 
     def _copy(self, word: int, room: int, now_ms: int) -> Scanned | None:
         """Copy and verify the record that a word refers to, and its fragments."""
-        at = (word & self._index.location_mask) << 3
+        at = self._arena.location_of(word) << 3
         key, content, flags, version, deadline_ms = self._whole_record(at)
-        if (word >> self._location_bits ^ version) & self._version_mask or flags & FRAGMENT:
+        if not self._arena.names_version(word, version) or flags & FRAGMENT:
             raise ValueError("not the word's record")
         if deadline_ms and deadline_ms <= now_ms:
             return None
@@ -288,7 +278,8 @@ class Scanner:
 
     def _whole_record(self, at: int) -> tuple[bytes, bytes, int, int, int]:
         """``whole_record``, which raises ValueError where there is none."""
-        record = whole_record(self._mem, at, (at // self._segment_bytes + 1) * self._segment_bytes)
+        size = self._geometry.segment_bytes
+        record = whole_record(self._mem, at, (at // size + 1) * size)
         if record is None:
             raise ValueError(f"the record at byte {at} is damaged")
         return record
@@ -305,7 +296,7 @@ class KeyScanner(Scanner):
 
     def _copy(self, word: int, room: int, now_ms: int) -> Scanned | None:
         """``Scanner._copy``, value and metadata empty."""
-        at = (word & self._index.location_mask) << 3
+        at = self._arena.location_of(word) << 3
         key_len, flags, _, version = unpack_head(self._mem, at)
         start = at + HEAD_BYTES
         deadline_ms = 0
@@ -314,9 +305,9 @@ class KeyScanner(Scanner):
             start += WORD
         key = self._mem[start : start + key_len]
         if (
-            (word >> self._location_bits ^ version) & self._version_mask
+            not self._arena.names_version(word, version)
             or flags & FRAGMENT
-            or (xxh3_64_intdigest(key, self._seed) ^ word >> TAG_SHIFT) & TAG_MASK
+            or (self._arena.hash_of(key) ^ word >> TAG_SHIFT) & TAG_MASK
         ):
             raise ValueError("not the word's record")
         if deadline_ms and deadline_ms <= now_ms:

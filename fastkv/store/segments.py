@@ -42,12 +42,12 @@ from fastkv.store.layout import (
     SH_OLDEST,
     SH_OPEN,
     SH_OPEN_MAIN,
-    Arena,
 )
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from fastkv.store.arena import Arena
     from fastkv.store.lock import RobustLock
 
 # Copying by cleaning may not outrun writing: so much credit, in segments, can be saved up.
@@ -62,15 +62,11 @@ class Segments:
     """
 
     __slots__ = (
-        "_first",
-        "_generation_shift",
-        "_location_mask",
-        "_segment_words",
+        "_arena",
+        "_geometry",
         "_shift",
         "_table",
-        "_total",
         "_words",
-        "generation_mask",
         "lock",
     )
 
@@ -82,16 +78,12 @@ class Segments:
             lock: the pool's lock.
         """
         geometry = arena.geometry
+        self._arena = arena
+        self._geometry = geometry
         self._words = arena.words
         self.lock = lock
         self._table = geometry.table_at
-        self._segment_words = geometry.segment_words
-        self._shift = geometry.segment_words.bit_length() - 1
-        self._location_mask = (1 << geometry.location_bits) - 1
-        self._first = geometry.first_segment
-        self._total = geometry.segments
-        self.generation_mask = (1 << geometry.generation_bits) - 1
-        self._generation_shift = geometry.location_bits + geometry.version_bits
+        self._shift = geometry.segment_shift
 
     # -- the table ---------------------------------------------------------------------------------
 
@@ -109,16 +101,18 @@ class Segments:
 
     def place(self, segment: int) -> int:
         """Where a segment begins, as a slot word without tag and version."""
-        return self._words[self.row(segment) + SEG_GENERATION] << self._generation_shift | self.base(segment)
+        generation = self._words[self.row(segment) + SEG_GENERATION]
+        return generation << self._geometry.generation_shift | self.base(segment)
 
     def is_current(self, word: int) -> bool:
         """Tell whether a slot word names the generation that its segment has now."""
-        row = self.row(self.segment_of(word & self._location_mask))
-        return word >> self._generation_shift & self.generation_mask == self._words[row + SEG_GENERATION]
+        geometry = self._geometry
+        generation = word >> geometry.generation_shift & geometry.generation_mask
+        return generation == self._words[self.row(self.segment_named(word)) + SEG_GENERATION]
 
     def segment_named(self, place: int) -> int:
         """The segment in which a slot word's record lies."""
-        return (place & self._location_mask) >> self._shift
+        return self._arena.location_of(place) >> self._shift
 
     def owned(self, shard: int) -> Iterator[tuple[int, int]]:
         """The segments of a shard, in the order of the table.
@@ -137,7 +131,7 @@ class Segments:
 
     def used(self) -> range:
         """The segments that have ever left the pool."""
-        return range(self._first, min(self._words[POOL_FRESH], self._total))
+        return range(self._geometry.first_segment, min(self._words[POOL_FRESH], self._geometry.segments))
 
     # -- the pool ----------------------------------------------------------------------------------
 
@@ -171,7 +165,7 @@ class Segments:
 
     def free_count(self) -> int:
         """How many segments the pool has; exact only under its lock."""
-        return self._words[POOL_FREE_COUNT] + self._total - self._words[POOL_FRESH]
+        return self._words[POOL_FREE_COUNT] + self._geometry.segments - self._words[POOL_FRESH]
 
     def room(self, segments: int) -> bool:
         """Tell whether a writer may take that many segments without making room first."""
@@ -219,7 +213,7 @@ class Segments:
         row = self.row(segment)
         with self.locked():
             # From here on no slot word that named the old generation can be valid.
-            words[row + SEG_GENERATION] = words[row + SEG_GENERATION] + 1 & self.generation_mask
+            words[row + SEG_GENERATION] = words[row + SEG_GENERATION] + 1 & self._geometry.generation_mask
             self._count(words[row + SEG_STATE] & 0xFF, -1)
             words[row + SEG_STATE] = FREE
             self._append_free(segment)
@@ -259,7 +253,7 @@ class Segments:
             Segment numbers, at most as many as there are.
         """
         segment = self._words[POOL_FREE_HEAD]
-        for _ in range(self._total):
+        for _ in range(self._geometry.segments):
             if not segment:
                 return
             yield segment
@@ -273,7 +267,7 @@ class Segments:
         Args:
             words_written: words of a segment that was filled.
         """
-        limit = CREDIT_SEGMENTS * self._segment_words
+        limit = CREDIT_SEGMENTS * self._geometry.segment_words
         self._words[POOL_CREDIT] = min(self._words[POOL_CREDIT] + words_written, limit)
 
     def spend_credit(self, words_copied: int) -> None:
@@ -377,7 +371,7 @@ class Segments:
             Segment numbers, at most as many as there are.
         """
         segment = self._words[oldest_at]
-        for _ in range(self._total):
+        for _ in range(self._geometry.segments):
             if not segment:
                 return
             yield segment

@@ -17,11 +17,9 @@ from fastkv.store.layout import (
     RESERVE_OVERWRITING,
     SH_ENTRIES,
     SH_EVICTED,
+    SH_EXPIRED,
     SH_RELOCATED,
     SH_VERSION,
-    TAG_MASK,
-    TAG_SHIFT,
-    Arena,
     count_at,
 )
 from fastkv.store.log import Log
@@ -36,11 +34,12 @@ from fastkv.store.records import (
     record_words,
     split_metadata,
 )
-from fastkv.store.removals import EVICTED
+from fastkv.store.removals import EVICTED, EXPIRED
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from fastkv.store.arena import Arena
     from fastkv.store.ghosts import Ghosts
     from fastkv.store.index import Index
     from fastkv.store.lock import RobustLock
@@ -62,7 +61,6 @@ class Shard(Log):
         "_index",
         "_removals",
         "_sequence",
-        "_tag_and_version",
         "lock",
     )
 
@@ -92,14 +90,12 @@ class Shard(Log):
         """
         super().__init__(number, arena, segments)
         self._removals = arena.removals
-        geometry = arena.geometry
         self.lock = lock
         self._eviction_lock = eviction_lock
         self._index = index
         self._ghosts = ghosts
         self._evicts = evicts
-        self._sequence = geometry.sequences_at + number
-        self._tag_and_version = TAG_MASK << TAG_SHIFT | self._version_mask << self._version_shift
+        self._sequence = arena.geometry.sequences_at + number
 
     def put(self, key_hash: int, key: bytes, content: bytes, flags: int, deadline_ms: int) -> int:
         """Insert or replace an entry.
@@ -114,7 +110,7 @@ class Shard(Log):
         Returns:
             The entry's version; 0 if room must be made first, and then nothing has changed.
         """
-        slot, old, _, _ = self._index.locate(key_hash, key)
+        slot, old = self._index.locate(key_hash, key)
         if not slot:
             slot = self.vacancy(key_hash)
             if not slot:
@@ -167,7 +163,7 @@ class Shard(Log):
             return 0
         # Before the entry is seen: a version that a client was shown is never given again.
         words[self.header + SH_VERSION] = version
-        words[slot] = self.word_of(key_hash, version, place)
+        words[slot] = self._arena.word_of(key_hash, version, place)
         if old:
             self.bury(old)
         else:
@@ -193,7 +189,7 @@ class Shard(Log):
             return False
         words = self._words
         words[self.header + SH_VERSION] = max(words[self.header + SH_VERSION], version)
-        words[slot] = self.word_of(key_hash, version, place)
+        words[slot] = self._arena.word_of(key_hash, version, place)
         if old:
             self.bury(old)
         else:
@@ -214,7 +210,7 @@ class Shard(Log):
     ) -> int:
         """Append an entry's record, and its fragments if it is large; as ``append``."""
         pieces: list[int] = []
-        if record_words(len(key), DEADLINE, len(content)) > self.inline_words:
+        if record_words(len(key), DEADLINE, len(content)) > self._geometry.inline_words:
             value, metadata = split_metadata(content, flags)
             if value:
                 if self._segments.free_count() < floor + self.segments_for(len(key), len(content)):
@@ -240,7 +236,7 @@ class Shard(Log):
         Returns:
             False if a segment must be made free first, and then nothing has changed.
         """
-        old = word & self._location_mask
+        old = self._arena.location_of(word)
         if parse_record(self._mem, old << 3)[4] == deadline_ms:
             return True
         new = self.append_retimed(old, deadline_ms, RESERVE)
@@ -248,7 +244,7 @@ class Shard(Log):
             new = self.append_retimed(old, deadline_ms, RESERVE_OVERWRITING)
         if not new:
             return False
-        self._words[slot] = word & self._tag_and_version | new
+        self._words[slot] = self._arena.moved(word, new)
         self._segments.bury(self.header, old, self.length(old))
         return True
 
@@ -285,7 +281,7 @@ class Shard(Log):
             slots = range(first + 1, first + BUCKET_WORDS)
             slot = min(slots, key=lambda slot: self._mem[count_at(slot)])
             if self._removals.wanted[0]:
-                place = (self._words[slot] & self._location_mask) << 3
+                place = self._arena.location_of(self._words[slot]) << 3
                 self._removals.note(EVICTED, parse_record(self._mem, place)[0])
             self.drop(slot, self._words[slot])
             self._words[self.header + SH_EVICTED] += 1
@@ -304,6 +300,19 @@ class Shard(Log):
         self._words[self.header + SH_ENTRIES] -= 1
         self.bury(word, evicted=evicted)
 
+    def expire(self, slot: int, word: int, key: bytes) -> None:
+        """Remove an entry whose deadline has passed.
+
+        Args:
+            slot: its slot.
+            word: the word that stands there.
+            key: its key, for those who watch what expires.
+        """
+        self.drop(slot, word)
+        self._words[self.header + SH_EXPIRED] += 1
+        if self._removals.wanted[0]:
+            self._removals.note(EXPIRED, key)
+
     def relocate(self, slot: int, word: int, location: int, length: int, deadline_ms: int) -> bool:
         """Move an entry's record, but not its fragments, to the main queue. Its old place is not buried.
 
@@ -321,7 +330,7 @@ class Shard(Log):
         new = self.append(record, length, deadline_ms, 0, main=True)
         if not new:
             return False
-        self._words[slot] = word & self._tag_and_version | new
+        self._words[slot] = self._arena.moved(word, new)
         self._words[self.header + SH_RELOCATED] += 1
         return True
 
@@ -339,7 +348,7 @@ class Shard(Log):
         _, part, _, key_hash, _ = parse_record(self._mem, piece << 3)
         # It may have to be cut again to fill the open segment.
         moved = self.append_pieces(key_hash, part, 0, main=True)
-        old = word & self._location_mask
+        old = self._arena.location_of(word)
         key, content, flags, version, deadline_ms = parse_record(self._mem, old << 3)
         listed, metadata = split_metadata(content, flags)
         whole, *pieces = parse_pieces(listed)
@@ -351,12 +360,12 @@ class Shard(Log):
         record = build_record(key, content, flags & ~DEADLINE, version, deadline_ms)
         if (
             not moved
-            or length > self._segment_words
+            or length > self._geometry.segment_words
             or not (new := self.append(record, len(record) + 7 >> 3, deadline_ms, 0, main=True))
         ):
             self.bury_pieces(moved)
             return False
-        self._words[slot] = word & self._tag_and_version | new
+        self._words[slot] = self._arena.moved(word, new)
         self.bury_pieces((piece, old), evicted=True)
         self._words[self.header + SH_RELOCATED] += 1
         return True

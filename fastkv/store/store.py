@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING, Final
 
 from fastkv.errors import StoreBusy
 from fastkv.store import superblock
+from fastkv.store.arena import Arena
 from fastkv.store.attach import Attach
 from fastkv.store.check import Check
+from fastkv.store.checked_reader import CheckedReader
 from fastkv.store.commit import Commit
 from fastkv.store.engine import Engine
 from fastkv.store.eviction import Eviction
@@ -20,7 +22,6 @@ from fastkv.store.layout import (
     IDLE,
     REDO_STATE,
     SB_DROPPED,
-    SB_SEED,
     SH_ENTRIES,
     SH_EVICTED,
     SH_EXPIRED,
@@ -29,7 +30,6 @@ from fastkv.store.layout import (
     SH_REPAIRS,
     SH_VERSION,
     UNVERIFIED,
-    Arena,
     Geometry,
 )
 from fastkv.store.lock import LockTable, abandon
@@ -44,12 +44,10 @@ from fastkv.store.room import Room
 from fastkv.store.scan import KeyScanner, Scanner
 from fastkv.store.segments import Segments
 from fastkv.store.shard import Shard
-from fastkv.store.short_writes import short_write
 from fastkv.store.sweep import Sweep
 from fastkv.store.transactions import Transactions
 from fastkv.store.update import Updater
 from fastkv.store.verify import Verifier
-from fastkv.store.verifying import VerifyingReader
 from fastkv.store.walk import Walk
 
 if TYPE_CHECKING:
@@ -77,7 +75,6 @@ class Store:
         counts: the arena as bytes, where callers who use what they found again count that access.
         engine: the operations on single keys, and the reading of several.
         get, get_many, put, delete: those of the ``engine``.
-        find: that of the ``Reader``.
         entries: how many entries there are, those included that have expired and were not given back yet.
         random_key: the steps to an entry's key, each about as likely as any other; that of the ``Picker``.
         scan: that of the ``Scanner``.
@@ -100,17 +97,13 @@ class Store:
         "_index",
         "_kept",
         "_lock_table",
-        "_reader",
         "_redo",
-        "_seed",
         "_segments",
         "_shards",
-        "_updater",
         "counts",
         "delete",
         "engine",
         "entries",
-        "find",
         "flush",
         "flush_in_steps",
         "geometry",
@@ -155,7 +148,7 @@ class Store:
             evicts: whether entries are evicted to make room; else a full store takes nothing more.
             kept: keeps the arena in a file; the budget, the shards and the segments are then its own, and if
                 it is not empty the seed as well.
-            verify_reads: whether reads trust no order of stores (``VerifyingReader``); None: if the machine
+            verify_reads: whether reads trust no order of stores (``CheckedReader``); None: if the machine
                 may not keep it.
 
         Raises:
@@ -171,7 +164,6 @@ class Store:
         origin = kept.origin if kept else Origin.EMPTY
         if origin is Origin.EMPTY:
             superblock.seal(arena, int.from_bytes(os.urandom(8), "little") if seed is None else seed)
-        self._seed = self.words[SB_SEED]
         waits_ms = [_POOL_WAIT_MS, *[lock_wait_ms] * (3 + geometry.shards)]
         self._lock_table = LockTable(waits_ms)
         pool_lock, eviction_lock, transaction_lock, fence_lock, *shard_locks = self._lock_table.locks
@@ -185,9 +177,9 @@ class Store:
         ]
         # Until somebody has verified a shard, reads find its keys by a directory of their own.
         unverified = Index(arena, self._segments) if origin is Origin.UNVERIFIED else index
-        verifier = Verifier(arena, self._segments, unverified, self._seed)
+        verifier = Verifier(arena, self._segments, unverified)
         self._guard = Guard(arena, self._segments, index, verifier, self._redo)
-        sweep = Sweep(arena, self._segments, index, self._ghosts, self._seed)
+        sweep = Sweep(arena, self._segments, index, self._ghosts)
         self._expiry = Expiry(arena, self._shards, self._segments, sweep, self._guard)
         eviction = self._eviction = Eviction(
             arena,
@@ -208,52 +200,38 @@ class Store:
             unverified.directory = attach.run(self._shards, self._guard)
             abandon(shard_locks)
         self._begin(origin, first_version)
-        # On the way of every request: bound, not wrapped.
         verifies = VERIFY_READS if verify_reads is None else verify_reads
-        reader = VerifyingReader if verifies else Reader
-        self._reader = reader(arena, self._shards, index, self._seed, self._guard, verifier)
-        self.find = self._reader.find
-        multi_get = MultiGet(arena, self._shards, self._reader, self._seed, self._guard, locks=verifies)
-        scanner = Scanner(arena, self._shards, self._segments, index, self._seed, self._guard, locks=verifies)
-        self.scan = scanner.scan
-        self.scan_keys = KeyScanner(
-            arena, self._shards, self._segments, index, self._seed, self._guard, locks=verifies
-        ).scan
-        picker = Picker(arena, index, scanner)
-        self.entries = picker.entries
-        self.random_key = picker.key
-        self.walk = Walk(arena, self._segments, unverified, self._seed).entries
+        reader = (CheckedReader if verifies else Reader)(arena, self._shards, index, self._guard, verifier)
         room = Room(eviction, self._segments)
-        self.restore = Restorer(arena, self._shards, index, room, self._seed, self._guard).restore
-        write = short_write(arena, self._segments)
-        self._updater = Updater(arena, self._shards, self._reader, room, self._seed, self._guard, write)
-        self.update = self._updater.update
-        engine = Engine(
-            arena,
-            self._shards,
-            self._segments,
-            index,
-            self._seed,
-            self._guard,
-            self._reader,
-            multi_get,
-            self._updater,
+        multi_get = MultiGet(arena, self._shards, reader, self._guard, locks=verifies)
+        # On the way of every request: bound, not wrapped.
+        engine = self.engine = Engine(
+            arena, self._shards, self._segments, index, self._guard, reader, multi_get, room
         )
-        self.engine = engine
         self.get = engine.get
         self.get_many = engine.get_many
         self.put = engine.put
         self.delete = engine.delete
-        self.max_key_bytes = self._updater.max_key_bytes
-        self.max_value_bytes = self._updater.max_value_bytes
+        scanner = Scanner(arena, self._shards, self._segments, index, self._guard, locks=verifies)
+        self.scan = scanner.scan
+        self.scan_keys = KeyScanner(
+            arena, self._shards, self._segments, index, self._guard, locks=verifies
+        ).scan
+        picker = Picker(arena, index, scanner)
+        self.entries = picker.entries
+        self.random_key = picker.key
+        self.walk = Walk(arena, self._segments, unverified).entries
+        self.restore = Restorer(arena, self._shards, index, room, self._guard).restore
+        self.update = Updater(arena, self._shards, reader, room, self._guard).update
+        self.max_key_bytes = geometry.longest_key
+        self.max_value_bytes = geometry.longest_value
         commit = Commit(arena, self._shards, self._segments, index, self._ghosts, self._redo, self._guard)
         transactions = Transactions(
             arena,
             self._shards,
             self._segments,
             index,
-            self._reader,
-            self._seed,
+            reader,
             self._guard,
             self._redo,
             commit,
@@ -282,7 +260,6 @@ class Store:
 
     def close(self) -> None:
         """Unmap the arena in this process."""
-        self._reader.close()
         self._index.directory.release()
         self._arena.close()
 
@@ -297,7 +274,7 @@ class Store:
     @property
     def seed(self) -> int:
         """Seed of the keys' hashes."""
-        return self._seed
+        return self._arena.seed
 
     def look_after(self, clock: Callable[[], int]) -> bool:
         """Give back some of what has expired, or make room ahead of those who will need it.
@@ -386,7 +363,7 @@ class Store:
         Raises:
             StoreBusy: if a lock was not free within the bound.
         """
-        check = Check(self._arena, self._shards, self._segments, self._index, self._ghosts, self._seed)
+        check = Check(self._arena, self._shards, self._segments, self._index, self._ghosts)
         every = range(len(self._shards))
         with (
             self._redo.locked(),

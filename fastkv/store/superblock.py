@@ -7,7 +7,7 @@ while the other one is written.
 from __future__ import annotations
 
 from struct import Struct
-from typing import Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from xxhash import xxh3_64_intdigest
 
@@ -19,10 +19,12 @@ from fastkv.store.layout import (
     SB_SEED,
     SUPERBLOCK_WORDS,
     WORD,
-    Arena,
     Geometry,
     layout_of,
 )
+
+if TYPE_CHECKING:
+    from fastkv.store.arena import Arena
 
 _LOW: Final = (1 << 64) - 1
 _MEASURES: Final = Struct(f"<{SB_CHECKSUM}Q")

@@ -9,14 +9,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from xxhash import xxh3_64_intdigest
-
 from fastkv.store.agenda import OFFSET_BITS
-from fastkv.store.index import HIGH_SHIFT
 from fastkv.store.layout import (
     BUCKET_WORDS,
     CLOSED,
     COUNT_MAX,
+    HIGH_SHIFT,
     MAIN_STATES,
     OPEN,
     OPEN_MAIN,
@@ -26,10 +24,8 @@ from fastkv.store.layout import (
     SH_ENTRIES,
     SH_EVICTED,
     SH_EXPIRED,
-    TAG_BITS,
     TAG_MASK,
     WORD,
-    Arena,
     count_at,
 )
 from fastkv.store.records import (
@@ -45,6 +41,7 @@ from fastkv.store.records import (
 from fastkv.store.removals import EVICTED, EXPIRED
 
 if TYPE_CHECKING:
+    from fastkv.store.arena import Arena
     from fastkv.store.ghosts import Ghosts
     from fastkv.store.index import Index
     from fastkv.store.segments import Segments
@@ -79,16 +76,12 @@ class Sweep:
 
     __slots__ = (
         "_arena",
-        "_directory_shift",
         "_ghosts",
         "_index",
-        "_location_mask",
-        "_low_mask",
-        "_seed",
         "_segments",
     )
 
-    def __init__(self, arena: Arena, segments: Segments, index: Index, ghosts: Ghosts, seed: int) -> None:
+    def __init__(self, arena: Arena, segments: Segments, index: Index, ghosts: Ghosts) -> None:
         """Bind to an arena.
 
         Args:
@@ -96,16 +89,11 @@ class Sweep:
             segments: its pool.
             index: its index.
             ghosts: told who was evicted from a small queue.
-            seed: seed of the keys' hashes.
         """
         self._arena = arena
         self._segments = segments
         self._index = index
         self._ghosts = ghosts
-        self._seed = seed
-        self._low_mask = (arena.geometry.shards << TAG_BITS) - 1
-        self._directory_shift = TAG_BITS - arena.geometry.directory_bits
-        self._location_mask = index.location_mask
 
     def run(
         self,
@@ -135,12 +123,9 @@ class Sweep:
             How far it came. A closed segment in which nothing is left is given back.
         """
         words, mem, counts = self._arena.words, self._arena.mem, self._arena.counts
-        directory, bucket_mask, location_mask = (
-            self._index.directory,
-            self._index.bucket_mask,
-            self._location_mask,
-        )
-        seed, low_mask, shift = self._seed, self._low_mask, self._directory_shift
+        geometry, hash_of, directory = self._arena.geometry, self._arena.hash_of, self._index.directory
+        location_mask, bucket_mask = geometry.location_mask, geometry.bucket_mask
+        entry_mask, entry_shift = geometry.entry_mask, geometry.entry_shift
         row = self._segments.row(segment)
         state = words[row + SEG_STATE]
         main = state & 0xFF in MAIN_STATES
@@ -170,9 +155,7 @@ class Sweep:
                         deadlines.append(deadline_ms << OFFSET_BITS | here - base)
                 if flags & (LARGE | FRAGMENT):
                     location = at + key_len + value_len + CHECKSUM_BYTES + 7 >> 3
-                    key_hash = (
-                        version if flags & FRAGMENT else xxh3_64_intdigest(mem[at : at + key_len], seed)
-                    )
+                    key_hash = version if flags & FRAGMENT else hash_of(mem[at : at + key_len])
                     stuck = self._large(shard, key_hash, here, flags, rule, now_ms)
                     moves -= 1
                     if stuck or not moves:
@@ -181,11 +164,10 @@ class Sweep:
             location = at + key_len + value_len + CHECKSUM_BYTES + 7 >> 3
             if leave and not past:
                 continue
-            key_hash = xxh3_64_intdigest(mem[at : at + key_len], seed)
+            key_hash = hash_of(mem[at : at + key_len])
             # The key's home slot, or else wherever it stands.
-            low = key_hash & low_mask
             high = key_hash >> HIGH_SHIFT
-            slot = directory[low >> shift] + (high & bucket_mask) + (high & 7 or 7)
+            slot = directory[(key_hash & entry_mask) >> entry_shift] + (high & bucket_mask) + (high & 7 or 7)
             word = words[slot]
             if word & location_mask != here:
                 slot, word = self._slot_of(key_hash, here)
@@ -236,10 +218,10 @@ class Sweep:
         # The first slot with the tag in a bucket is nearly always the only one; ``candidates`` has all.
         for bucket in self._index.buckets(key_hash):
             slot = find(tag, (bucket << 3) + WORD, (bucket + BUCKET_WORDS) << 3) >> 3
-            if slot >= 0 and words[slot] & self._location_mask == location:
+            if slot >= 0 and self._arena.location_of(words[slot]) == location:
                 return slot, words[slot]
         for slot, word in self._index.candidates(key_hash):
-            if word & self._location_mask == location:
+            if self._arena.location_of(word) == location:
                 return slot, word
         return 0, 0
 
@@ -263,14 +245,11 @@ class Sweep:
         )
         if not slot:
             return False
-        owner = word & self._location_mask
+        owner = self._arena.location_of(word)
         key, _, _, _, deadline_ms = parse_record(self._arena.mem, owner << 3)
         removals = self._arena.removals
         if 0 < deadline_ms <= now_ms:
-            shard.drop(slot, word)
-            words[shard.header + SH_EXPIRED] += 1
-            if removals.wanted[0]:
-                removals.note(EXPIRED, key)
+            shard.expire(slot, word, key)
             return False
         if rule == LEAVE:
             return False
@@ -300,7 +279,7 @@ class Sweep:
     def _owner_of(self, shard: Shard, key_hash: int, piece: int) -> tuple[int, int]:
         """The slot and word of the entry that a fragment belongs to, zeros if there is none any more."""
         for slot, word in self._index.candidates(key_hash):
-            location = word & self._location_mask
+            location = self._arena.location_of(word)
             _, _, flags, _, _ = parse_record(self._arena.mem, location << 3)
             if flags & LARGE and piece in shard.pieces(location):
                 return slot, word

@@ -11,9 +11,7 @@ from __future__ import annotations
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, TypeVar
 
-from xxhash import xxh3_64_intdigest
-
-from fastkv.store.layout import COUNT_MAX, SH_VERSION, TAG_BITS, Arena, count_at
+from fastkv.store.layout import SH_VERSION
 from fastkv.store.picking import Picker
 from fastkv.store.scan import KeyScanner, Scanner
 from fastkv.store.transaction import Transaction
@@ -22,6 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from fastkv.steps import Steps
+    from fastkv.store.arena import Arena
     from fastkv.store.commit import Commit
     from fastkv.store.index import Index
     from fastkv.store.reading import Entry, Reader
@@ -51,11 +50,9 @@ class Transactions:
         "_commit",
         "_guard",
         "_index",
-        "_low_mask",
         "_reader",
         "_redo",
         "_room",
-        "_seed",
         "_shards",
         "key_scanner",
         "max_key_bytes",
@@ -72,7 +69,6 @@ class Transactions:
         segments: Segments,
         index: Index,
         reader: Reader,
-        seed: int,
         guard: Guard,
         redo: Redo,
         commit: Commit,
@@ -86,7 +82,6 @@ class Transactions:
             segments: its pool.
             index: its index.
             reader: reads entries.
-            seed: seed of the keys' hashes.
             guard: holds the locks of shards.
             redo: has the transaction lock.
             commit: publishes.
@@ -96,17 +91,15 @@ class Transactions:
         self._shards = shards
         self._index = index
         self._reader = reader
-        self._seed = seed
         self._guard = guard
         self._redo = redo
         self._commit = commit
         self._room = room
-        self._low_mask = (arena.geometry.shards << TAG_BITS) - 1
         self.shard_count = len(shards)
         self.max_key_bytes = arena.geometry.longest_key
         self.max_value_bytes = arena.geometry.longest_value
-        self.scanner = Scanner(arena, shards, segments, index, seed, Unguarded())
-        self.key_scanner = KeyScanner(arena, shards, segments, index, seed, Unguarded())
+        self.scanner = Scanner(arena, shards, segments, index, Unguarded())
+        self.key_scanner = KeyScanner(arena, shards, segments, index, Unguarded())
         self.picker = Picker(arena, index, self.scanner)
 
     def run(
@@ -175,11 +168,11 @@ class Transactions:
 
     def hash(self, key: bytes) -> int:
         """A key's hash."""
-        return xxh3_64_intdigest(key, self._seed)
+        return self._arena.hash_of(key)
 
     def number(self, key_hash: int) -> int:
         """The number of a key's shard."""
-        return (key_hash & self._low_mask) >> TAG_BITS
+        return self._arena.shard_of(key_hash)
 
     def last_version(self, number: int) -> int:
         """The version of the newest write to a shard."""
@@ -195,9 +188,7 @@ class Transactions:
 
     def count_access(self, slot: int) -> None:
         """Count an access to an entry of the store."""
-        place = count_at(slot)
-        if self._arena.counts[place] < COUNT_MAX:
-            self._arena.counts[place] += 1
+        self._arena.count_access(slot)
 
 
 class Unguarded:

@@ -12,19 +12,14 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING, Final, TypeAlias
 
-from xxhash import xxh3_64_intdigest
-
-from fastkv.errors import KeyTooLong, ValueTooLong
-from fastkv.store.layout import SH_EXPIRED, TAG_BITS, Arena
 from fastkv.store.reading import Entry, Reader
 from fastkv.store.records import join_metadata
-from fastkv.store.removals import EXPIRED
 
 if TYPE_CHECKING:
+    from fastkv.store.arena import Arena
     from fastkv.store.repair import Guard
     from fastkv.store.room import Room
     from fastkv.store.shard import Shard
-    from fastkv.store.short_writes import Write
 
 
 class Verdict(Enum):
@@ -75,37 +70,11 @@ def always(change: Change) -> Decide:
 
 
 class Updater:
-    """Changes entries by what they are.
+    """Changes entries by what they are."""
 
-    Attributes:
-        max_key_bytes: the longest key.
-        max_value_bytes: the longest value.
-    """
+    __slots__ = ("_arena", "_guard", "_reader", "_room", "_shards")
 
-    __slots__ = (
-        "_guard",
-        "_low_mask",
-        "_reader",
-        "_removals",
-        "_room",
-        "_seed",
-        "_shards",
-        "_words",
-        "_write",
-        "max_key_bytes",
-        "max_value_bytes",
-    )
-
-    def __init__(
-        self,
-        arena: Arena,
-        shards: list[Shard],
-        reader: Reader,
-        room: Room,
-        seed: int,
-        guard: Guard,
-        write: Write,
-    ) -> None:
+    def __init__(self, arena: Arena, shards: list[Shard], reader: Reader, room: Room, guard: Guard) -> None:
         """Bind to a store.
 
         Args:
@@ -113,21 +82,12 @@ class Updater:
             shards: its shards.
             reader: reads entries.
             room: makes room.
-            seed: seed of the keys' hashes.
             guard: repairs a shard.
-            write: that of ``short_write``.
         """
-        self._write = write
-        geometry = arena.geometry
-        self.max_key_bytes = geometry.longest_key
-        self.max_value_bytes = geometry.longest_value
-        self._words = arena.words
-        self._low_mask = (geometry.shards << TAG_BITS) - 1
+        self._arena = arena
         self._shards = shards
         self._reader = reader
-        self._removals = arena.removals
         self._room = room
-        self._seed = seed
         self._guard = guard
 
     def update(
@@ -157,100 +117,15 @@ class Updater:
             StoreFull: if no room could be made.
             StoreBusy: if a lock was not free within the bound.
         """
-        if len(key) > self.max_key_bytes:
-            raise self.key_too_long(key)
-        key_hash = xxh3_64_intdigest(key, self._seed)
-        shard = self._shards[(key_hash & self._low_mask) >> TAG_BITS]
-        done, segments = self._try(shard, key_hash, key, decide, clock, with_value=with_value)
-        if segments:
-            return self.with_room(segments, shard, key_hash, key, decide, clock, with_value=with_value)
-        return done
+        self._arena.geometry.check_key(key)
+        key_hash = self._arena.hash_of(key)
+        shard = self._shards[self._arena.shard_of(key_hash)]
 
-    def put(
-        self,
-        key: bytes,
-        value: bytes,
-        clock: Callable[[], int],
-        flags: int,
-        deadline_ms: int,
-        metadata: bytes,
-    ) -> int:
-        """Insert or replace an entry, whatever it is; the readable twin of ``short_put``.
+        def attempt() -> tuple[tuple[Entry | None, int], int]:
+            return self._try(shard, key_hash, key, decide, clock, with_value=with_value)
 
-        Args:
-            key: the key.
-            value: its value.
-            clock: milliseconds now; called only if room has to be made.
-            flags: the caller's.
-            deadline_ms: 0: never.
-            metadata: the caller's.
-
-        Returns:
-            The entry's version.
-
-        Raises:
-            ValueError, KeyTooLong, ValueTooLong, StoreFull, StoreBusy: as for ``update``.
-        """
-        if len(key) > self.max_key_bytes:
-            raise self.key_too_long(key)
-        if len(value) > self.max_value_bytes:
-            raise self.value_too_long(value)
-        key_hash = xxh3_64_intdigest(key, self._seed)
-        shard = self._shards[(key_hash & self._low_mask) >> TAG_BITS]
-        content, record_flags = join_metadata(value, metadata, flags)
-        with self._guard.holding(shard):
-            version = shard.put(key_hash, key, content, record_flags, deadline_ms)
-        return version or self.put_with_room(shard, key_hash, key, value, clock, flags, deadline_ms, metadata)
-
-    def put_with_room(
-        self,
-        shard: Shard,
-        key_hash: int,
-        key: bytes,
-        value: bytes,
-        clock: Callable[[], int],
-        flags: int,
-        deadline_ms: int,
-        metadata: bytes = b"",
-    ) -> int:
-        """``put`` where room has to be made first; arguments and all else as there."""
-        segments = shard.segments_for(len(key), len(value) + len(metadata))
-        decide = always((value, flags, deadline_ms, metadata))
-        return self.with_room(segments, shard, key_hash, key, decide, clock, with_value=False)[1]
-
-    def with_room(
-        self,
-        segments: int,
-        shard: Shard,
-        key_hash: int,
-        key: bytes,
-        decide: Decide,
-        clock: Callable[[], int],
-        *,
-        with_value: bool,
-    ) -> tuple[Entry | None, int]:
-        """Make room and update, until nobody else has taken the room that was made.
-
-        Args:
-            segments: how many have to be free.
-            shard: the key's.
-            key_hash: its hash.
-            key: the key.
-            decide: as for ``update``; so are the other two.
-            clock: milliseconds now.
-            with_value: whether anybody looks at the value.
-
-        Returns:
-            As for ``update``.
-
-        Raises:
-            ValueTooLong, StoreFull, StoreBusy: as for ``update``.
-        """
-        return self._room.until(
-            segments,
-            lambda: self._try(shard, key_hash, key, decide, clock, with_value=with_value),
-            clock,
-        )
+        done, segments = attempt()
+        return self._room.until(segments, attempt, clock) if segments else done
 
     def _try(
         self,
@@ -269,32 +144,25 @@ class Updater:
             it was.
         """
         lock = shard.lock
-        code = lock.attempt()
-        if code and lock.wait(code):
+        if lock.acquire():
             self._guard.after_death(shard)
         deciding = False
         try:
             before = self._reader.read(key_hash, key, with_value=with_value)
             if before and before[3] and before[3] <= clock():
-                shard.drop(before[4], before[5])
-                self._words[shard.header + SH_EXPIRED] += 1
-                if self._removals.wanted[0]:
-                    self._removals.note(EXPIRED, key)
+                shard.expire(before[4], before[5], key)
                 before = None
             deciding = True
             change = decide(before)
-            if isinstance(change, tuple) and len(change[0]) > self.max_value_bytes:
-                raise self.value_too_long(change[0])
             if isinstance(change, tuple):
                 value, flags, deadline_ms, metadata = change
+                self._arena.geometry.check_value(value)
                 content, flags = join_metadata(value, metadata, flags)
             deciding = False
             version = segments = 0
             if isinstance(change, tuple):
                 if before:  # its slot is known
-                    version = self._write(
-                        shard, before[4], before[5], 0, key_hash, key, content, flags, deadline_ms
-                    )
+                    version = shard.write(before[4], before[5], key_hash, key, content, flags, deadline_ms)
                 else:
                     version = shard.put(key_hash, key, content, flags, deadline_ms)
                 segments = 0 if version else shard.segments_for(len(key), len(content))
@@ -312,11 +180,3 @@ class Updater:
             raise
         lock.release()
         return (before, version), segments
-
-    def key_too_long(self, key: bytes) -> KeyTooLong:
-        """What is raised for a key that does not fit."""
-        return KeyTooLong(f"The key has {len(key)} bytes; the store takes {self.max_key_bytes}.")
-
-    def value_too_long(self, value: bytes) -> ValueTooLong:
-        """What is raised for a value that does not fit."""
-        return ValueTooLong(f"The value has {len(value)} bytes; the store takes {self.max_value_bytes}.")

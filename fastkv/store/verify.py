@@ -9,19 +9,19 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from xxhash import xxh3_64_intdigest, xxh32_digest
+from xxhash import xxh32_digest
 
 from fastkv.progress import PROGRESS
-from fastkv.store.index import HIGH_SHIFT, SECOND_BUCKET_SHIFT
 from fastkv.store.layout import (
     BUCKET_WORDS,
+    HIGH_SHIFT,
     LOG_STATES,
+    SECOND_BUCKET_SHIFT,
     SEG_COVERS,
     SEG_GENERATION,
     SEG_STATE,
     TAG_BITS,
     TAG_SHIFT,
-    Arena,
 )
 from fastkv.store.records import (
     CALLER_FLAGS,
@@ -41,6 +41,7 @@ from fastkv.store.records import (
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from fastkv.store.arena import Arena
     from fastkv.store.index import Index
     from fastkv.store.reading import Entry
     from fastkv.store.segments import Segments
@@ -75,43 +76,23 @@ class Verifier:
 
     __slots__ = (
         "_arena",
-        "_first",
-        "_generation_mask",
-        "_generation_shift",
         "_index",
-        "_location_mask",
-        "_low_mask",
-        "_seed",
         "_segments",
         "_shift",
-        "_total",
-        "_version_mask",
-        "_version_shift",
     )
 
-    def __init__(self, arena: Arena, segments: Segments, index: Index, seed: int) -> None:
+    def __init__(self, arena: Arena, segments: Segments, index: Index) -> None:
         """Bind to an arena.
 
         Args:
             arena: the arena.
             segments: its pool.
             index: where ``entry`` looks.
-            seed: seed of the keys' hashes.
         """
-        geometry = arena.geometry
         self._arena = arena
         self._segments = segments
         self._index = index
-        self._seed = seed
-        self._first = geometry.first_segment
-        self._total = geometry.segments
-        self._shift = geometry.segment_words.bit_length() - 1
-        self._location_mask = index.location_mask
-        self._low_mask = (geometry.shards << TAG_BITS) - 1
-        self._version_shift = geometry.location_bits
-        self._version_mask = (1 << geometry.version_bits) - 1
-        self._generation_shift = geometry.location_bits + geometry.version_bits
-        self._generation_mask = segments.generation_mask
+        self._shift = arena.geometry.segment_shift
 
     def entry(self, key_hash: int, key: bytes) -> Entry | None:
         """Look a key up.
@@ -124,14 +105,14 @@ class Verifier:
             The entry, whatever its deadline; None if there is none that is whole. Its slot and word are
             those of no entry: it must not be recognised by them.
         """
-        shard = (key_hash & self._low_mask) >> TAG_BITS
+        shard = self._arena.shard_of(key_hash)
         for _, word in self._index.candidates(key_hash):
-            location = word & self._location_mask
+            location = self._arena.location_of(word)
             found = self._record(shard, location)
             if found is None or found[0] != key or found[2] & FRAGMENT or not self._segments.is_current(word):
                 continue
             _, content, flags, version, deadline_ms = found
-            if (word >> self._version_shift ^ version) & self._version_mask:
+            if not self._arena.names_version(word, version):
                 continue
             value, metadata = split_metadata(content, flags)
             if flags & LARGE:
@@ -145,7 +126,7 @@ class Verifier:
     def _record(self, shard: int, location: int) -> tuple[bytes, bytes, int, int, int] | None:
         """The record at a location of a shard's log, if there is a whole one."""
         segment = location >> self._shift
-        if not self._first <= segment < self._total:
+        if not self._arena.geometry.first_segment <= segment < self._arena.geometry.segments:
             return None
         state = self._arena.words[self._segments.row(segment) + SEG_STATE]
         if state >> 8 != shard or state & 0xFF not in LOG_STATES:
@@ -162,7 +143,7 @@ class Verifier:
         Returns:
             Location and piece of the value for each; None if one is not whole or not this key's.
         """
-        shard = (key_hash & self._low_mask) >> TAG_BITS
+        shard = self._arena.shard_of(key_hash)
         whole, *locations = parse_pieces(listed) or (0,)
         pieces = []
         for location in locations:
@@ -187,11 +168,14 @@ class Verifier:
             What is left.
         """
         arena, segments = self._arena, self._segments
-        words, mem, seed = arena.words, arena.mem, self._seed
-        location_mask, low_mask, version_mask = self._location_mask, self._low_mask, self._version_mask
-        version_shift, shift, generation_shift = self._version_shift, self._shift, self._generation_shift
-        bucket_mask = self._index.bucket_mask
-        generation_mask = self._generation_mask
+        words, mem, geometry = arena.words, arena.mem, arena.geometry
+        hash_of, names_version, shift = arena.hash_of, arena.names_version, self._shift
+        location_mask, entry_mask, bucket_mask = (
+            geometry.location_mask,
+            geometry.entry_mask,
+            geometry.bucket_mask,
+        )
+        generation_shift, generation_mask = geometry.generation_shift, geometry.generation_mask
         generations = {segment: words[segments.row(segment) + SEG_GENERATION] for segment in log}
         live: dict[int, list[int]] = {segment: [] for segment in log}
         deadlines: list[tuple[int, int]] = []
@@ -203,7 +187,7 @@ class Verifier:
             covers = words[segments.row(page) + SEG_COVERS]
             depth = covers.bit_length() - 1
             foreign_shift, prefix = 64 - depth, covers ^ 1 << depth
-            for i, word in enumerate(words[base : base + self._index.page_words].tolist()):
+            for i, word in enumerate(words[base : base + geometry.segment_words].tolist()):
                 if not word:
                     continue
                 if not i & BUCKET_WORDS - 1:
@@ -223,14 +207,14 @@ class Verifier:
                     stop = start + key_len + content_len
                     if (
                         stop + CHECKSUM_BYTES <= end
-                        and not (word >> version_shift ^ version) & version_mask
+                        and names_version(word, version)
                         and xxh32_digest(mem[at:stop]) == mem[stop : stop + CHECKSUM_BYTES]
                     ):
-                        key_hash = xxh3_64_intdigest(mem[start : start + key_len], seed)
+                        key_hash = hash_of(mem[start : start + key_len])
                         high = key_hash >> HIGH_SHIFT
                         bucket = i & -BUCKET_WORDS
                         if (
-                            key_hash & low_mask == shard_bits | word >> TAG_SHIFT
+                            key_hash & entry_mask == shard_bits | word >> TAG_SHIFT
                             and (
                                 high & bucket_mask == bucket
                                 or high >> SECOND_BUCKET_SHIFT & bucket_mask == bucket
@@ -274,7 +258,7 @@ class Verifier:
         if flags & FRAGMENT:
             return False
         if flags & LARGE:
-            found = self._record((key_hash & self._low_mask) >> TAG_BITS, location)
+            found = self._record(self._arena.shard_of(key_hash), location)
             pieces = self._pieces(key_hash, split_metadata(found[1], flags)[0]) if found else None
             if pieces is None:
                 return False

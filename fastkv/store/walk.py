@@ -9,20 +9,18 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from xxhash import xxh3_64_intdigest
-
-from fastkv.store.index import HIGH_SHIFT, SECOND_BUCKET_SHIFT
 from fastkv.store.layout import (
     BUCKET_WORDS,
     COUNT_MAX,
+    HIGH_SHIFT,
     LOG_STATES,
     MAIN_STATES,
+    SECOND_BUCKET_SHIFT,
     SEG_COVERS,
     SEG_GENERATION,
     SEG_STATE,
     TAG_BITS,
     TAG_SHIFT,
-    Arena,
     count_at,
 )
 from fastkv.store.records import CALLER_FLAGS, FRAGMENT, LARGE, parse_pieces, split_metadata, whole_record
@@ -30,6 +28,7 @@ from fastkv.store.records import CALLER_FLAGS, FRAGMENT, LARGE, parse_pieces, sp
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from fastkv.store.arena import Arena
     from fastkv.store.index import Index
     from fastkv.store.segments import Segments
 
@@ -63,36 +62,24 @@ class Walk:
 
     __slots__ = (
         "_arena",
-        "_generation_shift",
         "_index",
         "_log",
-        "_low_mask",
-        "_seed",
         "_segments",
         "_shift",
-        "_version_mask",
-        "_version_shift",
     )
 
-    def __init__(self, arena: Arena, segments: Segments, index: Index, seed: int) -> None:
+    def __init__(self, arena: Arena, segments: Segments, index: Index) -> None:
         """Bind to an arena.
 
         Args:
             arena: the arena.
             segments: its pool.
             index: finds the pages, also of shards that nobody has verified.
-            seed: seed of the keys' hashes.
         """
         self._arena = arena
         self._segments = segments
         self._index = index
-        self._seed = seed
-        geometry = arena.geometry
-        self._shift = geometry.segment_words.bit_length() - 1
-        self._low_mask = (geometry.shards << TAG_BITS) - 1
-        self._version_shift = geometry.location_bits
-        self._version_mask = (1 << geometry.version_bits) - 1
-        self._generation_shift = geometry.location_bits + geometry.version_bits
+        self._shift = arena.geometry.segment_shift
         # Of each segment of a log: its shard, its generation, and whether it is in the main queue.
         self._log: dict[int, tuple[int, int, bool]] = {}
 
@@ -109,7 +96,7 @@ class Walk:
             state = words[row + SEG_STATE]
             if state & 0xFF in LOG_STATES:
                 self._log[segment] = state >> 8, words[row + SEG_GENERATION], state & 0xFF in MAIN_STATES
-        bits = self._index.directory_bits
+        bits = self._arena.geometry.directory_bits
         for shard in range(self._arena.geometry.shards):
             named = self._index.directory[shard << bits : shard + 1 << bits].tolist()
             for base in dict.fromkeys(named):
@@ -120,7 +107,7 @@ class Walk:
         covers = words[self._segments.row(self._segments.segment_of(base)) + SEG_COVERS]
         depth = covers.bit_length() - 1
         foreign_shift, prefix = 64 - depth, covers ^ 1 << depth
-        for at, word in enumerate(words[base : base + self._index.page_words].tolist()):
+        for at, word in enumerate(words[base : base + self._arena.geometry.segment_words].tolist()):
             if not word or not at % BUCKET_WORDS:  # empty, or the bucket's access counts
                 continue
             if word >> foreign_shift == prefix:  # else a split has moved it to a deeper page
@@ -128,22 +115,22 @@ class Walk:
 
     def _entry(self, shard: int, base: int, at: int, word: int) -> Walked | None:
         """The entry of a slot, None if there is none that is whole."""
-        index = self._index
-        location = word & index.location_mask
+        arena, geometry = self._arena, self._arena.geometry
+        location = arena.location_of(word)
         record = self._record(shard, location)
         if record is None:
             return None
         key, content, flags, version, deadline_ms = record
-        if flags & FRAGMENT or (word >> self._version_shift ^ version) & self._version_mask:
+        if flags & FRAGMENT or not arena.names_version(word, version):
             return None
         _, generation, main = self._log[location >> self._shift]
-        if word >> self._generation_shift & self._segments.generation_mask != generation:
+        if word >> geometry.generation_shift & geometry.generation_mask != generation:
             return None
-        key_hash = xxh3_64_intdigest(key, self._seed)
-        if key_hash & self._low_mask != shard << TAG_BITS | word >> TAG_SHIFT:
+        key_hash = arena.hash_of(key)
+        if key_hash & geometry.entry_mask != shard << TAG_BITS | word >> TAG_SHIFT:
             return None
         high, bucket = key_hash >> HIGH_SHIFT, at & -BUCKET_WORDS
-        if bucket not in (high & index.bucket_mask, high >> SECOND_BUCKET_SHIFT & index.bucket_mask):
+        if bucket not in (high & geometry.bucket_mask, high >> SECOND_BUCKET_SHIFT & geometry.bucket_mask):
             return None
         value, metadata = split_metadata(content, flags)
         if flags & LARGE:

@@ -11,12 +11,9 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
-from xxhash import xxh3_64_intdigest, xxh32_digest
-
 import fastkv.store
 from fastkv.store import Store
-from fastkv.store.layout import TAG_BITS
-from fastkv.store.records import HEAD_BYTES, pack_head, unpack_head
+from fastkv.store.records import build_record, parse_record
 from perf.micro.contestants import VALUE, add_one, clock
 from perf.report import summary
 
@@ -108,28 +105,21 @@ def opcodes(count: int = 5000) -> list[dict[str, Any]]:
 
 def _get_parts(store: Store, keys: Sequence[bytes]) -> dict[str, Act]:
     """What a get does, one thing at a time, on the same keys."""
-    words, mem, index = store.words, store._arena.mem, store._index
-    seed, low_mask, mask = store._seed, store._low_mask, store._index.location_mask
-    get, now = store.get, clock
-    slots = [index.locate(xxh3_64_intdigest(key, seed), key)[0] for key in keys]
-    places = [((words[slot] & mask) << 3, key) for slot, key in zip(slots, keys, strict=True)]
+    arena, locate, get, now = store._arena, store._index.locate, store.get, clock
+    hashes = [(arena.hash_of(key), key) for key in keys]
+    places = [arena.location_of(locate(key_hash, key)[1]) << 3 for key_hash, key in hashes]
 
     def hashing() -> None:
         for key in keys:
-            key_hash = xxh3_64_intdigest(key, seed)
-            (key_hash & low_mask) >> TAG_BITS
+            arena.shard_of(arena.hash_of(key))
 
     def slot() -> None:
-        for slot in slots:
-            words[slot]
+        for key_hash, key in hashes:
+            locate(key_hash, key)
 
     def record() -> None:
-        for at, key in places:
-            key_len, _, value_len, _ = unpack_head(mem, at)
-            start = at + HEAD_BYTES
-            middle = start + key_len
-            mem[start:middle] == key  # noqa: B015
-            mem[middle : middle + value_len]
+        for at in places:
+            parse_record(arena.mem, at)
 
     def whole() -> None:
         for key in keys:
@@ -140,15 +130,15 @@ def _get_parts(store: Store, keys: Sequence[bytes]) -> dict[str, Act]:
 
 def _put_parts(store: Store, keys: Sequence[bytes]) -> dict[str, Act]:
     """What a put that overwrites does, one thing at a time."""
-    mem, index, seed = store._arena.mem, store._index, store._seed
+    arena, mem, index = store._arena, store._arena.mem, store._index
     lock, put, now = store._shards[0].lock, store.put, clock
-    hashes = [(xxh3_64_intdigest(key, seed), key) for key in keys]
+    hashes = [(arena.hash_of(key), key) for key in keys]
     # Nobody has had the last segment of a store with room.
     spare = store.geometry.memory_bytes - store.geometry.segment_bytes
 
     def hashing() -> None:
         for key in keys:
-            xxh3_64_intdigest(key, seed)
+            arena.hash_of(key)
 
     def locking() -> None:
         for _ in keys:
@@ -161,8 +151,7 @@ def _put_parts(store: Store, keys: Sequence[bytes]) -> dict[str, Act]:
 
     def building() -> None:
         for key in keys:
-            body = pack_head(len(key), 0, len(VALUE), 1) + key + VALUE
-            body + xxh32_digest(body)
+            build_record(key, VALUE, 0, 1, 0)
 
     def copying() -> None:
         for number in range(len(keys)):

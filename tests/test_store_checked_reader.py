@@ -16,11 +16,11 @@ from test_store_lock import elsewhere, hold
 from xxhash import xxh3_64_intdigest
 
 from fastkv.errors import StoreBusy
-from fastkv.store import Entry, Store
+from fastkv.store import Store
+from fastkv.store.checked_reader import CheckedReader
 from fastkv.store.reading import VERIFY_READS, may_reorder
 from fastkv.store.records import DEADLINE, FRAGMENT, build_record
 from fastkv.store.repair import Guard
-from fastkv.store.verifying import VerifyingReader
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -33,12 +33,6 @@ KEYS = {
     b"ends": (payload("ends", 100), NOW_MS + 1),
     b"large": (payload("large", 9000), 0),
     b"large, ends": (payload("large, ends", 9000), NOW_MS + 1),
-}
-
-READERS: dict[str, Callable[[Store, bytes], Entry | None]] = {
-    "get": lambda store, key: store.get(key, clock),
-    "find": lambda store, key: store.find(xxh3_64_intdigest(key, SEED), key, clock),
-    "get_small": lambda store, key: (store.get_small([key], clock) or [store.get(key, clock)])[0],
 }
 
 
@@ -144,10 +138,9 @@ def arena() -> Iterator[Store]:
     store.close()
 
 
-@pytest.mark.parametrize("reader", READERS)
 @pytest.mark.parametrize(("name", "key"), CASES)
 def test_a_torn_record_is_looked_up_again_under_the_lock_and_never_served(
-    name: str, key: bytes, reader: str, monkeypatch: pytest.MonkeyPatch
+    name: str, key: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tear, _ = TORN[name]
     with arena() as store:
@@ -165,7 +158,7 @@ def test_a_torn_record_is_looked_up_again_under_the_lock_and_never_served(
 
         tear(place_of(store, key), key)
         monkeypatch.setattr(Guard, "holding", seen_in_order)
-        entry = READERS[reader](store, key)
+        entry = store.get(key, clock)
         assert entry is not None
         assert (entry[0], entry[3]) == KEYS[key]
         assert locked == [0]
@@ -173,15 +166,14 @@ def test_a_torn_record_is_looked_up_again_under_the_lock_and_never_served(
         store.counts[:] = whole
 
 
-@pytest.mark.parametrize("reader", READERS)
 @pytest.mark.parametrize(("name", "key"), CASES)
-def test_a_damaged_record_is_a_miss(name: str, key: bytes, reader: str) -> None:
+def test_a_damaged_record_is_a_miss(name: str, key: bytes) -> None:
     """What is still torn under the lock is damage."""
     tear, _ = TORN[name]
     with arena() as store:
         whole = bytes(store.counts)
         tear(place_of(store, key), key)
-        assert READERS[reader](store, key) is None
+        assert store.get(key, clock) is None
         store.counts[:] = whole
 
 
@@ -192,13 +184,13 @@ def test_the_key_is_compared_in_the_copy_that_is_served(monkeypatch: pytest.Monk
         place = place_of(store, b"small")
         entry = store.get(b"small", clock)
         assert entry is not None
-        copy = VerifyingReader._whole
+        copy = CheckedReader._whole
 
-        def late(reader: VerifyingReader, location: int) -> tuple[bytes, bytes, int, int, int] | None:
+        def late(reader: CheckedReader, location: int) -> tuple[bytes, bytes, int, int, int] | None:
             place.write(place.record, build_record(b"other", entry[0], 0, entry[2], 0))
             return copy(reader, location)
 
-        monkeypatch.setattr(VerifyingReader, "_whole", late)
+        monkeypatch.setattr(CheckedReader, "_whole", late)
         assert store.get(b"small", clock) is None
         store.counts[:] = whole
 
@@ -209,13 +201,11 @@ def test_a_whole_record_is_served_without_the_lock_and_a_miss_is_not_believed() 
             store.put(key, value, clock, 0, deadline_ms)
         with elsewhere(hold(store._shards[0].lock)):
             for key, (value, _) in KEYS.items():
-                for read in READERS.values():
-                    entry = read(store, key)
-                    assert entry is not None
-                    assert entry[0] == value
-            for read in READERS.values():
-                with pytest.raises(StoreBusy):
-                    read(store, b"absent")
+                entry = store.get(key, clock)
+                assert entry is not None
+                assert entry[0] == value
+            with pytest.raises(StoreBusy):
+                store.get(b"absent", clock)
         assert store.get(b"absent", clock) is None
 
 
@@ -239,5 +229,5 @@ def test_this_machine_decides_unless_the_caller_does() -> None:
     assert may_reorder(platform.machine()) is VERIFY_READS
     for verify_reads, name in ((None, VERIFY_READS), (True, True), (False, False)):
         store = Store(MIB, seed=SEED, verify_reads=verify_reads)
-        assert (type(store._reader).__name__ == "VerifyingReader") is name
+        assert (type(store.engine._reader).__name__ == "CheckedReader") is name
         store.close()

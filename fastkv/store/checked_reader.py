@@ -10,10 +10,6 @@ shard's lock, which orders everything. docs/concurrency.md argues both.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-from xxhash import xxh3_64_intdigest
-
 from fastkv.store.layout import MAX_SEGMENT
 from fastkv.store.reading import Entry, Reader
 from fastkv.store.records import (
@@ -30,28 +26,11 @@ from fastkv.store.records import (
     unpack_head,
 )
 
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
-    from fastkv.store.short_reads import Get, GetSmall
-
-
-class VerifyingReader(Reader):
+class CheckedReader(Reader):
     """A ``Reader`` that trusts no order of stores."""
 
     __slots__ = ()
-
-    def _short_ways(self) -> tuple[Get, GetSmall]:
-        # There are none: what is not verified is not believed, and a miss takes the shard's lock.
-        return self._get, self._get_small
-
-    def _get(self, key: bytes, clock: Callable[[], int]) -> Entry | None:
-        return self.find(xxh3_64_intdigest(key, self._seed), key, clock)
-
-    def _get_small(self, keys: list[bytes], clock: Callable[[], int]) -> list[Entry | None] | None:
-        entries = [self._get(key, clock) for key in keys]
-        inline_bytes = self._arena.geometry.segment_bytes // 8
-        return None if any(entry and len(entry[0]) > inline_bytes for entry in entries) else entries
 
     def _read_unlocked(self, key_hash: int, key: bytes, *, with_value: bool = True) -> Entry | None:
         """Copy an entry that vouches for itself.
@@ -66,12 +45,12 @@ class VerifyingReader(Reader):
 
     def _read_locked(self, key_hash: int, key: bytes, *, with_value: bool = True) -> Entry | None:
         """Copy an entry under the shard's lock; what does not vouch for itself is damaged, and a miss."""
-        slot, word, _, _ = self._index.locate(key_hash, key)
-        record = self._whole(word & self._location_mask) if slot else None
+        slot, word = self._index.locate(key_hash, key)
+        record = self._whole(self._arena.location_of(word)) if slot else None
         if record is None:
             return None
         found, content, flags, version, deadline_ms = record
-        if found != key or (word >> self._version_shift ^ version) & self._version_mask:
+        if found != key or not self._arena.names_version(word, version):
             return None
         value, metadata = split_metadata(content, flags)
         if not with_value:
@@ -87,9 +66,9 @@ class VerifyingReader(Reader):
 
     def _whole(self, location: int) -> tuple[bytes, bytes, int, int, int] | None:
         """``parse_record`` of a copy whose checksum fits, None if it does not."""
-        at = location << 3
-        key_len, flags, content_len, _ = unpack_head(self._mem, at)
+        mem, at = self._arena.mem, location << 3
+        key_len, flags, content_len, _ = unpack_head(mem, at)
         size = HEAD_BYTES + (8 if flags & DEADLINE else 0) + key_len + content_len + CHECKSUM_BYTES
         # One copy, so that what is verified is what is used.
-        raw = self._mem[at : at + size] if content_len <= MAX_SEGMENT else b""
+        raw = mem[at : at + size] if content_len <= MAX_SEGMENT else b""
         return parse_record(raw, 0) if record_is_whole(raw) else None
