@@ -10,6 +10,8 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Final, Protocol
 
+from fastkv import core
+
 if TYPE_CHECKING:
     from fastkv.core.http import Http
 
@@ -100,3 +102,5 @@ class PythonReceiver(asyncio.Protocol):
 
 
 Receiver = PythonReceiver
+if not TYPE_CHECKING and core.COMPILED:
+    Receiver = core.http.Receiver

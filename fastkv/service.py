@@ -12,8 +12,9 @@ from fastkv.access import Access, SenderRefused
 from fastkv.departures import Departures
 from fastkv.errors import KeyTooLong, StoreBusy, StoreFull, ValueTooLong
 from fastkv.flow import Flow
+from fastkv.http.compiled import open_http
 from fastkv.http.parser import Parser
-from fastkv.http.request import HttpError, ValueRefused
+from fastkv.http.request import KEEP_ALIVE, HttpError, ValueRefused
 from fastkv.http.responses import RETRY_AFTER, Preludes, Reply, error_reply
 from fastkv.kernel.limits import clients_per_worker
 from fastkv.stats import Column
@@ -21,7 +22,6 @@ from fastkv.tls import OPENSSL_BYTES
 from fastkv.turns import TURN_SECONDS, Turns
 
 if TYPE_CHECKING:
-    from fastkv.core.http import Http
     from fastkv.http.body import BodyBound
     from fastkv.http.request import Head
     from fastkv.http.routes import Routes
@@ -118,7 +118,10 @@ class Service:
         self.counters = counters
         self.preludes = preludes
         self.access = Access(settings)
-        self.http: Http | None = None
+        # What it answers is not looked at, and cannot be logged.
+        self.http = (
+            None if settings.access_log is not None else open_http(settings, routes, self.access, preludes)
+        )
         self.flow = Flow(settings, counters, lambda: self.connections)
         self.output_limit = settings.max_output_bytes
         self.pipeline_limit = settings.max_pipeline
@@ -227,6 +230,15 @@ class Service:
     def crowded(self) -> bool:
         """Whether there is no time either to wait until a refused client has read why."""
         return len(self.refused) > _MOST_REFUSED
+
+    def set_date(self, unix_seconds: int) -> None:
+        """Let replies have another Date, if the second is another one.
+
+        Args:
+            unix_seconds: whole seconds since 1970.
+        """
+        if self.preludes.set_date(unix_seconds) and self.http is not None:
+            self.http.set_prefixes(self.preludes.kinds[KEEP_ALIVE])
 
     def turn(self) -> None:
         """Look after the deadlines of some of the connections."""

@@ -83,13 +83,12 @@ class Worker:
         self._row = row
         self._sockets = sockets
         self._tls = tls
-        self._preludes = Preludes(int(time.time()))
         self._clock_ms = arena_clock(store.offset_ms)
         self._hub = Hub(ring, board, board.number(row), settings)
         self._events = Events(self._hub, store.removals, settings.keyspace_events, row)
         routes = Routes(store, settings, board, row, self._clock_ms, self._hub, self._events)
         open_wires(routes, settings)
-        self._service = Service(store, settings, routes, board, row, self._preludes)
+        self._service = Service(store, settings, routes, board, row, Preludes(int(time.time())))
         self._access_log = None if settings.access_log is None else AccessLog(settings, row)
         self._servers: list[asyncio.AbstractServer] = []
         self._ends: list[asyncio.Task[None]] = []
@@ -141,7 +140,7 @@ class Worker:
     def _tick(self, loop: asyncio.AbstractEventLoop) -> None:
         """A sign of life, the date, and the housekeeping that must not be done while a request waits."""
         self._beat()
-        self._preludes.set_date(int(time.time()))
+        self._service.set_date(int(time.time()))
         self._hub.turn()
         if self._access_log is not None:
             self._access_log.turn()

@@ -90,19 +90,23 @@ class Preludes:
         self._unix_seconds = -1
         self.set_date(unix_seconds)
 
-    def set_date(self, unix_seconds: int) -> None:
+    def set_date(self, unix_seconds: int) -> bool:
         """Rebuild the preludes in 10 us, if the second is another one.
 
         Args:
             unix_seconds: The time for Date (RFC 9110, 6.6.1), whole seconds since 1970.
+
+        Returns:
+            Whether it is.
         """
         if unix_seconds == self._unix_seconds:
-            return
+            return False
         self._unix_seconds = unix_seconds
         date = b"\r\nDate: " + formatdate(unix_seconds, usegmt=True).encode() + b"\r\n"
         for preludes, connection in zip(self.kinds, _CONNECTION, strict=True):
             for status, line in _STATUS_LINES.items():
                 preludes[status] = line + date + connection
+        return True
 
 
 def json_head(length: int, extra: bytes = b"") -> bytes:
