@@ -97,7 +97,7 @@ def in_store(shape: Shape, memory_bytes: int) -> dict[str, Any]:
                 break
         entries += 1
         payload += len(key) + len(value)
-    mapped, used, problems = len(store.counts), store.stats()["bytes"], store.check()
+    mapped, used, problems = store.geometry.memory_bytes, store.stats()["bytes"], store.check()
     store.close()
     if not used <= mapped <= memory_bytes or problems:
         raise RuntimeError(f"{mapped} bytes mapped, {used} used of {memory_bytes}; {problems}")

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import fastkv
 from fastkv.errors import StartError
 from fastkv.store.arena import Arena
 from fastkv.store.layout import (
@@ -105,3 +109,16 @@ def test_an_arena_starts_with_its_superblock_and_is_empty_else() -> None:
 def test_more_than_the_address_space_is_refused() -> None:
     with pytest.raises(StartError, match="cannot be mapped"):
         Arena(Geometry(1 << 60, MAX_SEGMENT, 1, 1, (1 << 60) // MAX_SEGMENT, 1))
+
+
+def test_only_the_store_knows_its_layout() -> None:
+    """The rest of the package goes through what ``fastkv.store`` offers; the core is made for the layout."""
+    package = Path(fastkv.__file__).parent
+    inside = [package / "store", package / "core"]
+    knowing = [
+        str(path.relative_to(package))
+        for path in package.rglob("*.py")
+        if not any(room in path.parents for room in inside)
+        and re.search(r"fastkv\.store\.(layout|arena)\b|store\.(words|counts)\b", path.read_text())
+    ]
+    assert knowing == []

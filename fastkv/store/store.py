@@ -51,9 +51,8 @@ from fastkv.store.verify import Verifier
 from fastkv.store.walk import Walk
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
 
-    from fastkv.store.reading import Entry
     from fastkv.store.superblock import Moment
 
 _LOCK_WAIT_MS: Final = 1000
@@ -70,9 +69,7 @@ class Store:
 
     Attributes:
         geometry: the arena's measures.
-        words: the arena as 64-bit words; read-only for callers, who may look whether a slot still holds
-            the word under which they found an entry.
-        counts: the arena as bytes, where callers who use what they found again count that access.
+        words, counts: the arena as 64-bit words and as bytes, for tests: only the store knows what they mean.
         engine: the operations on single keys, and the reading of several.
         get, get_many, put, delete: those of the ``engine``.
         entries: how many entries there are, those included that have expired and were not given back yet.
@@ -262,10 +259,6 @@ class Store:
         """Unmap the arena in this process."""
         self._index.directory.release()
         self._arena.close()
-
-    def get_small(self, keys: Sequence[bytes], clock: Callable[[], int]) -> list[Entry | None] | None:
-        """``get`` for several keys, for ``http.plain`` until that goes."""
-        return [self.get(key, clock) for key in keys]
 
     def newest_version(self) -> int:
         """The largest version that an entry of any shard has had."""

@@ -91,7 +91,7 @@ MIXES: Final = (
 def _touched(memory_bytes: int) -> Store:
     """An empty store whose memory the kernel has given already: page faults are not what is compared."""
     store = Store(memory_bytes, seed=7)
-    counts = store.counts
+    counts = store._arena.counts
     for at in range(0, len(counts), _PAGE):
         counts[at] = counts[at]
     return store
