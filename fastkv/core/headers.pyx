@@ -306,7 +306,7 @@ cdef class Sections:
                 continue
             if treatment == DECLINED or fields[treatment].at != NULL:
                 return NULL
-            while after > value and is_blank(after[-1]):
+            while after > value and is_blank((after - 1)[0]):
                 after -= 1
             fields[treatment].at = value
             fields[treatment].size = after - value
