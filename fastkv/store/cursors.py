@@ -59,7 +59,7 @@ class Cursors:
             seed: seed of its keys' hashes.
         """
         self._shard_bits = geometry.shards.bit_length() - 1
-        self._word_bits = geometry.segment_words.bit_length() - 1
+        self._word_bits = geometry.segment_shift
         self._entry_bits = geometry.directory_bits
         # In another store the same place means other keys. A digest, because clients see cursors, and the
         # seed has to stay secret. Never 0: a cursor of 0 is the end.

@@ -21,7 +21,6 @@ from itertools import compress, count
 from typing import TYPE_CHECKING
 
 from fastkv.store.layout import (
-    BUCKET_BYTES,
     BUCKET_SLOTS,
     BUCKET_WORDS,
     HIGH_SHIFT,
@@ -32,7 +31,7 @@ from fastkv.store.layout import (
     SEG_STATE,
     SH_PAGES,
     TAG_MASK,
-    WORD,
+    TAG_SHIFT,
 )
 from fastkv.store.records import key_of
 
@@ -100,23 +99,18 @@ class Index:
     def candidates(self, key_hash: int) -> Iterator[tuple[int, int]]:
         """The slots that may hold a key: those whose tag is the key's.
 
-        One search in C per bucket; a tag is two bytes at the end of a word, so hits elsewhere are skipped.
-
         Args:
             key_hash: the key's hash.
 
         Yields:
             Slot and the word that stood there.
         """
-        tag = (key_hash & TAG_MASK).to_bytes(2, "little")
-        find, words = self._mem.find, self._words
+        tag, words = key_hash & TAG_MASK, self._words
         for bucket in self.buckets(key_hash):
-            end = (bucket << 3) + BUCKET_BYTES
-            at = find(tag, (bucket << 3) + WORD, end)
-            while at >= 0:
-                if at & 7 == 6 and words[at >> 3]:  # a tag of zeros is found in empty slots, too
-                    yield at >> 3, words[at >> 3]
-                at = find(tag, at + 1, end)
+            first, behind = bucket + 1, bucket + BUCKET_WORDS
+            for slot, word in enumerate(words[first:behind].tolist(), first):
+                if word and word >> TAG_SHIFT == tag:
+                    yield slot, word
 
     def locate(self, key_hash: int, key: bytes) -> tuple[int, int]:
         """Find a key.

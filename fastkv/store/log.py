@@ -51,15 +51,7 @@ class Log:
         header: word offset of the shard's header.
     """
 
-    __slots__ = (
-        "_arena",
-        "_geometry",
-        "_mem",
-        "_segments",
-        "_words",
-        "header",
-        "number",
-    )
+    __slots__ = ("_arena", "_geometry", "_mem", "_segments", "_words", "header", "number")
 
     def __init__(self, number: int, arena: Arena, segments: Segments) -> None:
         """Bind to an arena; nothing is written.
