@@ -9,6 +9,7 @@
 #endif
 
 #define BLOCK_BYTES 16
+#define ALL_BITS 0xFFFFu
 
 typedef uint8_t Block __attribute__((vector_size(BLOCK_BYTES)));
 typedef int8_t SignedBlock __attribute__((vector_size(BLOCK_BYTES)));
@@ -38,7 +39,8 @@ static inline uint32_t bits_of(Block bytes)
 static inline uint32_t unplain_bytes(const uint8_t *at)
 {
     Block bytes = block_at(at);
-    return bits_of((Block)(bytes == '"') | (Block)(bytes == '\\') | (Block)((SignedBlock)bytes < 0x20));
+    Block plain = (Block)((SignedBlock)bytes >= 0x20) & ~((Block)(bytes == '"') | (Block)(bytes == '\\'));
+    return bits_of(plain) ^ ALL_BITS;
 }
 
 /* The bytes that keys seldom have, and those that end one: all but letters, digits, and @ _ , - . / : ; */
@@ -47,7 +49,7 @@ static inline uint32_t unusual_bytes(const uint8_t *at)
     Block bytes = block_at(at);
     Block usual = (Block)((Block)(bytes - 'a') <= 'z' - 'a') | (Block)((Block)(bytes - '@') <= 'Z' - '@') |
                   (Block)((Block)(bytes - ',') <= ';' - ',') | (Block)(bytes == '_');
-    return bits_of(~usual);
+    return bits_of(usual) ^ ALL_BITS;
 }
 
 /* What names of fields seldom have, and what ends one: all bytes but letters, digits and the hyphen. */
@@ -56,7 +58,7 @@ static inline uint32_t unusual_in_names(const uint8_t *at)
     Block bytes = block_at(at);
     Block usual = (Block)((Block)((bytes | 0x20) - 'a') <= 'z' - 'a') | (Block)((Block)(bytes - '0') <= '9' - '0') |
                   (Block)(bytes == '-');
-    return bits_of(~usual);
+    return bits_of(usual) ^ ALL_BITS;
 }
 
 /* What no value of a field has (RFC 9110, 5.5): the control characters but HTAB. */

@@ -16,20 +16,20 @@ cdef inline const uint8_t *end_of_ascii(
 ) noexcept:
     """The first byte from `at` on that JSON does not take as it is or that is above ASCII; else `end`."""
     cdef uint32_t found
-    while end - at >= <Py_ssize_t>BLOCK_BYTES:
+    cdef const uint8_t *last
+    if end - begin < <Py_ssize_t>BLOCK_BYTES:
+        while at < end and 0x20 <= at[0] < 0x80 and at[0] != c'"' and at[0] != c"\\":
+            at += 1
+        return at
+    last = end - BLOCK_BYTES
+    while at <= last:
         found = unplain_bytes(at)
         if found:
             return at + lowest_bit(found)
         at += BLOCK_BYTES
-    if at == end:
-        return end
-    if end - begin >= <Py_ssize_t>BLOCK_BYTES:
-        # The last block of all; what of it lies before `at` is shifted out.
-        found = unplain_bytes(end - BLOCK_BYTES) >> (BLOCK_BYTES - <size_t>(end - at))
-        return at + lowest_bit(found) if found else end
-    while at < end and 0x20 <= at[0] < 0x80 and at[0] != c'"' and at[0] != c"\\":
-        at += 1
-    return at
+    # What is left is the end of the last block, whose other bytes are shifted out.
+    found = unplain_bytes(last) >> (at - last)
+    return at + lowest_bit(found) if found else end
 
 
 cdef inline bint continues(uint8_t byte) noexcept:

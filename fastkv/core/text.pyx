@@ -11,7 +11,7 @@ include "sources.pxi"
 cimport cython
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport free, malloc
-from libc.string cimport memcpy
+from libc.string cimport memcmp, memcpy, memset
 
 from fastkv.core.scan cimport BLOCK_BYTES, end_of_text, lowest_bit, unusual_bytes
 
@@ -36,6 +36,9 @@ cdef enum:
 # RFC 3986, 3.3 and 3.4; 0 for what no target has as it is, the space included.
 cdef uint8_t KINDS[256]
 
+# 0 to 15, or NOT_HEX.
+cdef uint8_t HEX_VALUES[256]
+
 cdef struct Reader:
     const uint8_t *begin
     const uint8_t *at
@@ -48,8 +51,11 @@ cdef struct String:
     bint plain
 
 
-def _fill_kinds() -> None:
+def _fill_tables() -> None:
     cdef uint8_t byte
+    memset(HEX_VALUES, NOT_HEX, 256)
+    for byte in b"0123456789ABCDEFabcdef":
+        HEX_VALUES[byte] = int(chr(byte), 16)
     for byte in b"!$'()*,-./0123456789:;=@ABCDEFGHIJKLMNOPQRSTUVWXYZ_abcdefghijklmnopqrstuvwxyz~":
         KINDS[byte] = AS_IT_IS
     KINDS[c"%"] = PERCENT
@@ -58,7 +64,7 @@ def _fill_kinds() -> None:
     KINDS[c"?"] = QUESTION
 
 
-_fill_kinds()
+_fill_tables()
 
 
 # Strings
@@ -69,14 +75,6 @@ cdef bint is_plain(const uint8_t *raw, size_t n) noexcept:
 
 cdef inline uint8_t hex_digit(uint32_t value) noexcept:
     return <uint8_t>(value + c"0" if value < 10 else value - 10 + c"a")
-
-
-cdef inline uint32_t hex_value(uint8_t digit) noexcept:
-    """0 to 15, or NOT_HEX."""
-    cdef uint8_t letter = digit | 0x20
-    if c"0" <= digit <= c"9":
-        return digit - c"0"
-    return letter - c"a" + 10 if c"a" <= letter <= c"f" else NOT_HEX
 
 
 cdef inline uint8_t *put_escaped(uint8_t *to, uint8_t byte) noexcept:
@@ -123,41 +121,48 @@ cdef Py_ssize_t escape(const uint8_t *raw, size_t n, uint8_t *out) noexcept:
 
 # JSON of a PUT
 
-cdef inline uint8_t token(Reader *reader) noexcept:
-    """Skip white space (RFC 8259, 2); the byte behind it, 0 at the end, which is no byte of JSON either."""
+cdef inline void skip_space(Reader *reader) noexcept:
+    """Go past white space (RFC 8259, 2)."""
     cdef uint8_t byte
     while reader.at < reader.end:
         byte = reader.at[0]
         if byte > c" " or not (byte == c" " or byte == c"\n" or byte == c"\r" or byte == c"\t"):
-            return byte
+            return
         reader.at += 1
-    return 0
+
+
+cdef inline bint take(Reader *reader, uint8_t byte) noexcept:
+    """Go past white space and `byte`; False where another one, or the end, is there."""
+    if reader.at < reader.end and reader.at[0] != byte:
+        skip_space(reader)
+    if reader.at < reader.end and reader.at[0] == byte:
+        reader.at += 1
+        return True
+    return False
 
 
 cdef inline int read_name(Reader *reader) noexcept:
     """Read a member's name and the quotes around it; one with escapes is unknown."""
     cdef const uint8_t *at = reader.at
     cdef Py_ssize_t left = reader.end - at
-    if left < 6:  # "key":
-        return UNKNOWN
-    if at[1] == c"k" and at[2] == c"e" and at[3] == c"y" and at[4] == c'"':
+    if left >= 5 and memcmp(at, b'"key"', 5) == 0:
         reader.at += 5
         return KEY
-    if at[1] == c"t" and at[2] == c"t" and at[3] == c"l" and at[4] == c'"':
+    if left >= 7 and memcmp(at, b'"value"', 7) == 0:
+        reader.at += 7
+        return VALUE
+    if left >= 5 and memcmp(at, b'"ttl"', 5) == 0:
         reader.at += 5
         return TTL
-    if left >= 8 and at[1] == c"v" and at[2] == c"a" and at[3] == c"l" and at[4] == c"u" and at[5] == c"e":
-        reader.at += 7
-        return VALUE if at[6] == c'"' else UNKNOWN
     return UNKNOWN
 
 
 cdef inline uint32_t four_hex_digits(const uint8_t *at) noexcept:
     """0 to 0xFFFF; more for what is no hexadecimal number."""
-    cdef uint32_t first = hex_value(at[0])
-    cdef uint32_t second = hex_value(at[1])
-    cdef uint32_t third = hex_value(at[2])
-    cdef uint32_t fourth = hex_value(at[3])
+    cdef uint32_t first = HEX_VALUES[at[0]]
+    cdef uint32_t second = HEX_VALUES[at[1]]
+    cdef uint32_t third = HEX_VALUES[at[2]]
+    cdef uint32_t fourth = HEX_VALUES[at[3]]
     if (first | second | third | fourth) & NOT_HEX:
         return 0x10000
     return first << 12 | second << 8 | third << 4 | fourth
@@ -244,19 +249,22 @@ cdef bint decode_string(Reader *reader, const uint8_t *backslash, String *out) n
     while True:
         memcpy(to, start, stop - start)
         to += stop - start
-        if stop[0] == c'"':
-            break
         if stop[0] != c"\\":
-            return False
-        start = read_escape(stop + 1, reader.end, &character)
-        if start == NULL:
-            return False
-        if character < 0x20 or character == c'"' or character == c"\\":
-            out.plain = False
-        to = put_utf8(to, character)
+            break
+        # Several in a row are common: in ASCII each letter of some languages is one.
+        while stop[0] == c"\\":
+            stop = read_escape(stop + 1, reader.end, &character)
+            if stop == NULL or stop == reader.end:
+                return False
+            if character < 0x20 or character == c'"' or character == c"\\":
+                out.plain = False
+            to = put_utf8(to, character)
+        start = stop
         stop = end_of_text(reader.begin, start, reader.end)
         if stop == NULL or stop == reader.end:
             return False
+    if stop[0] != c'"':
+        return False
     out.len = to - reader.scratch
     reader.at = stop + 1
     reader.scratch = to
@@ -264,10 +272,8 @@ cdef bint decode_string(Reader *reader, const uint8_t *backslash, String *out) n
 
 
 cdef inline bint read_string(Reader *reader, String *out) noexcept:
-    """Read a string, from its opening quote to behind its closing one; False for what is none."""
-    cdef const uint8_t *stop
-    reader.at += 1
-    stop = end_of_text(reader.begin, reader.at, reader.end)
+    """Read a string, from behind its opening quote to behind its closing one; False for what is none."""
+    cdef const uint8_t *stop = end_of_text(reader.begin, reader.at, reader.end)
     if stop == NULL or stop == reader.end:
         return False
     if stop[0] == c'"':
@@ -284,27 +290,23 @@ cdef int parse_put(const uint8_t *body, size_t n, uint8_t *scratch, PutBody *out
     cdef Reader reader = Reader(body, body, body + n, scratch)
     cdef String string
     cdef int member
-    cdef uint8_t byte
     out.key_len = 0
     out.value = NULL
     out.ttl_seconds = 0
-    if token(&reader) != c"{":
+    if not take(&reader, c"{"):
         return 0
     # Of members with one name the last counts, as in orjson.
     while True:
-        reader.at += 1
-        if token(&reader) != c'"':
-            return 0
+        skip_space(&reader)
         member = read_name(&reader)
-        if member == UNKNOWN or token(&reader) != c":":
+        if member == UNKNOWN or not take(&reader, c":"):
             return 0
-        reader.at += 1
-        byte = token(&reader)
         if member == TTL:
+            skip_space(&reader)
             reader.at = parse_ttl(reader.at, reader.end, &out.ttl_seconds)
             if reader.at == NULL:
                 return 0
-        elif byte != c'"' or not read_string(&reader, &string):
+        elif not take(&reader, c'"') or not read_string(&reader, &string):
             return 0
         elif member == KEY:
             out.key = string.at
@@ -313,13 +315,11 @@ cdef int parse_put(const uint8_t *body, size_t n, uint8_t *scratch, PutBody *out
             out.value = string.at
             out.value_len = string.len
             out.plain = string.plain
-        byte = token(&reader)
-        if byte == c"}":
+        if take(&reader, c"}"):
             break
-        if byte != c",":
+        if not take(&reader, c","):
             return 0
-    reader.at += 1
-    token(&reader)
+    skip_space(&reader)
     return reader.at == reader.end and out.key_len > 0 and out.value != NULL
 
 
@@ -334,8 +334,8 @@ cdef Py_ssize_t unescape_percent(const uint8_t *raw, size_t n, bint form, uint8_
         if at[0] == c"%":
             if end - at < 3:
                 return -1
-            high = hex_value(at[1])
-            low = hex_value(at[2])
+            high = HEX_VALUES[at[1]]
+            low = HEX_VALUES[at[2]]
             if (high | low) & NOT_HEX:
                 return -1
             to[0] = <uint8_t>(high << 4 | low)
@@ -410,7 +410,7 @@ cdef const uint8_t *key_in_path(
 
 
 cdef const uint8_t *ttl_in_query(const uint8_t *at, const uint8_t *end, uint64_t *ttl_seconds) noexcept:
-    if end - at < 4 or at[0] != c"t" or at[1] != c"t" or at[2] != c"l" or at[3] != c"=":
+    if end - at < 4 or memcmp(at, b"ttl=", 4) != 0:
         return NULL
     at = parse_ttl(at + 4, end, ttl_seconds)
     return at if at != NULL and at < end and at[0] == c" " else NULL
