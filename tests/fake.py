@@ -203,7 +203,7 @@ class Worker:
             "max_value_bytes": MAX_VALUE_BYTES,
             "max_output_bytes": MAX_OUTPUT_BYTES,
         }
-        chosen = Settings(workers=1, **limits | settings)
+        chosen = self.settings = Settings(workers=1, **limits | settings)
         self.now_ms = 1_000_000
         self.store = store or Store(1 << 20)
         board = Board(1)

@@ -34,6 +34,8 @@ cdef class Http:
     cdef const uint64_t *wanted
     cdef size_t hits, misses, puts, deletes
     cdef size_t max_key, max_value, max_resource, max_json, max_output, large
+    # Why the newest request was declined, and how many were, by reason.
+    cdef Reason reason
     cdef uint64_t[8] refused
     # Replies, how many bytes and requests they are; what is decoded on the way.
     cdef uint8_t *out
@@ -63,7 +65,7 @@ cdef class Http:
     cdef bint add(self, const Part *part) noexcept
     cdef void count(self, size_t column) noexcept
     cdef Py_ssize_t decline(self, Reason reason) noexcept
-    cdef Py_ssize_t decline_section(self, const uint8_t *at, const uint8_t *end) noexcept
+    cdef void count_decline(self, const uint8_t *line, const uint8_t *end) noexcept
     cdef Py_ssize_t answer_one(self, const uint8_t *line, const uint8_t *end) noexcept
     cdef const uint8_t *key_of(
         self, const uint8_t *at, const uint8_t *end, bint in_path, const uint8_t **key, size_t *key_len,

@@ -268,8 +268,12 @@ cdef class Http:
         more[0] = 0
         while at < n and self.served < most and self.size <= self.max_output:
             used = self.answer_one(data + at, data + n)
-            if used <= 0:
-                more[0] = -used if used else -1
+            if used < 0:
+                more[0] = -used
+                break
+            if used == 0:
+                more[0] = -1
+                self.count_decline(data + at, data + n)
                 break
             at += used
             self.served += 1
@@ -360,14 +364,16 @@ cdef class Http:
                 return self.read(line, line + 5, end, True)
         return self.decline(ROUTE)
 
-    cdef Py_ssize_t decline(self, Reason reason) noexcept:
-        """Count why a request is declined."""
-        self.refused[<int>reason] += 1
+    cdef inline Py_ssize_t decline(self, Reason reason) noexcept:
+        """Say why a request is declined."""
+        self.reason = reason
         return 0
 
-    cdef Py_ssize_t decline_section(self, const uint8_t *at, const uint8_t *end) noexcept:
-        """Decline a header section, or a part of one."""
-        return self.decline(SECTION if memmem(at, end - at, b"\r\n\r\n", 4) else INCOMPLETE)
+    cdef void count_decline(self, const uint8_t *line, const uint8_t *end) noexcept:
+        """Count a request that was declined; before its head has all arrived nothing else is known of it."""
+        if memmem(line, end - line, b"\r\n\r\n", 4) == NULL:
+            self.reason = INCOMPLETE
+        self.refused[<int>self.reason] += 1
 
     cdef inline const uint8_t *key_of(
         self, const uint8_t *at, const uint8_t *end, bint in_path, const uint8_t **key, size_t *key_len,
@@ -407,7 +413,7 @@ cdef class Http:
         if unlikely(at == NULL or at[0] != c" "):
             return self.decline(TARGET)
         if not self.sections.read(at, end, READ_JSON if in_json else READ_RESOURCE, at - line, &section):
-            return self.decline_section(at, end)
+            return self.decline(SECTION)
         if unlikely(section.content_length > 0):
             return self.decline(SECTION)
         at += section.size
@@ -445,7 +451,7 @@ cdef class Http:
         cdef size_t n
         cdef uint64_t deadline_ms = 0
         if not self.sections.read(at, end, PUT_JSON, at - line, &section):
-            return self.decline_section(at, end)
+            return self.decline(SECTION)
         n = section.content_length
         if unlikely(section.content_length < 0 or n > self.max_json):
             return self.decline(SECTION)
@@ -496,7 +502,7 @@ cdef class Http:
         if unlikely(at == NULL):
             return self.decline(TARGET)
         if not self.sections.read(at, end, PUT_RESOURCE, at - line, &section):
-            return self.decline_section(at, end)
+            return self.decline(SECTION)
         n = section.content_length
         if unlikely(
             section.content_length < 0 or n > self.max_resource
@@ -543,7 +549,7 @@ cdef class Http:
         if unlikely(at == NULL or at[0] != c" "):
             return self.decline(TARGET)
         if not self.sections.read(at, end, DELETE_ANY, at - line, &section):
-            return self.decline_section(at, end)
+            return self.decline(SECTION)
         if unlikely(section.content_length > 0):
             return self.decline(SECTION)
         if unlikely(load_relaxed(self.wanted)):
