@@ -278,12 +278,12 @@ class Geometry:
     def check_key(self, key: bytes) -> None:
         """Raise KeyTooLong if an arena with such segments takes no such key."""
         if len(key) > self.longest_key:
-            raise KeyTooLong(f"A key has {len(key)} bytes; the store takes {self.longest_key}.")
+            raise KeyTooLong(f"A key has {len(key)} bytes; at most {self.longest_key} fit.")
 
     def check_value(self, value: bytes) -> None:
         """Raise ValueTooLong if an arena of this size takes no such value."""
         if len(value) > self.longest_value:
-            raise ValueTooLong(f"A value has {len(value)} bytes; the store takes {self.longest_value}.")
+            raise ValueTooLong(f"A value has {len(value)} bytes; at most {self.longest_value} fit.")
 
     @cached_property
     def location_bits(self) -> int:

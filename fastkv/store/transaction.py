@@ -9,7 +9,7 @@ from __future__ import annotations
 from random import choice, randrange
 from typing import TYPE_CHECKING, Final, TypeVar
 
-from fastkv.errors import KeyTooLong, StoreError, ValueTooLong
+from fastkv.errors import StoreError, ValueTooLong
 from fastkv.progress import PROGRESS
 from fastkv.store.commit import Write
 from fastkv.store.multi_get import Instant, living
@@ -119,8 +119,7 @@ class Transaction:
 
     def _hash(self, key: bytes) -> int:
         """The hash of a key, which must be one of the transaction's."""
-        if len(key) > self._store.max_key_bytes:
-            raise KeyTooLong(f"The key has {len(key)} bytes; the store takes {self._store.max_key_bytes}.")
+        self._store.geometry.check_key(key)
         key_hash = self._store.hash(key)
         if self._store.number(key_hash) not in self._numbers:
             raise RuntimeError(f"the transaction does not hold the shard of {key!r}")
@@ -157,10 +156,7 @@ class Transaction:
         self, key_hash: int, key: bytes, value: bytes, flags: int, deadline_ms: int, metadata: bytes
     ) -> int:
         PROGRESS.small()
-        if len(value) > self._store.max_value_bytes:
-            raise ValueTooLong(
-                f"The value has {len(value)} bytes; the store takes {self._store.max_value_bytes}."
-            )
+        self._store.geometry.check_value(value)
         number = self._store.number(key_hash)
         version = self.versions.get(number, 0) or self._store.last_version(number)
         content, flags = join_metadata(value, metadata, flags)
@@ -172,10 +168,10 @@ class Transaction:
         size = self._bytes + _size(write)
         if (before := self._writes.get(write.key)) is not None:
             size -= _size(before)
-        most = self._store.max_value_bytes + self._store.max_key_bytes + _SMALL_PARTS
-        if size > most:
+        geometry = self._store.geometry
+        if size > geometry.longest_value + geometry.longest_key + _SMALL_PARTS:
             raise ValueTooLong(
-                f"The transaction writes {size} bytes; the store takes {self._store.max_value_bytes} at once."
+                f"The transaction writes {size} bytes; at most {geometry.longest_value} fit at once."
             )
         self._bytes = size
         self._writes[write.key] = write

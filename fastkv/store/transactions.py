@@ -37,8 +37,7 @@ class Transactions:
     """Runs transactions on a store.
 
     Attributes:
-        max_key_bytes: the longest key.
-        max_value_bytes: the longest value, and the most that one transaction may write.
+        geometry: the arena's measures; a transaction may write as much as the longest value.
         shard_count: how many shards there are.
         scanner: walks through all entries, whose shards are locked.
         key_scanner: the same without their values.
@@ -54,9 +53,8 @@ class Transactions:
         "_redo",
         "_room",
         "_shards",
+        "geometry",
         "key_scanner",
-        "max_key_bytes",
-        "max_value_bytes",
         "picker",
         "scanner",
         "shard_count",
@@ -96,8 +94,7 @@ class Transactions:
         self._commit = commit
         self._room = room
         self.shard_count = len(shards)
-        self.max_key_bytes = arena.geometry.longest_key
-        self.max_value_bytes = arena.geometry.longest_value
+        self.geometry = arena.geometry
         self.scanner = Scanner(arena, shards, segments, index, Unguarded())
         self.key_scanner = KeyScanner(arena, shards, segments, index, Unguarded())
         self.picker = Picker(arena, index, self.scanner)
