@@ -14,6 +14,11 @@ from setuptools.command.build_ext import build_ext
 from setuptools.command.build_py import build_py
 from setuptools.errors import CompileError
 
+try:
+    from Cython.Build import cythonize
+except ImportError:  # without it the package is installed, too
+    cythonize = None
+
 CORE = Path("fastkv/core")
 # Not imported: fastkv.core imports the modules that are built here.
 SOURCES = runpy.run_path(str(CORE / "sources.py"))
@@ -29,24 +34,31 @@ class BuildCore(build_ext):
         super().run()
 
     def build_extensions(self) -> None:
-        """Build them, if anything can be built here."""
+        """Build them, if anything can be built here, and say so: it takes seconds."""
+        if lacking := self._lacking():
+            self.warn(f"the core is not built, and fastkv runs in Python, slower: there is no {lacking}.")
+            return
+        for extension in self.extensions:
+            sys.stderr.write(f"building {extension.name} …\n")
+            # Not in threads, as what follows: Cython is not made for them.
+            extension.sources = cythonize(extension, force=True, quiet=True, build_dir=self.build_temp)[
+                0
+            ].sources
+        self.parallel = self.parallel or True
+        super().build_extensions()
+
+    def _lacking(self) -> str:
+        if cythonize is None:
+            return "Cython"
         with TemporaryDirectory() as directory:
             probe = Path(directory, "probe.c")
             probe.write_text("#include <Python.h>\n")
             try:
                 self.compiler.compile([str(probe)], output_dir=directory)
             except CompileError:
-                self.warn(
-                    "the core is not built, and fastkv runs in Python, slower: there is no C compiler, or no "
-                    "Python.h (on Debian and Ubuntu: apt-get install gcc libc6-dev python3-dev)."
-                )
-                return
-        super().build_extensions()
-
-    def build_extension(self, ext: Extension) -> None:
-        """Build one, and say so: it takes seconds."""
-        sys.stderr.write(f"building {ext.name} …\n")
-        super().build_extension(ext)
+                packages = "gcc libc6-dev python3-dev"
+                return f"C compiler, or no Python.h (on Debian and Ubuntu: apt-get install {packages})"
+        return ""
 
     def _is_current(self, extension: Extension) -> bool:
         built = Path(self.get_ext_fullpath(extension.name))
@@ -68,7 +80,7 @@ class BuildPython(build_py):
 with TemporaryDirectory(prefix="fastkv-build-") as build_base:
     setup(
         cmdclass={"build_ext": BuildCore, "build_py": BuildPython},
-        options={"build": {"build_base": build_base}, "build_ext": {"cython_c_in_temp": True}},
+        options={"build": {"build_base": build_base}},
         ext_modules=[
             Extension(
                 f"fastkv.core.{name}",
