@@ -3,7 +3,10 @@
 PYTHON ?= python3
 ARGS ?=
 # What `make test` does without ARGS: a process per core, and who is through takes tests from the other.
-EVERYTHING := --numprocesses auto --dist worksteal
+IN_PARALLEL := --numprocesses auto --dist worksteal
+# Tests of what the core does; where the core is not asked for they run over both implementations.
+BOTH := $(wildcard tests/test_store_*.py tests/test_http_*.py) \
+    $(patsubst %,tests/test_%.py,conformance connection core crash linearizability rest)
 SECONDS ?= 60
 RUNS ?= 10000
 PYTHON2 ?= python2.7
@@ -30,7 +33,7 @@ NODE := tests/node/node_modules/.package-lock.json
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help serve core test check sanitize format lock fuzz damage autobahn bench-micro bench-memory bench-pauses bench-pubsub bench-websocket profile report bench-instructions bench image clean
+.PHONY: help serve core test readable check sanitize format lock fuzz damage autobahn bench-micro bench-memory bench-pauses bench-pubsub bench-websocket profile report bench-instructions bench image clean
 
 help: ## list the targets
 	@awk '/^[a-z-]+:.*## / { \
@@ -49,7 +52,10 @@ core: $(BUILD) ## build what has changed of the compiled core, if there is a C c
 	@$(VENV)/bin/python setup.py -q build_ext --inplace
 
 test: core $(TOOLS) $(NODE) ## run the tests, on all cores; ARGS="-k settings" picks some
-	@$(VENV)/bin/python -m pytest $(or $(ARGS),$(EVERYTHING))
+	@$(VENV)/bin/python -m pytest $(or $(ARGS),$(IN_PARALLEL))
+
+readable: core $(TOOLS) ## run the tests of store and HTTP in readable Python alone
+	@FASTKV_PURE=1 $(VENV)/bin/python -m pytest $(or $(ARGS),$(IN_PARALLEL) $(BOTH))
 
 check: core $(TOOLS) ## format check, lint, strict types, then the tests: what CI runs
 	@$(VENV)/bin/ruff format --check .
