@@ -5,18 +5,18 @@ import random
 from collections.abc import Iterator
 from urllib.parse import quote_from_bytes, quote_plus
 
-import pytest
-
-pytest.importorskip("fastkv.core.text", reason="the core is not compiled")
-
 import orjson
+import pytest
 from fake import Worker
 from fuzz.text import Reference, check_escapes, check_string
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fastkv import core
 from fastkv.core import text
 from fastkv.http.request import TARGET_BYTES
+
+pytestmark = pytest.mark.skipif(not core.COMPILED, reason=core.REASON)
 
 BLOCK_BYTES = 16
 VERSION = b" HTTP/1.1\r\nHost: a\r\n\r\n"
