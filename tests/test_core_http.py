@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
+import re
 import socket
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, Final
 
 import orjson
 import pytest
+import uvloop
 from cases import CASES
 from fake import MAX_KEY_BYTES, MAX_OUTPUT_BYTES, MAX_VALUE_BYTES, Worker, running_loop
 
 from fastkv import core
+from fastkv.connection import Connection
 from fastkv.http.compiled import open_http
 from fastkv.http.content import content_fields
 from fastkv.http.request import KEEP_ALIVE
@@ -21,7 +25,8 @@ from fastkv.stats import Column
 from fastkv.store import Store
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
+    from pathlib import Path
 
     from fastkv.core.http import Http
 
@@ -699,3 +704,63 @@ def test_rest_is_handed_on_with_its_place(worker: Compiled) -> None:
             (len(miss), len(stores)),
             (len(miss), core.http.DECLINED),
         ]
+
+
+@pytest.mark.parametrize("family", [socket.AF_UNIX, socket.AF_INET], ids=["unix", "tcp"])
+@pytest.mark.parametrize("run", [uvloop.run, asyncio.run], ids=["uvloop", "asyncio"])
+def test_pipelines_over_sockets_of_slow_readers(
+    run: Callable[[Coroutine[Any, Any, None]], None], family: int, tmp_path: Path
+) -> None:
+    """Small buffers, a client that reads little at a time, and replies of both paths in turns."""
+
+    async def scenario() -> None:
+        loop = asyncio.get_running_loop()
+        worker = Compiled()
+        listener = socket.socket(family)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1)
+        listener.bind(str(tmp_path / "socket") if family == socket.AF_UNIX else ("127.0.0.1", 0))
+        if family == socket.AF_UNIX:
+            server = await loop.create_unix_server(lambda: Connection(worker.service), sock=listener)
+        else:
+            server = await loop.create_server(lambda: Connection(worker.service), sock=listener)
+        stores = put(b'{"key":"a","value":"%b"}' % LONGEST_VALUE)
+        asked = (
+            request(b"GET", b"/get?key=a"),
+            request(b"GET", b"/get?key=none"),
+            request(b"GET", b"/version"),
+            request(b"GET", b"/get?key=a", b"Range: bytes=0-9\r\n"),
+            stores,
+        )
+        expected = {each: talk(worker, [each])[0] for each in (stores, *asked)}
+        for seed in range(4):
+            dice = random.Random(seed)
+            requests = dice.choices(asked, (4, 4, 1, 1, 1), k=400)
+            with socket.socket(family) as client:
+                client.setblocking(False)
+                client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 8192)
+                await loop.sock_connect(client, listener.getsockname())
+
+                async def ask(client: socket.socket, stream: bytes, dice: random.Random) -> None:
+                    while stream:
+                        size = dice.choice((1, 100, 3000))
+                        await loop.sock_sendall(client, stream[:size])
+                        stream = stream[size:]
+
+                asking = loop.create_task(ask(client, b"".join(requests), dice))
+                wanted = b"".join(map(expected.__getitem__, requests))
+                got = b""
+                while got.count(b"HTTP/1.1 ") < len(requests) or len(_undated(got)) < len(wanted):
+                    got += await loop.sock_recv(client, dice.choice((10, 1000, 10_000)))
+                await asking
+                assert _undated(got) == wanted
+        server.close()
+        worker.service.close_all(idle_only=False)
+        await server.wait_closed()
+        await asyncio.sleep(0)
+        worker.verify()
+
+    run(scenario())
+
+
+def _undated(replies: bytes) -> bytes:
+    return re.sub(rb"Date: [^\r]*\r\n", b"", replies)
