@@ -198,10 +198,12 @@ class Connection(Dispatch):
         http = None if service.draining else service.http
         room = service.pipeline_limit
         declined = False  # the core has declined the message that comes next
+        replied = False
         if http is not None and self.fast_path_ok:
             # It was asked already; where it has not declined it has stopped at a bound.
             room = room - http.served if more else 0
             declined = more == DECLINED
+            replied = http.served > 0
         stream.receive(data, at)
         if more > 0:
             stream.collect(more)
@@ -232,7 +234,7 @@ class Connection(Dispatch):
         self._flush(out)
         if self._holding or not stream.at_rest:
             self._account_buffers(stream)
-        if not out and not stream.at_rest:
+        if not (out or replied or stream.at_rest):
             # The client may keep the rest back until then.
             self._outlet.acknowledge()
 

@@ -8,9 +8,21 @@ from fake import Client, Worker, running_loop
 from hypothesis import HealthCheck, settings
 from store_helpers import open_store
 
+from fastkv import core
+
 # No example fails for being slow: what else the machine does is not what is tested.
 settings.register_profile("no clock", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("no clock")
+
+
+@pytest.fixture(scope="module", params=["compiled", "readable"])
+def implementation(request: pytest.FixtureRequest) -> Iterator[str]:
+    """Requests are answered by the compiled core where it can, then by the readable path alone."""
+    if request.param == "compiled" and not core.COMPILED:
+        pytest.skip(core.REASON)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("fake.READABLE", request.param == "readable")
+        yield request.param
 
 
 @pytest.fixture

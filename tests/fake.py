@@ -7,6 +7,7 @@ from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from typing import Any, ParamSpec, cast
 
+from fastkv import core
 from fastkv.connection import Connection
 from fastkv.http.responses import Preludes
 from fastkv.http.routes import Routes
@@ -22,6 +23,9 @@ MAX_KEY_BYTES = 64
 MAX_VALUE_BYTES = 4096
 MAX_BODY_BYTES = 6 * (MAX_KEY_BYTES + MAX_VALUE_BYTES) + 1024
 MAX_OUTPUT_BYTES = 64 << 10
+
+READABLE = False
+"""Whether requests go the readable path alone where a test does not say it."""
 
 _DATE = re.compile(rb"Date: [^\r]*\r\n")
 
@@ -178,6 +182,19 @@ class Client:
         return self.take()
 
 
+class FrozenClock:
+    """Shows what it was told last, in ms."""
+
+    def __init__(self) -> None:
+        self._now_ms = 0
+
+    def __call__(self) -> int:
+        return self._now_ms
+
+    def freeze(self, now_ms: int) -> None:
+        self._now_ms = now_ms
+
+
 class Worker:
     """The parts of a worker process.
 
@@ -189,12 +206,13 @@ class Worker:
         service: What its connections share.
     """
 
-    def __init__(self, store: Store | None = None, *, readable: bool = False, **settings: Any) -> None:
+    def __init__(self, store: Store | None = None, *, readable: bool | None = None, **settings: Any) -> None:
         """Make one.
 
         Args:
             store: Its store; None for a new one.
-            readable: Whether requests go the readable path alone, though there is a compiled one.
+            readable: Whether requests go the readable path alone, though there is a compiled one; None for
+                what the fixture ``implementation`` says, if a test uses it.
             **settings: What is not the default.
         """
         limits = {
@@ -204,17 +222,26 @@ class Worker:
             "max_output_bytes": MAX_OUTPUT_BYTES,
         }
         chosen = self.settings = Settings(workers=1, **limits | settings)
+        self._clock = core.engine.Clock() if core.COMPILED else FrozenClock()
         self.now_ms = 1_000_000
         self.store = store or Store(1 << 20)
         board = Board(1)
         self.counters = row = board.rows[0]
         row[Column.STATE] = State.READY
-        self.routes = Routes(self.store, chosen, board, row, lambda: self.now_ms)
+        self.routes = Routes(self.store, chosen, board, row, self._clock)
         open_wires(self.routes, chosen)
         self.service = Service(self.store, chosen, self.routes, board, row, Preludes(0))
-        if readable:
+        if READABLE if readable is None else readable:
             self.service.http = None
         self.service.turn_seconds = 3600.0  # so that a slow machine changes nothing
+
+    @property
+    def now_ms(self) -> int:
+        return self._clock()
+
+    @now_ms.setter
+    def now_ms(self, now_ms: int) -> None:
+        self._clock.freeze(now_ms)
 
     def client(self, connect: Callable[[Service], Connection] = Connection) -> Client:
         """A new connection, of the class that `connect` makes."""

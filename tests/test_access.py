@@ -24,6 +24,8 @@ from fastkv.http.request import Head, HttpError, build_head, parse_field
 from fastkv.settings import Settings
 from fastkv.stats import Column
 
+pytestmark = pytest.mark.usefixtures("implementation")
+
 TOKEN = "s3cret-T0ken"
 APP, LOCAL_APP = "https://app.example", "http://localhost:3000"
 

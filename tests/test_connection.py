@@ -34,8 +34,11 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from fastkv.errors import StoreBusy
+from fastkv.flow import Phase
 from fastkv.stats import Column
 from fastkv.store import Store
+
+pytestmark = pytest.mark.usefixtures("implementation")
 
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 HEALTH = b"GET /health HTTP/1.1\r\nHost: a\r\n\r\n"
@@ -716,6 +719,51 @@ def test_continue_comes_once_and_before_the_body(request_: bytes) -> None:
         worker.verify()
 
     scenario()
+
+
+def _phase(client: Client) -> Phase:
+    return client.connection.phase
+
+
+@pytest.mark.parametrize("method", [b"POST", b"PUT"])
+@in_loop
+async def test_a_body_that_comes_behind_its_head_is_collected_for_the_core(
+    method: bytes,
+) -> None:
+    """As Python's http.client, requests and urllib3 send it."""
+    worker = Worker()
+    client = worker.client()
+    request = put_pair("a", "v" * 100).replace(b"POST", method)
+    at = request.index(b"\r\n\r\n") + 4
+    client.send(get("b") + request[:at])
+    assert client.take() == NOT_FOUND
+    assert _phase(client) is Phase.BODY
+    assert client.connection.missing_bytes == len(request) - at
+    for piece in (request[at : at + 9], request[at + 9 : -1]):
+        client.send(piece)
+    assert (client.connection.progress, client.connection.missing_bytes) == (len(request) - at - 1, 1)
+    assert client.connection.held_bytes >= len(request) - 1
+    assert client.ask(request[-1:] + get("a") + request[:9]) == STORED + hit("a", "v" * 100)
+    assert _phase(client) is Phase.HEAD
+    assert client.ask(request[9:]) == STORED
+    assert client.connection.held_bytes == 0
+    http = worker.service.http
+    if http is not None:
+        assert sum(http.declines.values()) == 1  # the beginning of the last head
+    worker.verify()
+
+
+@in_loop
+async def test_a_worker_that_drains_meanwhile_ends_with_the_reply_to_a_body() -> None:
+    worker = Worker()
+    client = worker.client()
+    client.send(put(PAIR)[:-5])
+    worker.service.drain()
+    assert client.ask(put(PAIR)[-5:] + get("a")) == STORED.replace(
+        b"Content-Type", CLOSE + b"Content-Type", 1
+    )
+    assert client.transport.ended
+    worker.verify()
 
 
 @in_loop

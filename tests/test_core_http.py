@@ -72,7 +72,7 @@ class Pair:
 
     def __init__(self, **settings: Any) -> None:
         self.compiled = Compiled(**settings)
-        self.readable = Worker(Store(_MEMORY_BYTES, seed=7), **settings)
+        self.readable = Worker(Store(_MEMORY_BYTES, seed=7), readable=True, **settings)
 
     def at(self, now_ms: int) -> None:
         """Set both clocks."""

@@ -17,6 +17,8 @@ from server import read_reply, running
 
 from fastkv.outlet import send_ack
 
+pytestmark = pytest.mark.usefixtures("implementation")
+
 HEAD = b"PUT /kv/a HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\n"
 CHUNKED = b"PUT /kv/a HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
 MESSAGE = ws_frames.frame(ws_frames.TEXT, b'["PING"]')

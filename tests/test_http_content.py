@@ -15,6 +15,8 @@ from fastkv.http.responses import without_body
 from fastkv.snapshot.format import build_block, parse_block
 from fastkv.store import MAX_METADATA_BYTES
 
+pytestmark = pytest.mark.usefixtures("implementation")
+
 TYPES = [
     b"text/html",
     b"image/svg+xml",
@@ -357,7 +359,7 @@ def test_errors_of_the_store_as_well(error_: type[Exception], status: int) -> No
     def fail(*_: object, **__: object) -> None:
         raise error_
 
-    worker = Worker()
+    worker = Worker(readable=True)
     with running_loop():
         worker.store.update = fail  # type: ignore[assignment]
         answer = worker.client().ask(kv("PUT", "k", b"", b"v"))

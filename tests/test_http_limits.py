@@ -9,6 +9,8 @@ from fake import MAX_BODY_BYTES, MAX_KEY_BYTES, MAX_VALUE_BYTES, Client, Worker,
 
 from fastkv.stats import Column
 
+pytestmark = pytest.mark.usefixtures("implementation")
+
 MAX_HEAD = 1024
 _SECTION = b" HTTP/1.1\r\nHost: a\r\nAccept: */*\r\n\r\n"
 

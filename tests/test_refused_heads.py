@@ -7,6 +7,8 @@ from fake import MAX_BODY_BYTES, MAX_VALUE_BYTES, Worker, in_loop
 
 from fastkv.stats import Column
 
+pytestmark = pytest.mark.usefixtures("implementation")
+
 TOKEN = "a-token"
 LONG = b"Content-Length: 4000"
 CHUNKED = b"Transfer-Encoding: chunked"

@@ -49,6 +49,8 @@ from fastkv.http.routes import PLAIN
 from fastkv.stats import Column
 from fastkv.store import Decide
 
+pytestmark = pytest.mark.usefixtures("implementation")
+
 EVERY_BYTE = bytes(range(256))
 
 
@@ -269,7 +271,10 @@ def test_an_entry_is_gone_after_its_ttl(
     assert worker.store.stats()["expired"] == 1
 
 
-def test_a_ttl_that_ends_between_two_looks_at_the_clock(client: Client, worker: Worker) -> None:
+def test_a_ttl_that_ends_between_two_looks_at_the_clock() -> None:
+    worker = Worker(readable=True)
+    with running_loop():
+        client = worker.client()
     store(client, "k?ttl=1", b"v")
     ticks = iter([999, 1000])
     start = worker.now_ms

@@ -27,9 +27,11 @@ from fake import (
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fastkv import __version__
+from fastkv import __version__, core
 from fastkv.http.responses import without_body
 from fastkv.stats import Column
+
+pytestmark = pytest.mark.usefixtures("implementation")
 
 
 def body_of(answer: bytes) -> bytes:
@@ -56,8 +58,9 @@ def test_put_get_delete(client: Client, method: bytes) -> None:
 
 def test_health_and_version(client: Client, worker: Worker) -> None:
     assert client.ask(b"GET /health HTTP/1.1\r\nHost: a\r\n\r\n") == HEALTHY
-    version = f'{{"name":"fastkv","version":"{__version__}"}}'.encode()
-    assert client.ask(b"GET /version HTTP/1.1\r\nHost: a\r\n\r\n") == reply("200 OK", version)
+    told = json.loads(body_of(client.ask(b"GET /version HTTP/1.1\r\nHost: a\r\n\r\n")))
+    expected = {"name": "fastkv", "version": __version__, "core": core.IMPLEMENTATION}
+    assert told == (expected if core.COMPILED else {**expected, "core_reason": core.REASON})
     worker.routes.draining = True
     assert client.ask(b"GET /health HTTP/1.1\r\nHost: a\r\n\r\n") == error(
         "503 Service Unavailable", "The server is draining.", b"Retry-After: 1\r\n"
@@ -83,6 +86,7 @@ def test_stats(client: Client, worker: Worker) -> None:
     assert {name: told[name] for name in expected} == expected
     counters = {column.name.lower() for column in Column if column >= Column.HITS}
     assert {"bytes", "evictions", "memory_bytes"} | counters <= told.keys()
+    assert told.pop("core") == core.IMPLEMENTATION
     assert all(type(value) is int for value in told.values())
 
 

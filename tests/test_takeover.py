@@ -29,6 +29,8 @@ from fastkv.service import Service
 from fastkv.stats import Column
 from fastkv.takeover import HandedOver, Successor, Takeover
 
+pytestmark = pytest.mark.usefixtures("implementation")
+
 TAIL = b"Upgrade: raw\r\nConnection: Upgrade\r\n\r\n"
 SWITCH = b"GET /raw HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: raw\r\n\r\n"
 SWITCHED = b"HTTP/1.1 101 Switching Protocols\r\n" + TAIL
