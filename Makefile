@@ -26,7 +26,7 @@ SANITIZED := .sanitized
 SANITIZERS := -fsanitize=address,undefined
 # Without those that fork while they test, kill or step a process, or build: a sanitizer sees one process.
 SANITIZED_TESTS := $(wildcard tests/test_core_*.py tests/test_http_*.py) \
-    $(patsubst %,tests/test_%.py,connection rest store_store store_together store_sizes store_verifying)
+    $(patsubst %,tests/test_%.py,connection rest store_engine store_sizes store_store)
 # Other servers in Python, apart: what they ask for is not what fastkv runs on.
 RIVALS := .venv-bench/rivals.stamp
 # For Python 2.7, and so not in there.
