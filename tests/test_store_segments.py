@@ -45,11 +45,12 @@ class Pool:
         """The free list holds exactly the segments that are nobody's, and is counted right."""
         segments = self.segments
         taken = {segment for shard in (0, 1) for segment, _ in segments.owned(shard)}
-        listed = list(segments.free_list())
+        pages = list(segments.free_pages())
+        listed = list(segments.free_list()) + pages
         assert len(listed) == len(set(listed))
         assert taken.isdisjoint(listed)
         assert taken | set(listed) == set(segments.used())
-        assert segments.free_count() == self.total - len(taken)
+        assert segments.free_count() == self.total - len(taken) - len(pages)
 
 
 @pytest.fixture
@@ -167,3 +168,35 @@ def test_death_of_who_rebuilds_the_free_list_is_survived(pool: Pool) -> None:
         pool.arena.counts[:] = saved
         at += 3
     assert at > 100
+
+
+def test_what_was_a_page_is_nothing_else_until_the_pages_are_released(pool: Pool) -> None:
+    """A reader may stand still before it counts an access there, for how long nobody knows."""
+    segments = pool.segments
+    page, log = segments.take(0, PAGE_NEW), segments.take(0, OPEN)
+    segments.give_back(page)
+    segments.give_back(log)
+    taken = list(iter(lambda: segments.take(1, OPEN, 0), 0))
+    assert log in taken
+    assert page not in taken
+    assert segments.take(1, PAGE_NEW) == page  # also when nothing else is free
+    segments.give_back(page)
+    with segments.locked():
+        segments.release_pages()
+    assert segments.take(1, OPEN, 0) == page
+
+
+@pytest.mark.parametrize("gives_back", [False, True])
+def test_a_free_page_is_not_lost_to_a_death(pool: Pool, gives_back: bool) -> None:
+    segments = pool.segments
+    page, other = segments.take(0, PAGE_NEW), segments.take(0, PAGE_NEW)
+    segments.give_back(page)
+    before = bytes(pool.arena.counts)
+    died = 0
+    while dies_at(died + 1, lambda: segments.give_back(other) if gives_back else segments.take(0, PAGE_NEW)):
+        died += 1
+        with segments.locked():
+            pass
+        pool.assert_sound()
+        pool.arena.counts[:] = before
+    assert died > 20

@@ -8,6 +8,7 @@ from fastkv.store.layout import (
     CLOSED,
     CLOSED_MAIN,
     FREE,
+    FREE_PAGE,
     GHOSTS,
     IDLE,
     LAYOUT_VERSION,
@@ -112,6 +113,9 @@ class Check:
         return self._words[self._segments.row(segment) + SEG_STATE] & 0xFF
 
     def _pool(self) -> Iterator[str]:
+        pages = [segment for segment in self._segments.used() if self._state(segment) == FREE_PAGE]
+        if sorted(self._segments.free_pages()) != pages:
+            yield f"the list of free pages does not hold the {len(pages)} that there are, each once"
         listed = list(self._segments.free_list())
         free = [segment for segment in self._segments.used() if self._state(segment) == FREE]
         if sorted(listed) != free:
@@ -129,7 +133,7 @@ class Check:
         shards = len(self._shards)
         for segment in self._segments.used():
             state = self._words[self._segments.row(segment) + SEG_STATE]
-            if state & 0xFF not in (FREE, PAGE, *LOG_STATES, GHOSTS) or state >> 8 >= shards:
+            if state & 0xFF not in (FREE, FREE_PAGE, PAGE, *LOG_STATES, GHOSTS) or state >> 8 >= shards:
                 yield f"segment {segment} has the state {state:#x}"
             if self._words[self._segments.row(segment) + SEG_HEAD] > self._arena.geometry.segment_words:
                 yield f"segment {segment} is written past its end"

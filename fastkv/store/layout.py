@@ -52,7 +52,8 @@ SB_MAGIC, SB_LAYOUT, SB_MEMORY, SB_SEGMENT, SB_SHARDS, SB_SEED, SB_CHECKSUM = ra
     POOL_CURSOR_STAMP,  # the stamp of that segment
     POOL_GHOST_WORDS,  # words of the ghost table, 0 while nobody was evicted
     POOL_GHOST_SEGMENTS,  # how many segments its directory names
-) = range(16, 28)
+    POOL_FREE_PAGES,  # the first free index page, 0 for none
+) = range(16, 29)
 POOL_WORDS = range(16, 32)
 # What only an arena in a file needs: see ``superblock``.
 SB_DIGEST = 32  # of everything else, written by a clean stop; 0 while the arena is in use
@@ -106,8 +107,10 @@ SEGMENT_ROW = 8
 SEG_COVERS = SEG_PREV
 
 # Segment states. PAGE_NEW is a page whose words are being copied: it counts for nothing yet. A segment that
-# is being emptied is open, too, so that the death of its last record does not free it at once.
-FREE, PAGE_NEW, PAGE, OPEN, OPEN_MAIN, CLOSED, CLOSED_MAIN, GHOSTS, REDO = range(9)
+# is being emptied is open, too, so that the death of its last record does not free it at once. A FREE_PAGE is
+# free to be an index page again and nothing else: a reader that stands still before it counts an access may
+# do so in what was a page long ago, and there it hits a count, at worst, and never a record.
+FREE, PAGE_NEW, PAGE, OPEN, OPEN_MAIN, CLOSED, CLOSED_MAIN, GHOSTS, REDO, FREE_PAGE = range(10)
 LOG_STATES = (OPEN, OPEN_MAIN, CLOSED, CLOSED_MAIN)
 MAIN_STATES = (OPEN_MAIN, CLOSED_MAIN)
 

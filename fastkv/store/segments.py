@@ -14,12 +14,16 @@ from fastkv.store.layout import (
     CLOSED,
     CLOSED_MAIN,
     FREE,
+    FREE_PAGE,
     LOG_STATES,
     MAIN_STATES,
     OPEN,
+    PAGE,
+    PAGE_NEW,
     POOL_CREDIT,
     POOL_FREE_COUNT,
     POOL_FREE_HEAD,
+    POOL_FREE_PAGES,
     POOL_FREE_TAIL,
     POOL_FRESH,
     POOL_MAIN,
@@ -126,7 +130,7 @@ class Segments:
         used = self.used()
         states = self._words[self.row(used.start) + SEG_STATE : self.row(used.stop) : SEGMENT_ROW].tolist()
         for segment, state in enumerate(states, used.start):
-            if state & 0xFF and state >> 8 == shard:
+            if state & 0xFF not in (FREE, FREE_PAGE) and state >> 8 == shard:
                 yield segment, state & 0xFF
 
     def used(self) -> range:
@@ -184,10 +188,13 @@ class Segments:
         """
         words = self._words
         with self.locked():
-            if self.free_count() <= floor:
-                return 0
-            segment = words[POOL_FREE_HEAD]
+            segment = words[POOL_FREE_PAGES] if state == PAGE_NEW else 0
             if segment:
+                row = self.row(segment)
+                words[POOL_FREE_PAGES] = words[row + SEG_NEXT]
+            elif self.free_count() <= floor:
+                return 0
+            elif segment := words[POOL_FREE_HEAD]:
                 row = self.row(segment)
                 words[POOL_FREE_HEAD] = words[row + SEG_NEXT]
                 words[POOL_FREE_COUNT] -= 1
@@ -214,9 +221,21 @@ class Segments:
         with self.locked():
             # From here on no slot word that named the old generation can be valid.
             words[row + SEG_GENERATION] = words[row + SEG_GENERATION] + 1 & self._geometry.generation_mask
-            self._count(words[row + SEG_STATE] & 0xFF, -1)
-            words[row + SEG_STATE] = FREE
-            self._append_free(segment)
+            state = words[row + SEG_STATE] & 0xFF
+            self._count(state, -1)
+            words[row + SEG_STATE] = FREE_PAGE if state in (PAGE, PAGE_NEW) else FREE
+            self._list_free(segment)
+
+    def release_pages(self) -> None:
+        """Let what was an index page be anything again, with the pool's lock held.
+
+        Nobody else uses the arena: no reader stands still that could count an access there.
+        """
+        for segment in self.used():
+            row = self.row(segment)
+            if self._words[row + SEG_STATE] == FREE_PAGE:
+                self._words[row + SEG_STATE] = FREE
+        self.rebuild_free_list()
 
     def _count(self, state: int, by: int) -> None:
         """Keep the lengths of the small and of the main queues."""
@@ -225,9 +244,14 @@ class Segments:
         elif state in LOG_STATES:
             self._words[POOL_SMALL] += by
 
-    def _append_free(self, segment: int) -> None:
+    def _list_free(self, segment: int) -> None:
         words = self._words
-        words[self.row(segment) + SEG_NEXT] = 0
+        row = self.row(segment)
+        if words[row + SEG_STATE] == FREE_PAGE:
+            words[row + SEG_NEXT] = words[POOL_FREE_PAGES]
+            words[POOL_FREE_PAGES] = segment
+            return
+        words[row + SEG_NEXT] = 0
         if words[POOL_FREE_HEAD]:
             words[self.row(words[POOL_FREE_TAIL]) + SEG_NEXT] = segment
         else:
@@ -239,12 +263,12 @@ class Segments:
         """Repair the pool after its lock's owner died: what the table says is so."""
         words = self._words
         words[POOL_FREE_HEAD] = words[POOL_FREE_TAIL] = words[POOL_FREE_COUNT] = 0
-        words[POOL_SMALL] = words[POOL_MAIN] = 0
+        words[POOL_SMALL] = words[POOL_MAIN] = words[POOL_FREE_PAGES] = 0
         for segment in self.used():
             state = words[self.row(segment) + SEG_STATE] & 0xFF
             self._count(state, 1)
-            if state == FREE:
-                self._append_free(segment)
+            if state in (FREE, FREE_PAGE):
+                self._list_free(segment)
 
     def free_list(self) -> Iterator[int]:
         """The recycled segments in the order in which they will be taken, for check().
@@ -252,12 +276,15 @@ class Segments:
         Yields:
             Segment numbers, at most as many as there are.
         """
-        segment = self._words[POOL_FREE_HEAD]
-        for _ in range(self._geometry.segments):
-            if not segment:
-                return
-            yield segment
-            segment = self._words[self.row(segment) + SEG_NEXT]
+        yield from self.queue(POOL_FREE_HEAD)
+
+    def free_pages(self) -> Iterator[int]:
+        """The free index pages, likewise.
+
+        Yields:
+            Segment numbers, at most as many as there are.
+        """
+        yield from self.queue(POOL_FREE_PAGES)
 
     # -- credit for cleaning -----------------------------------------------------------------------
 

@@ -339,7 +339,7 @@ class Store:
             return False
         # Whoever died while it was changing something may have left that half done.
         with self._redo.locked(), self._eviction.locked(), self._segments.locked():
-            pass
+            self._segments.release_pages()
         for shard in self._shards:
             with self._guard.holding(shard):
                 pass
