@@ -295,6 +295,7 @@ def snapshot(store: Store) -> Callable[[], None]:
 # -- many deaths in one operation --------------------------------------------------------------------------
 
 # What the kernel makes of the word of a robust mutex whose owner ends: futex(2), FUTEX_OWNER_DIED.
+WAITERS = 1 << 31
 _OWNER_DIED = 1 << 30
 _TID_MASK = _OWNER_DIED - 1
 _WORDS_OF_LOCK = _STRIDE // 4
@@ -330,7 +331,7 @@ def deaths(
     real: dict[int, object] = {}
     number = 1
     while dies_at(number, same_every_time, modules):
-        real[number] = _left(store)
+        real[number] = left(store)
         begin()
         number += stride * _REAL
     begin()
@@ -338,10 +339,7 @@ def deaths(
 
     def stand_still() -> None:
         go_on = snapshot(store)
-        words = memoryview(store._lock_table._mem).cast("I")
-        for at in range(0, len(words), _WORDS_OF_LOCK):
-            if words[at] & _TID_MASK == threading.get_native_id():
-                words[at] = _OWNER_DIED
+        mark_dead(store, threading.get_native_id())
         theirs.sendall(b".")
         if not theirs.recv(1):  # nobody looks any more
             os._exit(0)
@@ -357,7 +355,7 @@ def deaths(
     try:
         with ours:
             while ours.recv(1):
-                assert real.pop(number, None) in (None, _left(store)), f"opcode {number} of {modules}"
+                assert real.pop(number, None) in (None, left(store)), f"opcode {number} of {modules}"
                 yield number
                 ours.sendall(b".")
                 number += stride
@@ -367,7 +365,20 @@ def deaths(
     assert not real
 
 
-def _left(store: Store) -> tuple[int, list[int]]:
+def mark_dead(store: Store, tid: int) -> None:
+    """Make of a store's locks what the kernel makes of them when a thread ends.
+
+    Args:
+        store: the store.
+        tid: the thread, which still lives.
+    """
+    words = memoryview(store._lock_table._mem).cast("I")
+    for at in range(0, len(words), _WORDS_OF_LOCK):
+        if words[at] & _TID_MASK == tid:
+            words[at] = words[at] & WAITERS | _OWNER_DIED
+
+
+def left(store: Store) -> tuple[int, list[int]]:
     """What a death has left: the arena, as its digest, and the locks whose owner has died."""
     words = list(memoryview(store._lock_table._mem).cast("I")[::_WORDS_OF_LOCK])
     assert not any(word & _TID_MASK for word in words), "somebody has a lock"
