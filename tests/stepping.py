@@ -169,7 +169,8 @@ def open_compiled(**options: Any) -> Iterator[Store]:
         if isinstance(engine, core.engine.Engine):
             yield store
             return
-        compiled = core.engine.Engine(store.engine)
+        compiled: Any = core.engine.Engine(store.engine)
+        store.engine = compiled
         store.get, store.get_many = compiled.get, compiled.get_many
         store.put, store.delete = compiled.put, compiled.delete
         try:

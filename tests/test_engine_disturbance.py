@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias
 
 import pytest
 import stepping
+from fake import Worker
 from stepping import Reader, Stepped, open_compiled
 from store_helpers import NOW_MS, at_opcode, clock, payload, snapshot
 
@@ -380,6 +381,62 @@ def test_a_read_is_undisturbed_at_each_instruction(name: str) -> None:
         # The first and the last instruction are before and behind all that it looks at.
         assert found >= {before}
         assert len(found) == len(allowed - ({None} if away else set()))
+
+
+REQUESTS: Final = {
+    "/get": b"GET /get?key=target HTTP/1.1\r\nHost: localhost\r\n\r\n",
+    "/kv": b"GET /kv/target HTTP/1.1\r\nHost: localhost\r\n\r\n",
+}
+# What differs most for a reply: other bytes at the place, no page there, nothing at all.
+ASKED: Final = (
+    ("/get", "overwrites"),
+    ("/get", "puts another key at the very place"),
+    ("/get", "evicts and reuses"),
+    ("/get", "relocates what has a deadline, and reuses"),
+    ("/get", "empties and fills"),
+    ("/get", "puts what was not there"),
+    ("/kv", "overwrites what has a deadline"),
+    ("/kv", "puts it at the very place again"),
+    ("/kv", "splits its page and overwrites"),
+)
+
+
+@pytest.mark.parametrize(("path", "name"), ASKED)
+def test_a_request_is_undisturbed_at_each_instruction(path: str, name: str) -> None:
+    """The same for the whole of a request; where it declines, the readable path reads."""
+    prepare, act, away, key = DISTURBANCES[name]
+    request = REQUESTS[path].replace(KEY, key)
+    with open_compiled() as store:
+        prepare(store)
+        http = Worker(store).service.http
+        assert http is not None
+
+        def ask() -> object:
+            reply, used, _ = http.serve(request, 0, 1)
+            return reply if used else None
+
+        before = ask()
+        restore = snapshot(store)
+        act(store)
+        allowed = {before, ask()}
+        if away:
+            store.delete(key, clock)
+            allowed.add(ask())
+        restore()
+        assert None not in allowed, "it is none that the core answers"
+        found = Counter[object]()
+        with Reader(ask, core.http) as reader:
+            for number in range(len(reader.path)):
+                assert reader.stand_before(number), f"instruction {number}"
+                act(store)
+                disturbed = bytes(store.counts)
+                reply = reader.result()
+                assert reply in (*allowed, None), f"instruction {number} of {len(reader.path)}"
+                assert_only_counts_differ(store, disturbed)
+                found[reply] += 1
+                restore()
+        assert found[before] > 0
+        assert found.keys() >= allowed if not away else len(found) > 1
 
 
 @pytest.mark.parametrize("act", [transact, delete, flush, relocate_and_reuse], ids=lambda act: act.__name__)

@@ -193,7 +193,9 @@ def test_a_free_page_is_not_lost_to_a_death(pool: Pool, gives_back: bool) -> Non
     segments.give_back(page)
     before = bytes(pool.arena.counts)
     died = 0
-    while dies_at(died + 1, lambda: segments.give_back(other) if gives_back else segments.take(0, PAGE_NEW)):
+    while dies_at(
+        3 * died + 1, lambda: segments.give_back(other) if gives_back else segments.take(0, PAGE_NEW)
+    ):
         died += 1
         with segments.locked():
             pass
