@@ -71,8 +71,13 @@ sanitize: $(TOOLS) ## run the tests of store and HTTP over a core built with ASa
 	@echo "Building the core with $(SANITIZERS) …"
 	@CFLAGS="-O1 -g -fno-omit-frame-pointer -fno-sanitize-recover=all $(SANITIZERS)" LDFLAGS="$(SANITIZERS)" \
 	    $(VENV)/bin/python setup.py -q build --build-base $(SANITIZED) --build-lib $(SANITIZED)/lib
-	@LD_PRELOAD="$$(cc -print-file-name=libasan.so)" ASAN_OPTIONS=detect_leaks=0 PYTHONMALLOC=malloc \
-	    PYTHONPATH="$(abspath $(SANITIZED)/lib)" $(VENV)/bin/pytest $(or $(ARGS),$(IN_PARALLEL) $(SANITIZED_TESTS))
+	@rm -f $(SANITIZED)/report.*
+	@# The reports are files: what a test writes is captured, and lost with its process.
+	@reports=log_path=$(abspath $(SANITIZED))/report; \
+	    LD_PRELOAD="$$(cc -print-file-name=libasan.so)" PYTHONMALLOC=malloc PYTHONPATH="$(abspath $(SANITIZED)/lib)" \
+	    ASAN_OPTIONS=detect_leaks=0:$$reports UBSAN_OPTIONS=print_stacktrace=1:$$reports \
+	    $(VENV)/bin/pytest $(or $(ARGS),$(IN_PARALLEL) $(SANITIZED_TESTS)); code=$$?; \
+	    cat $(SANITIZED)/report.* 2> /dev/null && exit 1; exit $$code
 
 format: $(TOOLS) ## format the code, and mend what the linter can
 	@$(VENV)/bin/ruff check --fix-only .
