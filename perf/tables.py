@@ -85,11 +85,25 @@ def steps(result: Result) -> str:
 
 
 def instructions(result: Result) -> str:
-    """Instructions of a request, and their ratio to a turn of the reference loop."""
-    rows = [[row["path"], f"{row['instructions']:,.0f}", f"{row['ratio']:.3f}"] for row in result["rows"]]
+    """Instructions of a request in both implementations, and the ratio of the core's to a constant reply."""
+    compiled, readable = result["compiled"], result["readable"]
+    others = {row["path"]: row for row in readable["rows"]}
+    rows = [
+        [
+            row["path"],
+            f"{row['instructions']:,.0f}",
+            f"{row['ratio']:.3f}",
+            f"{others[row['path']]['instructions']:,.0f}",
+        ]
+        for row in compiled["rows"]
+    ]
     return table(
-        ["", "instructions", "ratio"],
-        [*rows, ["a turn of the reference loop", f"{result['reference']:,.0f}", "1.000"]],
+        ["", "compiled", "to a constant reply", "readable"],
+        [
+            *rows,
+            ["uvloop, a constant reply", f"{compiled['reference']:,.0f}", "1.000", ""],
+            ["a turn of the reference loop", "", "", f"{readable['reference']:,.0f}"],
+        ],
     )
 
 

@@ -1,32 +1,37 @@
 """No request costs more instructions than is stored, or fewer without its being stored."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from fastkv import core
 from perf.instructions import counting, guard, reference
-from perf.instructions.counted import count_path, count_reference, move
+from perf.instructions.client import CONNECTIONS
 from perf.instructions.guard import ANY_PYTHON, SAME_BUILD, SAME_PYTHON
 from perf.instructions.paths import COUNTED, PATHS
-from perf.instructions.paths import Path as Way
+from perf.instructions.served import move
 
 needs_callgrind = pytest.mark.skipif(counting.missing() is not None, reason=str(counting.missing()))
 ALL = [path.name for path in PATHS]
 
 
 @needs_callgrind
-def test_requests_take_as_many_instructions_as_is_stored() -> None:
+@pytest.mark.parametrize("implementation", SAME_BUILD)
+def test_requests_take_as_many_instructions_as_is_stored(implementation: str) -> None:
+    if implementation == "compiled" and not core.COMPILED:
+        pytest.skip(core.REASON)
     result = guard.stored()
     assert result is not None
-    problems = guard.judge(guard.count_against(ALL, result), result, guard.margin(result))
+    counts = guard.count_against(ALL, result, implementation)
+    problems = guard.judge(counts, result, implementation, guard.margin(result, implementation))
     assert not problems, "\n".join(problems)
 
 
 @needs_callgrind
 def test_a_count_has_the_functions_that_it_was_spent_in(tmp_path: Path) -> None:
-    files = counting.run(["GET, plain"], tmp_path)
+    files = counting.run(["GET, plain"], tmp_path, pure=True)
     counts = counting.per_request(files)
     assert counts.keys() == {"GET, plain", reference.NAME}
     functions = counting.functions(files["GET, plain"])
@@ -41,35 +46,20 @@ def test_what_cannot_be_counted_is_told(tmp_path: Path) -> None:
         counting.run(["no such path"], tmp_path)
 
 
-class Calls:
-    """Counts calls, and no instructions."""
-
-    def __init__(self) -> None:
-        self.counted: dict[str, int] = {}
-
-    def count(self, name: str, call: Callable[[bytes], None], each: Sequence[bytes]) -> None:
-        for data in each:
-            call(data)
-        self.counted[name] = len(each)
+@needs_callgrind
+def test_a_path_that_is_another_one_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    hit, miss = (path for path in PATHS if path.name in ("GET, plain", "GET miss"))
+    monkeypatch.setattr(counting, "PATHS", (hit._replace(first=miss.first),))
+    with pytest.raises(RuntimeError, match=f"0 of {COUNTED} requests went this way"):
+        counting.run([hit.name], tmp_path, pure=True)
 
 
 @pytest.mark.parametrize("path", PATHS, ids=lambda path: path.name)
-def test_every_path_is_the_one_that_is_meant(path: Way) -> None:
-    calls = Calls()
-    count_path(path, calls)
-    assert calls.counted == {path.name: COUNTED // (16 if path.name.startswith("16 ") else 1)}
-
-
-def test_a_path_that_is_another_one_is_refused() -> None:
-    found, *_, missing = (path for path in PATHS if path.name in ("GET, plain", "GET miss"))
-    with pytest.raises(RuntimeError, match=f"0 of {COUNTED} requests went this way"):
-        count_path(found._replace(make_reads=missing.make_reads), Calls())
-
-
-def test_the_reference_loop_is_counted() -> None:
-    calls = Calls()
-    count_reference(calls)
-    assert calls.counted == {reference.NAME: COUNTED}
+def test_every_request_is_sent_once(path: Any) -> None:
+    before, counted = path.make_writes()
+    assert len(before) == len(counted) == COUNTED // path.depth
+    assert len({*before, *counted}) == len(before) + len(counted)
+    assert len(counted) >= CONNECTIONS
 
 
 def test_everything_can_be_moved() -> None:
@@ -83,7 +73,7 @@ HERE = {"build": "a", "python": "CPython 3.11.7", "versions": {"orjson": "1"}}
 @pytest.mark.parametrize(
     ("change", "expected"),
     [
-        ({}, SAME_BUILD),
+        ({}, SAME_BUILD["compiled"]),
         ({"build": "b"}, SAME_PYTHON),
         ({"versions": {"orjson": "2"}}, SAME_PYTHON),
         ({"build": "b", "python": "CPython 3.11.2"}, SAME_PYTHON),
@@ -91,10 +81,10 @@ HERE = {"build": "a", "python": "CPython 3.11.7", "versions": {"orjson": "1"}}
     ],
 )
 def test_the_margin_is_as_wide_as_what_differs(change: dict[str, Any], expected: float) -> None:
-    assert guard.margin(HERE, HERE | change) == expected
+    assert guard.margin(HERE, "compiled", HERE | change) == expected
 
 
-RESULT = {"rows": [{"path": "GET", "ratio": 2.0}, {"path": "PUT", "ratio": 4.0}]}
+RESULT = {"compiled": {"rows": [{"path": "GET", "ratio": 2.0}, {"path": "PUT", "ratio": 4.0}]}}
 
 
 @pytest.mark.parametrize(
@@ -109,7 +99,7 @@ RESULT = {"rows": [{"path": "GET", "ratio": 2.0}, {"path": "PUT", "ratio": 4.0}]
     ],
 )
 def test_what_is_not_as_stored_is_told(counts: dict[str, float], expected: list[str]) -> None:
-    told = guard.judge({reference.NAME: 100.0, **counts}, RESULT, 0.02)
+    told = guard.judge({reference.CONSTANT: 100.0, **counts}, RESULT, "compiled", 0.02)
     assert told[:-1] == expected
     assert bool(expected) == any("--save" in sentence for sentence in told)
 
@@ -117,17 +107,17 @@ def test_what_is_not_as_stored_is_told(counts: dict[str, float], expected: list[
 def test_what_differs_is_counted_again_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
     counted: list[tuple[Sequence[str], int]] = []
 
-    def count(names: Sequence[str], layout: int = 0) -> dict[str, float]:
+    def count(names: Sequence[str], layout: int = 0, *, pure: bool) -> dict[str, float]:
         counted.append((names, layout))
         costs = {"GET": 210.0 if layout == 0 else 201.0, "PUT": 400.0}
-        return {reference.NAME: 100.0, **{name: costs[name] for name in names}}
+        return {reference.CONSTANT: 100.0, **{name: costs[name] for name in names}}
 
     monkeypatch.setattr(counting, "count", count)
-    monkeypatch.setattr(guard, "margin", lambda result: 0.02)
-    counts = guard.count_against(["GET", "PUT"], RESULT)
-    assert counts == {reference.NAME: 100.0, "GET": 201.0, "PUT": 400.0}
+    monkeypatch.setattr(guard, "margin", lambda result, implementation: 0.02)
+    counts = guard.count_against(["GET", "PUT"], RESULT, "compiled")
+    assert counts == {reference.CONSTANT: 100.0, "GET": 201.0, "PUT": 400.0}
     assert counted == [(["GET", "PUT"], 0), (["GET"], 21)]
-    assert guard.count_lowest(["GET"]) == {reference.NAME: 100.0, "GET": 201.0}
+    assert guard.count_lowest(["GET"], "compiled") == {reference.CONSTANT: 100.0, "GET": 201.0}
 
 
 def test_what_is_missing_is_told(monkeypatch: pytest.MonkeyPatch) -> None:

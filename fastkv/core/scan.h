@@ -70,4 +70,7 @@ static inline uint32_t control_bytes(const uint8_t *at)
 
 static inline uint32_t lowest_bit(uint32_t bits) { return (uint32_t)__builtin_ctz(bits); }
 
+/* How many bits a number has from its highest one on; 1 for zero. */
+static inline uint32_t bit_length(uint64_t number) { return 64 - (uint32_t)__builtin_clzll(number | 1); }
+
 #endif

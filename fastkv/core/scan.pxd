@@ -1,6 +1,6 @@
 """Bytes to stop at, sixteen in one look; where text ends that stands in JSON as it is, and what is UTF-8."""
 
-from libc.stdint cimport uint8_t, uint32_t
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
 cdef extern from "scan.h" nogil:
     const size_t BLOCK_BYTES
@@ -9,6 +9,7 @@ cdef extern from "scan.h" nogil:
     uint32_t unusual_in_names(const uint8_t *)
     uint32_t control_bytes(const uint8_t *)
     uint32_t lowest_bit(uint32_t)
+    uint32_t bit_length(uint64_t)
 
 
 cdef inline const uint8_t *end_of_ascii(

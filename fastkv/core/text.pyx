@@ -13,7 +13,7 @@ from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcmp, memcpy, memset
 
-from fastkv.core.scan cimport BLOCK_BYTES, end_of_text, lowest_bit, unusual_bytes
+from fastkv.core.scan cimport BLOCK_BYTES, bit_length, end_of_text, lowest_bit, unusual_bytes
 
 cdef enum:
     MAX_TTL_SECONDS = 10_000_000_000
@@ -73,8 +73,7 @@ cdef bint is_plain(const uint8_t *raw, size_t n) noexcept:
     return end_of_text(raw, raw, raw + n) == raw + n
 
 
-cdef inline uint8_t hex_digit(uint32_t value) noexcept:
-    return <uint8_t>(value + c"0" if value < 10 else value - 10 + c"a")
+cdef const char *HEX_DIGITS = "0123456789abcdef"
 
 
 cdef inline uint8_t *put_escaped(uint8_t *to, uint8_t byte) noexcept:
@@ -97,8 +96,8 @@ cdef inline uint8_t *put_escaped(uint8_t *to, uint8_t byte) noexcept:
         to[1] = letter
         return to + 2
     memcpy(to + 1, b"u00", 3)
-    to[4] = hex_digit(byte >> 4)
-    to[5] = hex_digit(byte & 15)
+    to[4] = HEX_DIGITS[byte >> 4]
+    to[5] = HEX_DIGITS[byte & 15]
     return to + 6
 
 
@@ -447,14 +446,11 @@ cdef size_t put_decimal(uint8_t *out, uint64_t number) noexcept:
 
 
 cdef size_t put_hex(uint8_t *out, uint64_t number) noexcept:
-    cdef size_t digits = 1
-    cdef size_t left
-    while digits < 16 and number >> 4 * digits:
-        digits += 1
-    left = digits
+    cdef size_t digits = (bit_length(number) + 3) >> 2
+    cdef size_t left = digits
     while left:
         left -= 1
-        out[left] = hex_digit(number & 15)
+        out[left] = HEX_DIGITS[number & 15]
         number >>= 4
     return digits
 

@@ -6,6 +6,7 @@ python -m perf.instructions                             all paths
 python -m perf.instructions --save                      … and store them
 python -m perf.instructions --only "GET miss"           one path
 python -m perf.instructions --functions "GET miss"      … and which functions of C it spends them in
+python -m perf.instructions --pure                      all paths of the readable implementation
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
-from perf.instructions import counting, guard, reference
+from perf.instructions import counting, guard
 from perf.instructions.paths import PATHS
 
 if TYPE_CHECKING:
@@ -25,23 +26,25 @@ if TYPE_CHECKING:
 _NAMES = [path.name for path in PATHS]
 
 
-def show(counts: Mapping[str, float]) -> None:
+def show(counts: Mapping[str, float], implementation: str) -> None:
     """Print what paths cost, beside what is stored.
 
     Args:
-        counts: instructions for each request, by path; those of the reference loop among them.
+        counts: instructions for each request, by path; those of the reference among them.
+        implementation: "compiled" or "readable".
     """
     result = guard.stored()
-    ratios = {row["path"]: row["ratio"] for row in result["rows"]} if result else {}
-    changes = guard.differences(counts, result) if result else {}
-    unit = counts[reference.NAME]
-    print(f"{'':28}{'instructions':>14}{'ratio':>10}{'stored':>10}{'difference':>12}")
+    ratios = {row["path"]: row["ratio"] for row in result[implementation]["rows"]} if result else {}
+    changes = guard.differences(counts, result, implementation) if result else {}
+    reference = counting.reference_of(pure=implementation == "readable")
+    unit = counts[reference]
+    print(f"{implementation:28}{'instructions':>14}{'ratio':>10}{'stored':>10}{'difference':>12}")
     for name in filter(counts.__contains__, _NAMES):
         beside = f"{ratios[name]:10.4f}{changes[name]:12.2%}" if name in changes else ""
         print(f"{name:28}{counts[name]:14,.1f}{counts[name] / unit:10.4f}{beside}")
-    print(f"{'a turn of the reference loop':28}{unit:14,.1f}")
+    print(f"{reference:28}{unit:14,.1f}")
     if result:
-        print(f"The margin is {guard.margin(result):.0%}.")
+        print(f"The margin is {guard.margin(result, implementation):.0%}.")
 
 
 def show_functions(file: Path, most: int) -> None:
@@ -63,24 +66,26 @@ def main() -> None:
     parser.add_argument("--only", action="append", choices=_NAMES, help="may be given several times")
     parser.add_argument("--functions", choices=_NAMES, help="of one path, by function of C")
     parser.add_argument("--most", type=int, default=40, help="how many functions")
+    parser.add_argument("--pure", action="store_true", help="the readable path in place of the core")
     chosen = parser.parse_args()
-    if chosen.save and (chosen.only or chosen.functions):
-        parser.error("What is stored is all paths.")
+    if chosen.save and (chosen.only or chosen.functions or chosen.pure):
+        parser.error("What is stored is all paths of both implementations.")
     lacking = counting.missing()
     if lacking:
         sys.exit(lacking)
+    implementation = "readable" if chosen.pure else "compiled"
     if chosen.functions:
         with TemporaryDirectory() as directory:
-            files = counting.run([chosen.functions], Path(directory))
-            show(counting.per_request(files))
+            files = counting.run([chosen.functions], Path(directory), pure=chosen.pure)
+            show(counting.per_request(files), implementation)
             show_functions(files[chosen.functions], chosen.most)
-        return
-    if chosen.save:
-        counts = guard.count_lowest(_NAMES)
-        show(counts)
+    elif chosen.save:
+        counts = {each: guard.count_lowest(_NAMES, each) for each in guard.SAME_BUILD}
+        for each, counted in counts.items():
+            show(counted, each)
         print(guard.store(counts))
-        return
-    show(counting.count(chosen.only or _NAMES))
+    else:
+        show(counting.count(chosen.only or _NAMES, pure=chosen.pure), implementation)
 
 
 if __name__ == "__main__":

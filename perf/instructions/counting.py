@@ -1,7 +1,8 @@
-"""Counts instructions: runs `counted` under callgrind, and reads what that writes down.
+"""Counts instructions: runs `served` under callgrind, sends it requests, and reads what is written down.
 
-The hash seed, the store's seed and the clock are fixed, the collector is off as in a worker, and the
-environment is empty: two runs give the same figures to 0.1%, whatever else the machine does.
+What is counted is all that the process does in user space between the first and the last request: the event
+loop, the system calls' wrappers, the connection, the store. The hash seed and the store's seed are fixed, the
+collector is off as in a worker, and the environment is empty.
 """
 
 from __future__ import annotations
@@ -11,12 +12,15 @@ import re
 import shutil
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from subprocess import PIPE
+from tempfile import TemporaryDirectory, TemporaryFile
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from perf.instructions import reference
-from perf.instructions.paths import COUNTED
+from perf.instructions import client, reference
+from perf.instructions.client import Server
+from perf.instructions.paths import COUNTED, PATHS
 from perf.report import ROOT
 
 if TYPE_CHECKING:
@@ -51,13 +55,14 @@ def missing() -> str | None:
     return f"Instructions cannot be counted: there is no {' and no '.join(tools)}." if tools else None
 
 
-def run(names: Sequence[str], directory: Path, layout: int = 0) -> dict[str, Path]:
-    """Count some paths, and the reference loop.
+def run(names: Sequence[str], directory: Path, layout: int = 0, *, pure: bool = False) -> dict[str, Path]:
+    """Count some paths, and what they are compared with.
 
     Args:
         names: those of the paths.
         directory: where callgrind may write; empty.
-        layout: see `counted.move`.
+        layout: see `served.move`.
+        pure: whether the readable path is counted in place of the compiled core.
 
     Returns:
         By name, what it has written.
@@ -71,24 +76,55 @@ def run(names: Sequence[str], directory: Path, layout: int = 0) -> dict[str, Pat
     command = [
         *(shutil.which("valgrind") or "valgrind", "--quiet", "--tool=callgrind", "--instr-atstart=no"),
         f"--callgrind-out-file={directory}/%p",
-        *(sys.executable, "-m", "perf.instructions.counted", str(marks), str(layout)),
+        *(sys.executable, "-m", "perf.instructions.served", str(marks), str(layout)),
     ]
     environment = {
         "PYTHONPATH": os.environ.get("PYTHONPATH", ""),
         "PYTHONHASHSEED": "0",
         "PYTHONDONTWRITEBYTECODE": "1",
-    }
+    } | ({"FASTKV_PURE": "1"} if pure else {})
     # As many at a time as there are processors; that makes no difference to a count.
-    all_names = [reference.NAME, *names]
+    all_names = [reference_of(pure=pure), *names]
     teams = [team for number in range(_TEAMS) if (team := all_names[number::_TEAMS])]
-    running = [
-        subprocess.Popen([*command, *team], cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True)
-        for team in teams
-    ]
-    told = [process.communicate()[1] for process in running]
-    if any(process.returncode for process in running):
-        raise RuntimeError(f"Not all was counted: {''.join(told)}")
+    with ThreadPoolExecutor(_TEAMS) as pool:
+        problems = list(pool.map(lambda team: _count_team([*command, *team], team, environment), teams))
+    if any(problems):
+        raise RuntimeError(f"Not all was counted: {''.join(problems)}")
     return dict(_named(directory))
+
+
+def reference_of(*, pure: bool) -> str:
+    """What counts are compared with.
+
+    Args:
+        pure: whether they are those of the readable path.
+    """
+    return reference.NAME if pure else reference.CONSTANT
+
+
+def _count_team(command: Sequence[str], team: Sequence[str], environment: Mapping[str, str]) -> str:
+    """Run one process of servers and send them what is counted; why that failed, empty if it did not."""
+    paths = {path.name: path for path in PATHS}
+    with (
+        TemporaryFile("w+") as errors,
+        subprocess.Popen(
+            command, cwd=ROOT, env=environment, stdin=PIPE, stdout=PIPE, stderr=errors, bufsize=0
+        ) as process,
+    ):
+        server = Server(process)
+        try:
+            for name in team:
+                if name in paths:
+                    client.count(paths[name], server)
+                elif name == reference.CONSTANT:
+                    client.count_constant(server)
+            failure = ""
+        except (OSError, RuntimeError, ValueError) as error:
+            failure = f"{error}\n"
+            process.terminate()
+        status = process.wait()
+        errors.seek(0)
+        return failure + errors.read() if failure or status else ""
 
 
 def _named(directory: Path) -> Iterator[tuple[str, Path]]:
@@ -99,10 +135,10 @@ def _named(directory: Path) -> Iterator[tuple[str, Path]]:
             yield name[1], file
 
 
-def count(names: Sequence[str], layout: int = 0) -> dict[str, float]:
+def count(names: Sequence[str], layout: int = 0, *, pure: bool = False) -> dict[str, float]:
     """``per_request`` of ``run``, in a directory of its own."""
     with TemporaryDirectory() as directory:
-        return per_request(run(names, Path(directory), layout))
+        return per_request(run(names, Path(directory), layout, pure=pure))
 
 
 def per_request(files: Mapping[str, Path]) -> dict[str, float]:

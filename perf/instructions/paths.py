@@ -1,6 +1,6 @@
-"""The paths whose instructions are counted: what is received on each, and what has to come of it.
+"""The requests whose instructions are counted: what is sent on each path, and what has to come of it.
 
-Keys have 11 bytes and values 64. On no path is one key asked for all the time: each request is another one.
+Keys have 11 bytes and values 64, if nothing else is said. On no path is one request sent twice.
 """
 
 from __future__ import annotations
@@ -23,9 +23,10 @@ LOADED: Final = 2 * COUNTED
 _DEPTH: Final = 16
 _SEED: Final = 7
 _MASK: Final = b"\x12\x34\x56\x78"
+_HOST: Final = b"Host: 127.0.0.1\r\n"
 
 HEADERS: Final = {
-    "plain": b"Host: 127.0.0.1\r\n\r\n",
+    "plain": _HOST + b"\r\n",
     "curl": b"Host: 127.0.0.1:7171\r\nUser-Agent: curl/7.88.1\r\nAccept: */*\r\n\r\n",
     "browser": (
         b'Host: localhost:7171\r\nConnection: keep-alive\r\nsec-ch-ua-platform: "Linux"\r\n'
@@ -45,38 +46,39 @@ HANDSHAKE: Final = (
 """What goes before everything else on a WebSocket."""
 
 
-class Reads(NamedTuple):
-    """What is received on a path.
-
-    Attributes:
-        before: what makes it warm: the interpreter has specialised its bytecodes then.
-        counted: what is counted.
-    """
-
-    before: Sequence[bytes]
-    counted: Sequence[bytes]
-
-
 class Path(NamedTuple):
     """A path.
 
     Attributes:
         name: as in the results.
-        make_reads: makes what is received.
-        column: what counts each request that goes this way.
-        ending: of every reply.
-        websocket: whether messages are received, and no requests.
+        make: makes the request of a number.
+        column: the counter that each request increases.
+        first: the number of the first request; from ``LOADED`` on there are no entries beforehand.
+        depth: requests in one write.
+        ttl: whether the entries have a deadline.
+        websocket: whether messages are sent, and no requests.
     """
 
     name: str
-    make_reads: Callable[[], Reads]
+    make: Callable[[int], bytes]
     column: Column
-    ending: bytes
+    first: int = 0
+    depth: int = 1
+    ttl: bool = False
     websocket: bool = False
+
+    def make_writes(self) -> tuple[Sequence[bytes], Sequence[bytes]]:
+        """What a client sends: first what makes the server warm, then what is counted."""
+        numbers = list(range(self.first, self.first + LOADED))
+        random.Random(_SEED).shuffle(numbers)
+        requests = [self.make(number) for number in numbers]
+        writes = [b"".join(requests[at : at + self.depth]) for at in range(0, len(requests), self.depth)]
+        middle = COUNTED // self.depth
+        return writes[:middle], writes[middle:]
 
 
 def key(number: int) -> bytes:
-    """The key of an entry; those from ``LOADED`` on are not there beforehand."""
+    """The key of an entry."""
     return b"k%010d" % number
 
 
@@ -85,59 +87,93 @@ def value(number: int) -> bytes:
     return b"v%063d" % number
 
 
+def _value_of_any_length(number: int) -> bytes:
+    return b"%0*d" % (32 + number * 7919 % 65, number)
+
+
 def _get(fields: bytes, number: int) -> bytes:
     return b"GET /get?key=%b HTTP/1.1\r\n%b" % (key(number), fields)
+
+
+def _own_fields(number: int) -> bytes:
+    """Fields that no other request has: those of W3C Trace Context, and an identifier."""
+    return b"traceparent: 00-%032x-%016x-01\r\nX-Request-Id: %08x-7d2c\r\n" % (
+        number * 2654435761,
+        number + 1,
+        number,
+    )
+
+
+def _get_with_own_fields(number: int) -> bytes:
+    return _get(_HOST + _own_fields(number) + b"\r\n", number)
+
+
+def _get_escaped(number: int) -> bytes:
+    return b"GET /get?key=%%6B%b HTTP/1.1\r\n%b" % (key(number)[1:], HEADERS["plain"])
+
+
+def _head(number: int) -> bytes:
+    return b"HEAD" + _get(HEADERS["plain"], number)[3:]
+
+
+def _get_resource(number: int) -> bytes:
+    return b"GET /kv/%b HTTP/1.1\r\n%b" % (key(number), HEADERS["plain"])
 
 
 def _delete(number: int) -> bytes:
     return b"DELETE /delete?key=%b HTTP/1.1\r\n%b" % (key(number), HEADERS["plain"])
 
 
-def _put(number: int) -> bytes:
-    body = b'{"key":"%b","value":"%b"}' % (key(number), value(number))
-    fields = b"Content-Type: application/json\r\nContent-Length: %d\r\n%b" % (len(body), HEADERS["plain"])
-    return b"PUT /put HTTP/1.1\r\n%b%b" % (fields, body)
+def _put(
+    number: int,
+    make_value: Callable[[int], bytes] = value,
+    fields: bytes = _HOST,
+    member: bytes = b"",
+    make_fields: Callable[[int], bytes] | None = None,
+) -> bytes:
+    body = b'{"key":"%b","value":"%b"%b}' % (key(number), make_value(number), member)
+    return b"PUT /put HTTP/1.1\r\n%b%bContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%b" % (
+        fields,
+        make_fields(number) if make_fields else b"",
+        len(body),
+        body,
+    )
+
+
+def _put_of_any_ttl(number: int) -> bytes:
+    return _put(number, member=b',"ttl":%d' % (3600 + number))
+
+
+def _put_resource(number: int) -> bytes:
+    return b"PUT /kv/%b HTTP/1.1\r\n%bContent-Length: 64\r\n\r\n%b" % (key(number), _HOST, value(number))
 
 
 def _message(number: int) -> bytes:
     return frame(["GET", key(number).decode()], mask=_MASK)
 
 
-def _together(requests: Sequence[bytes], depth: int) -> list[bytes]:
-    """Reads, with so many requests in each."""
-    return [b"".join(requests[at : at + depth]) for at in range(0, len(requests), depth)]
-
-
-def _numbers(first: int) -> list[int]:
-    """As many as there are entries, in no order."""
-    numbers = list(range(first, first + LOADED))
-    random.Random(_SEED).shuffle(numbers)
-    return numbers
-
-
-def _once(make: Callable[[int], bytes], first: int = 0, depth: int = 1) -> Reads:
-    """Requests each of which comes once.
-
-    Args:
-        make: makes the one of a number.
-        first: the first number.
-        depth: how many come in a read.
-    """
-    requests = [make(number) for number in _numbers(first)]
-    return Reads(_together(requests[:COUNTED], depth), _together(requests[COUNTED:], depth))
-
-
-_GETS: Final = {who: partial(_get, fields) for who, fields in HEADERS.items()}
-_HIT: Final = b'"}'
-_DONE: Final = b' successfully."}'
+_BROWSER: Final = HEADERS["browser"].removesuffix(b"\r\n")
+_PLAIN: Final = partial(_get, HEADERS["plain"])
 
 PATHS: Final = (
-    *(Path(f"GET, {who}", partial(_once, _GETS[who]), Column.HITS, _HIT) for who in HEADERS),
-    Path("GET miss", partial(_once, _GETS["plain"], LOADED), Column.MISSES, b'"Key not found."}'),
-    Path("PUT overwrite", partial(_once, _put), Column.PUTS, _DONE),
-    Path("PUT new", partial(_once, _put, LOADED), Column.PUTS, _DONE),
-    Path("DELETE", partial(_once, _delete), Column.DELETES, _DONE),
-    Path("16 GET", partial(_once, _GETS["plain"], depth=_DEPTH), Column.HITS, _HIT),
-    Path("WebSocket GET", partial(_once, _message), Column.HITS, _HIT, websocket=True),
+    *(Path(f"GET, {who}", partial(_get, fields), Column.HITS) for who, fields in HEADERS.items()),
+    Path("GET, own fields", _get_with_own_fields, Column.HITS),
+    Path("GET, ttl", _PLAIN, Column.HITS, ttl=True),
+    Path("GET, escaped key", _get_escaped, Column.HITS),
+    Path("GET miss", _PLAIN, Column.MISSES, first=LOADED),
+    Path("HEAD", _head, Column.HITS),
+    Path("GET /kv", _get_resource, Column.HITS),
+    Path("PUT overwrite", _put, Column.PUTS),
+    Path("PUT new", _put, Column.PUTS, first=LOADED),
+    Path("PUT, browser", partial(_put, fields=_BROWSER), Column.PUTS),
+    Path("PUT, own fields", partial(_put, make_fields=_own_fields), Column.PUTS),
+    Path("PUT, any length", partial(_put, make_value=_value_of_any_length), Column.PUTS),
+    Path("PUT, ttl", partial(_put, member=b',"ttl":3600'), Column.PUTS),
+    Path("PUT, any ttl", _put_of_any_ttl, Column.PUTS),
+    Path("PUT /kv", _put_resource, Column.PUTS),
+    Path("DELETE", _delete, Column.DELETES),
+    Path("16 GET", _PLAIN, Column.HITS, depth=_DEPTH),
+    Path("16 PUT", _put, Column.PUTS, depth=_DEPTH),
+    Path("WebSocket GET", _message, Column.HITS, websocket=True),
 )
 """All paths; those that begin with a number are pipelined."""
