@@ -1,6 +1,5 @@
 /* Steps of a traced process, on x86-64: see stepping.py. */
 #include <errno.h>
-#include <sched.h>
 #include <stdint.h>
 #include <string.h>
 #include <sys/ptrace.h>
@@ -8,7 +7,7 @@
 #include <sys/user.h>
 #include <sys/wait.h>
 
-enum { STEPPED, CHANGED, LEFT, BLOCKED, ENDED };
+enum { STEPPED, CHANGED, LEFT, ENDED };
 
 /* Shared memory, and how it was when it was last looked at. */
 struct watched {
@@ -17,17 +16,11 @@ struct watched {
     size_t size;
 };
 
-/* One instruction. BLOCKED: it is a call of the kernel that waits for a lock; ask again later, with resumes = 0. */
-static int one_step(pid_t pid, int resumes, const uint32_t *locks, size_t lock_words, struct user_regs_struct *registers, int *status)
+/* One instruction. */
+static int one_step(pid_t pid, struct user_regs_struct *registers, int *status)
 {
-    pid_t stopped;
-    if (resumes && ptrace(PTRACE_SINGLESTEP, pid, NULL, NULL)) return ENDED;
-    while (!(stopped = waitpid(pid, status, locks ? WNOHANG : 0))) {
-        for (size_t i = 0; i < lock_words; i += 16)
-            if (locks[i] >> 31) return BLOCKED; /* FUTEX_WAITERS */
-        sched_yield();
-    }
-    if (stopped < 0 || !WIFSTOPPED(*status) || WSTOPSIG(*status) != SIGTRAP) return ENDED;
+    if (ptrace(PTRACE_SINGLESTEP, pid, NULL, NULL) || waitpid(pid, status, 0) != pid) return ENDED;
+    if (!WIFSTOPPED(*status) || WSTOPSIG(*status) != SIGTRAP) return ENDED;
     return ptrace(PTRACE_GETREGS, pid, NULL, registers) ? ENDED : STEPPED;
 }
 
@@ -38,20 +31,20 @@ uint64_t step_into(pid_t pid, uint64_t low, uint64_t high, long most, uint64_t *
     struct user_regs_struct registers;
     do {
         if (!most--) return 0;
-        if (one_step(pid, 1, NULL, 0, &registers, status) != STEPPED) return 0;
+        if (one_step(pid, &registers, status) != STEPPED) return 0;
     } while (registers.rip < low || registers.rip >= high);
     *frame = registers.rsp;
     return registers.rip;
 }
 
 /* Step through the call that `frame` is the stack of: as many instructions as `most`, fewer where one of them changes
-   what is watched, leaves the call or waits for a lock. Returns why it stopped; *steps counts them. */
-int step_on(pid_t pid, uint64_t frame, long most, int resumes, const uint32_t *locks, size_t lock_words,
-            const struct watched *watched, int n, long *steps, uint64_t *at, int *status)
+   what is watched or leaves the call. Returns why it stopped; *steps counts them. */
+int step_on(pid_t pid, uint64_t frame, long most, const struct watched *watched, int n, long *steps, uint64_t *at,
+            int *status)
 {
     struct user_regs_struct registers;
-    for (*steps = 0; *steps < most; resumes = 1) {
-        int outcome = one_step(pid, resumes, locks, lock_words, &registers, status), changed = 0;
+    for (*steps = 0; *steps < most;) {
+        int outcome = one_step(pid, &registers, status), changed = 0;
         if (outcome != STEPPED) return outcome;
         ++*steps;
         *at = registers.rip;
@@ -83,7 +76,7 @@ uint64_t run_to(pid_t pid, uint64_t at, uint64_t bound, uint64_t *stack, int *st
 {
     struct user_regs_struct registers;
     uint8_t at_octet, bound_octet, breakpoint;
-    if (one_step(pid, 1, NULL, 0, &registers, status) != STEPPED) return 0;
+    if (one_step(pid, &registers, status) != STEPPED) return 0;
     if (registers.rip != at && registers.rip != bound) {
         if (poke(pid, at, 0xCC, &at_octet) || poke(pid, bound, 0xCC, &bound_octet)) return 0;
         if (ptrace(PTRACE_CONT, pid, NULL, NULL)) return 0;

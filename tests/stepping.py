@@ -61,9 +61,7 @@ class Stop(IntEnum):
     """The last step has changed what is watched."""
     LEFT = 2
     """The last step was the return to Python."""
-    BLOCKED = 3
-    """It waits in the kernel for a lock that another process has."""
-    ENDED = 4
+    ENDED = 3
 
 
 class _Watched(ctypes.Structure):
@@ -127,8 +125,8 @@ def _stepping() -> ctypes.CDLL:
     library.run_to.argtypes = [pid, u64, u64, at_u64, at_int]
     library.run_to.restype = u64
     library.step_on.argtypes = [
-        *(pid, u64, ctypes.c_long, ctypes.c_int, ctypes.c_void_p, ctypes.c_size_t),
-        *(ctypes.POINTER(_Watched), ctypes.c_int, ctypes.POINTER(ctypes.c_long), at_u64, at_int),
+        *(pid, u64, ctypes.c_long, ctypes.POINTER(_Watched), ctypes.c_int),
+        *(ctypes.POINTER(ctypes.c_long), at_u64, at_int),
     ]
     return library
 
@@ -195,7 +193,6 @@ class Stepped:
         operation: Callable[[], object],
         module: ModuleType,
         watched: Sequence[mmap] = (),
-        locks: mmap | None = None,
         entry: int = 0,
     ) -> None:
         """Fork a process, and let it run until it is about to enter the module.
@@ -204,7 +201,6 @@ class Stepped:
             operation: what the process does.
             module: the extension module whose call counts; the first one, if the operation has several.
             watched: shared memory whose changes are looked for.
-            locks: a table of locks for which the process may have to wait while others stand still.
             entry: that of an earlier process that did the same, which saves its search.
         """
         self._views = [ctypes.c_char.from_buffer(mem) for mem in watched]
@@ -216,10 +212,6 @@ class Stepped:
                 for view, shadow, size in zip(self._views, self._shadows, sizes, strict=True)
             )
         )
-        self._locks: tuple[int | None, int] = None, 0
-        if locks:
-            self._views.append(ctypes.c_char.from_buffer(locks))
-            self._locks = ctypes.addressof(self._views[-1]), len(locks) // 4
         self._frame = ctypes.c_uint64()
         self._status = ctypes.c_int()
         self.steps = 0
@@ -264,13 +256,13 @@ class Stepped:
             until_changed: whether to stop behind one that changes what is watched.
 
         Returns:
-            Why it stands still, or that it is blocked: then it has to go on until it is not.
+            Why it stands still.
         """
         steps, at = ctypes.c_long(), ctypes.c_uint64()
         self.stop = Stop(
             _stepping().step_on(
-                *(self.pid, self._frame, most, self.stop is not Stop.BLOCKED, *self._locks),
-                *(self._watched, len(self._watched) if until_changed else 0, steps, at, self._status),
+                *(self.pid, self._frame, most, self._watched, len(self._watched) if until_changed else 0),
+                *(steps, at, self._status),
             )
         )
         self.steps += steps.value
@@ -301,9 +293,13 @@ class Stepped:
         while self.go(1 << 30, until_changed=True) is Stop.CHANGED:
             yield self.steps
 
+    def let_go(self) -> None:
+        """Let the process run; it cannot be stepped any more."""
+        _libc.ptrace(_CONT, self.pid, None, None)
+
     def finish(self) -> None:
         """Let the process run to its end, which has to be a good one."""
-        _libc.ptrace(_CONT, self.pid, None, None)
+        self.let_go()  # if it runs already, this is an error that changes nothing
         pid, self.pid = self.pid, 0
         assert end_of(pid) == 0
 
