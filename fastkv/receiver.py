@@ -103,4 +103,4 @@ class PythonReceiver(asyncio.Protocol):
 
 Receiver = PythonReceiver
 if not TYPE_CHECKING and core.COMPILED:
-    Receiver = core.http.Receiver
+    Receiver = core.receiver.Receiver

@@ -515,7 +515,7 @@ class Sink:
         return len(self._queue)
 
 
-class Receiving(core.http.Receiver if core.COMPILED else object):  # type: ignore[misc]
+class Receiving(core.receiver.Receiver if core.COMPILED else object):  # type: ignore[misc]
     """A connection that answers with what it was asked, where the compiled path does not.
 
     Attributes:

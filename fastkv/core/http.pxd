@@ -1,9 +1,10 @@
-"""The request path of HTTP: ordinary requests in, replies out, and a connection's way in and out."""
+"""The request path of HTTP: ordinary requests in, replies out."""
 
 from libc.stdint cimport uint8_t, uint64_t
 
 from fastkv.core.engine cimport Clock, Engine, Found
 from fastkv.core.headers cimport Sections
+from fastkv.core.replies cimport Outcome, Part, Replies
 
 cdef enum Reason:
     ROUTE       # the method, the path, or the form of the target
@@ -15,15 +16,6 @@ cdef enum Reason:
     ENCODING    # a key or a value that JSON has in base64
     ENGINE      # the engine declined
     REASONS     # how many there are
-
-cdef enum Outcome:
-    WRITTEN     # the reply is complete
-    CHANGED     # the entry was changed meanwhile
-    UNWRITABLE  # it is no text
-
-cdef struct Part:
-    const uint8_t *at
-    size_t size
 
 cdef class Http:
     cdef Engine engine
@@ -37,20 +29,13 @@ cdef class Http:
     # Why the newest request was declined, and how many were, by reason.
     cdef Reason reason
     cdef uint64_t[8] refused
-    # Replies, how many bytes and requests they are; what is decoded on the way.
-    cdef uint8_t *out
-    cdef size_t size, room
+    # Replies, and how many requests they answer; what is decoded on the way.
+    cdef Replies replies
     cdef readonly size_t served
     cdef uint8_t *scratch
     cdef size_t scratch_room, kept_scratch
-    # Parts of replies, and the objects that they lie in; those with a status line are renewed once a second.
-    cdef Part hit_start, hit_end, hit_open, hit_end_open, hit_middle, hit_close
-    cdef Part resource_start, length_name, etag_name, resource_end, ttl_name, ttl_end
-    cdef Part created, replaced, put_end
-    cdef Part miss, miss_head, resource_miss, resource_miss_head, put_ok, delete_ok, deleted
+    # The objects that the parts of replies lie in, which are renewed once a second.
     cdef list texts
-    # Bytes around key and value in JSON, and of all parts together.
-    cdef size_t around, fixed
     # Metadata that was seen lately, and the header lines of each.
     cdef bytes no_content
     cdef list metadata, content
@@ -60,9 +45,7 @@ cdef class Http:
     cdef size_t answer(self, const uint8_t *data, size_t at, size_t n, size_t most, Py_ssize_t *more) noexcept
     cdef bytes take(self)
     cdef void clear(self) noexcept
-    cdef bint reserve(self, size_t more) noexcept
     cdef bint reserve_scratch(self, size_t n) noexcept
-    cdef bint add(self, const Part *part) noexcept
     cdef void count(self, size_t column) noexcept
     cdef Py_ssize_t decline(self, Reason reason) noexcept
     cdef void count_decline(self, const uint8_t *line, const uint8_t *end) noexcept
@@ -77,17 +60,5 @@ cdef class Http:
     cdef Py_ssize_t put(self, const uint8_t *line, const uint8_t *at, const uint8_t *end) noexcept
     cdef Py_ssize_t put_resource(self, const uint8_t *line, const uint8_t *path, const uint8_t *end) noexcept
     cdef Py_ssize_t delete(self, const uint8_t *line, const uint8_t *path, const uint8_t *end) noexcept
-    cdef Outcome write_plain(self, const uint8_t *key, size_t key_len, Found *found, bint headless) noexcept
-    cdef Outcome write_escaped(self, const uint8_t *key, size_t key_len, Found *found, bint headless) noexcept
     cdef Outcome write_resource(self, Found *found, bint headless) noexcept
     cdef bytes content_of(self, const uint8_t *metadata, size_t n)
-
-cdef class Receiver:
-    cdef public bint heard, fast_path_ok
-    cdef Http http
-    cdef object output, write_output
-    cdef int fd
-    cdef bint queued
-    cdef size_t most
-
-    cdef send(self, Http http)

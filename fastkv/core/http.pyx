@@ -1,6 +1,6 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, initializedcheck=False
 # cython: nonecheck=False, embedsignature=True, auto_pickle=False, autotestdict=False
-"""Ordinary requests over HTTP/1.1 → replies, and a connection's way in and out.
+"""Ordinary requests over HTTP/1.1 → replies.
 
 `Http.serve` answers as many leading whole requests as are ordinary. What it answers is specified by
 `fastkv.http.routes` and `fastkv.http.rest`, byte for byte. Ordinary is: GET and HEAD of /get, PUT and POST of
@@ -19,7 +19,7 @@ from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_CheckExact, PyBytes_FromSt
 from cpython.list cimport PyList_GET_ITEM, PyList_GET_SIZE
 from libc.stdint cimport uint8_t, uint64_t
 from libc.stdlib cimport free, realloc
-from libc.string cimport memcmp, memcpy, memmove
+from libc.string cimport memcmp
 
 from fastkv.core cimport engine as store
 from fastkv.core.engine cimport Clock, Engine, Found, Written
@@ -27,14 +27,11 @@ from fastkv.core.headers cimport (
     DELETE_ANY, PUT_JSON, PUT_RESOURCE, READ_JSON, READ_RESOURCE, Section, Sections
 )
 from fastkv.core.native cimport likely, load_relaxed, store_relaxed, unlikely
-from fastkv.core.text cimport (
-    PutBody, escape, key_in_path, key_in_query, parse_put, put_decimal, put_hex, ttl_in_query
+from fastkv.core.replies cimport (
+    CHANGED, DIGITS, UNWRITABLE, WRITTEN, Outcome, Part, add, put_part, reserve, write_escaped, write_plain,
+    write_resource,
 )
-
-cdef extern from "sys/socket.h" nogil:
-    enum: MSG_DONTWAIT
-    enum: MSG_NOSIGNAL
-    ssize_t send_now "send"(int fd, const void *data, size_t n, int flags)
+from fastkv.core.text cimport PutBody, key_in_path, key_in_query, parse_put, put_hex, ttl_in_query
 
 cdef extern from "string.h" nogil:
     void *memmem(const void *data, size_t n, const void *wanted, size_t wanted_len)
@@ -49,7 +46,6 @@ cdef enum:
     TRIES = 4  # reads of an entry that is replaced meanwhile, before the lock has to be taken
     KEPT_BYTES = 1 << 16  # of each buffer: they stay after large replies and bodies
     KEPT_CONTENT = 8
-    DIGITS = 20  # the most that a number has, in decimal or hexadecimal
     ROOM_IN_JSON = 1024  # of a PUT besides the strings
 
 _REASONS = ("route", "target", "section", "incomplete", "body", "listened", "encoding", "engine")
@@ -58,31 +54,6 @@ _REASONS = ("route", "target", "section", "incomplete", "body", "listened", "enc
 cdef inline bint begins(const uint8_t *at, const uint8_t *end, const char *text, Py_ssize_t n) noexcept:
     """Whether what arrived begins with a text of ``n`` bytes."""
     return end - at >= n and memcmp(at, text, n) == 0
-
-
-cdef inline uint8_t *put_raw(uint8_t *out, const uint8_t *raw, size_t n) noexcept:
-    """Write some bytes and return what is behind them."""
-    memcpy(out, raw, n)
-    return out + n
-
-
-cdef inline uint8_t *put_part(uint8_t *out, const Part *part) noexcept:
-    """Write a part of a reply and return what is behind it."""
-    memcpy(out, part.at, part.size)
-    return out + part.size
-
-
-cdef inline uint8_t *put_seconds(uint8_t *out, uint64_t ms) noexcept:
-    """Write ms as seconds, with three decimals where they are not 0; returns what is behind them."""
-    cdef uint64_t part = ms % 1000
-    out += put_decimal(out, ms // 1000)
-    if part:
-        out[0] = c"."
-        out[1] = c"0" + part // 100
-        out[2] = c"0" + part // 10 % 10
-        out[3] = c"0" + part % 10
-        out += 4
-    return out
 
 
 @cython.final
@@ -121,7 +92,7 @@ cdef class Http:
         max_value_bytes: longer values are declined.
         max_body_bytes: longer bodies are declined.
         max_output_bytes: once the replies of one call are longer, the next request has to wait.
-        large_bytes: replies of one call that are longer in all leave by ``Receiver.write_any``.
+        large_bytes: replies of one call that are longer in all leave by the ``write_any`` of the connection.
 
     Attributes:
         served: how many requests the newest call to `serve` has answered.
@@ -165,11 +136,11 @@ cdef class Http:
         self.set_prefixes(dict.fromkeys((200, 201, 204, 404), b""))
         # A percent escape has three bytes; behind the longest key one more decides that it is the longest.
         self.kept_scratch = max(<size_t>KEPT_BYTES, 3 * self.max_key + 1)
-        if not (self.reserve(KEPT_BYTES) and self.reserve_scratch(self.kept_scratch)):
+        if not (reserve(&self.replies, KEPT_BYTES) and self.reserve_scratch(self.kept_scratch)):
             raise MemoryError
 
     def __dealloc__(self):
-        free(self.out)
+        free(self.replies.out)
         free(self.scratch)
 
     @property
@@ -196,30 +167,30 @@ cdef class Http:
         replaced = prefixes[204] + isolation + templates.replaced[0]
         deleted = prefixes[204] + isolation + templates.deleted
         texts = []
-        self.hit_start = self.part(ok + start, texts)
-        self.hit_end = self.part(end, texts)
-        self.hit_open = self.part(opening, texts)
-        self.hit_end_open = self.part(end + opening, texts)
-        self.hit_middle = self.part(middle, texts)
-        self.hit_close = self.part(close, texts)
-        self.miss = self.part(missing + not_found, texts)
-        self.miss_head = self.part(missing + headless, texts)
-        self.put_ok = self.part(ok + templates.put_ok, texts)
-        self.delete_ok = self.part(ok + templates.delete_ok, texts)
-        self.resource_start = self.part(ok + isolation + content, texts)
-        self.length_name = self.part(length, texts)
-        self.etag_name = self.part(etag, texts)
-        self.resource_end = self.part(resource_end, texts)
-        self.ttl_name = self.part(ttl, texts)
-        self.ttl_end = self.part(ttl_end, texts)
-        self.resource_miss = self.part(missing + isolation + not_found, texts)
-        self.resource_miss_head = self.part(missing + isolation + headless, texts)
-        self.created = self.part(created, texts)
-        self.replaced = self.part(replaced, texts)
-        self.put_end = self.part(templates.created[1], texts)
-        self.deleted = self.part(deleted, texts)
-        self.around = self.hit_open.size + self.hit_middle.size + self.hit_close.size
-        self.fixed = sum(map(len, texts)) + 4 * DIGITS
+        self.replies.hit_start = self.part(ok + start, texts)
+        self.replies.hit_end = self.part(end, texts)
+        self.replies.hit_open = self.part(opening, texts)
+        self.replies.hit_end_open = self.part(end + opening, texts)
+        self.replies.hit_middle = self.part(middle, texts)
+        self.replies.hit_close = self.part(close, texts)
+        self.replies.miss = self.part(missing + not_found, texts)
+        self.replies.miss_head = self.part(missing + headless, texts)
+        self.replies.put_ok = self.part(ok + templates.put_ok, texts)
+        self.replies.delete_ok = self.part(ok + templates.delete_ok, texts)
+        self.replies.resource_start = self.part(ok + isolation + content, texts)
+        self.replies.length_name = self.part(length, texts)
+        self.replies.etag_name = self.part(etag, texts)
+        self.replies.resource_end = self.part(resource_end, texts)
+        self.replies.ttl_name = self.part(ttl, texts)
+        self.replies.ttl_end = self.part(ttl_end, texts)
+        self.replies.resource_miss = self.part(missing + isolation + not_found, texts)
+        self.replies.resource_miss_head = self.part(missing + isolation + headless, texts)
+        self.replies.created = self.part(created, texts)
+        self.replies.replaced = self.part(replaced, texts)
+        self.replies.put_end = self.part(templates.created[1], texts)
+        self.replies.deleted = self.part(deleted, texts)
+        self.replies.around = self.replies.hit_open.size + self.replies.hit_middle.size + self.replies.hit_close.size
+        self.replies.fixed = sum(map(len, texts)) + 4 * DIGITS
         self.texts = texts
 
     cdef Part part(self, bytes text, list texts):
@@ -263,10 +234,10 @@ cdef class Http:
     ) noexcept:
         """As `serve`; the replies are the first ``size`` bytes of ``out`` until `clear` is called."""
         cdef Py_ssize_t used
-        self.size = 0
+        self.replies.size = 0
         self.served = 0
         more[0] = 0
-        while at < n and self.served < most and self.size <= self.max_output:
+        while at < n and self.served < most and self.replies.size <= self.max_output:
             used = self.answer_one(data + at, data + n)
             if used < 0:
                 more[0] = -used
@@ -283,37 +254,24 @@ cdef class Http:
 
     cdef bytes take(self):
         """Return the replies and clear the buffers."""
-        replies = PyBytes_FromStringAndSize(<const char *>self.out, self.size)
+        replies = PyBytes_FromStringAndSize(<const char *>self.replies.out, self.replies.size)
         self.clear()
         return replies
 
     cdef void clear(self) noexcept:
         """Forget the replies, and give back the memory that large ones and large bodies took."""
         cdef void *less
-        self.size = 0
-        if unlikely(self.room > KEPT_BYTES):
-            less = realloc(self.out, KEPT_BYTES)
+        self.replies.size = 0
+        if unlikely(self.replies.room > KEPT_BYTES):
+            less = realloc(self.replies.out, KEPT_BYTES)
             if less != NULL:
-                self.out = <uint8_t *>less
-                self.room = KEPT_BYTES
+                self.replies.out = <uint8_t *>less
+                self.replies.room = KEPT_BYTES
         if unlikely(self.scratch_room > self.kept_scratch):
             less = realloc(self.scratch, self.kept_scratch)
             if less != NULL:
                 self.scratch = <uint8_t *>less
                 self.scratch_room = self.kept_scratch
-
-    cdef bint reserve(self, size_t more) noexcept:
-        """Make room for further bytes of replies; False: there is no memory."""
-        cdef size_t room = 2 * (self.size + more)
-        cdef void *grown
-        if likely(self.size + more <= self.room):
-            return True
-        grown = realloc(self.out, room)
-        if grown == NULL:
-            return False
-        self.out = <uint8_t *>grown
-        self.room = room
-        return True
 
     cdef bint reserve_scratch(self, size_t n) noexcept:
         """Make room for what is decoded; False: there is no memory."""
@@ -325,13 +283,6 @@ cdef class Http:
             return False
         self.scratch = <uint8_t *>grown
         self.scratch_room = n
-        return True
-
-    cdef inline bint add(self, const Part *part) noexcept:
-        """Reply with a constant; False: there is no memory."""
-        if unlikely(not self.reserve(self.fixed)):
-            return False
-        self.size = put_part(self.out + self.size, part) - self.out
         return True
 
     # -- requests ------------------------------------------------------------------------------------------
@@ -421,9 +372,9 @@ cdef class Http:
             looked = self.engine.look(key, key_len, &found)
             if looked == store.MISS:
                 if in_json:
-                    added = self.add(&self.miss_head if headless else &self.miss)
+                    added = add(&self.replies, &self.replies.miss_head if headless else &self.replies.miss)
                 else:
-                    added = self.add(&self.resource_miss_head if headless else &self.resource_miss)
+                    added = add(&self.replies, &self.replies.resource_miss_head if headless else &self.replies.resource_miss)
                 if unlikely(not added):
                     break
                 self.count(self.misses)
@@ -433,9 +384,9 @@ cdef class Http:
             if not in_json:
                 outcome = self.write_resource(&found, headless)
             elif likely(plain and found.flags == PLAIN):
-                outcome = self.write_plain(key, key_len, &found, headless)
+                outcome = write_plain(&self.replies, self.engine, key, key_len, &found, headless)
             else:
-                outcome = self.write_escaped(key, key_len, &found, headless)
+                outcome = write_escaped(&self.replies, self.engine, key, key_len, &found, headless)
             if likely(outcome == WRITTEN):
                 self.count(self.hits)
                 return at - line
@@ -461,7 +412,7 @@ cdef class Http:
         if <size_t>(end - at) < n:
             return line - at - <Py_ssize_t>n
         # Once the entry is written nothing may fail any more.
-        if unlikely(not (self.reserve_scratch(n) and self.reserve(self.fixed))):
+        if unlikely(not (self.reserve_scratch(n) and reserve(&self.replies, self.replies.fixed))):
             return self.decline(ENGINE)
         if unlikely(
             not parse_put(at, n, self.scratch, &item)
@@ -476,7 +427,7 @@ cdef class Http:
         ) != store.DONE):
             return self.decline(ENGINE)
         self.count(self.puts)
-        self.add(&self.put_ok)
+        add(&self.replies, &self.replies.put_ok)
         return at + n - line
 
     cdef Py_ssize_t put_resource(
@@ -514,7 +465,7 @@ cdef class Http:
         at += section.size
         if <size_t>(end - at) < n:
             return line - at - <Py_ssize_t>n
-        if unlikely(not self.reserve(self.fixed)):
+        if unlikely(not reserve(&self.replies, self.replies.fixed)):
             return self.decline(ENGINE)
         ttl_seconds += section.ttl_seconds
         if ttl_seconds:
@@ -524,9 +475,9 @@ cdef class Http:
         ) != store.DONE):
             return self.decline(ENGINE)
         self.count(self.puts)
-        out = put_part(self.out + self.size, &self.created if written.created else &self.replaced)
+        out = put_part(self.replies.out + self.replies.size, &self.replies.created if written.created else &self.replies.replaced)
         out += put_hex(out, written.version)
-        self.size = put_part(out, &self.put_end) - self.out
+        self.replies.size = put_part(out, &self.replies.put_end) - self.replies.out
         return at + n - line
 
     cdef Py_ssize_t delete(self, const uint8_t *line, const uint8_t *path, const uint8_t *end) noexcept:
@@ -554,14 +505,14 @@ cdef class Http:
             return self.decline(SECTION)
         if unlikely(load_relaxed(self.wanted)):
             return self.decline(LISTENED)
-        if unlikely(not self.reserve(self.fixed)):
+        if unlikely(not reserve(&self.replies, self.replies.fixed)):
             return self.decline(ENGINE)
         erased = self.engine.erase(key, key_len)
         if erased == store.DONE:
             self.count(self.deletes)
-            self.add(&self.delete_ok if in_json else &self.deleted)
+            add(&self.replies, &self.replies.delete_ok if in_json else &self.replies.deleted)
         elif erased == store.MISS:
-            self.add(&self.miss if in_json else &self.resource_miss)
+            add(&self.replies, &self.replies.miss if in_json else &self.replies.resource_miss)
         else:
             return self.decline(ENGINE)
         return at + section.size - line
@@ -570,95 +521,17 @@ cdef class Http:
         """Add one to a counter of the row, which has no other writer."""
         store_relaxed(self.counters + column, load_relaxed(self.counters + column) + 1)
 
-    # -- replies to reads ----------------------------------------------------------------------------------
-
-    cdef Outcome write_plain(
-        self, const uint8_t *key, size_t key_len, Found *found, bint headless
-    ) noexcept:
-        """Reply with JSON in which key and value stand as they are."""
-        cdef size_t n = self.around + key_len + found.value_len
-        cdef uint8_t *out
-        if unlikely(not self.reserve(self.fixed + n)):
-            return CHANGED
-        out = put_part(self.out + self.size, &self.hit_start)
-        out += put_decimal(out, n)
-        if headless:
-            out = put_part(out, &self.hit_end)
-        else:
-            out = put_raw(put_part(out, &self.hit_end_open), key, key_len)
-            out = put_raw(put_part(out, &self.hit_middle), found.value, found.value_len)
-            out = put_part(out, &self.hit_close)
-        if unlikely(not self.engine.holds(found)):
-            return CHANGED
-        self.size = out - self.out
-        return WRITTEN
-
-    cdef Outcome write_escaped(
-        self, const uint8_t *key, size_t key_len, Found *found, bint headless
-    ) noexcept:
-        """Reply with JSON in which key and value may have escapes: its length is known when it is written."""
-        cdef size_t n = self.around + 6 * (key_len + found.value_len)
-        cdef uint8_t *out
-        cdef uint8_t *body
-        cdef uint8_t *value
-        cdef Py_ssize_t escaped
-        if unlikely(not self.reserve(self.fixed + n + found.value_len)):
-            return CHANGED
-        # The body stands behind all that its head may take, and a copy of the value behind that: what is
-        # replaced meanwhile may be another thing at each look.
-        body = self.out + self.size + self.hit_start.size + DIGITS + self.hit_end.size
-        value = body + n
-        memcpy(value, found.value, found.value_len)
-        out = put_part(body, &self.hit_open)
-        escaped = escape(key, key_len, out)
-        if escaped < 0:
-            return UNWRITABLE
-        out = put_part(out + escaped, &self.hit_middle)
-        escaped = escape(value, found.value_len, out)
-        if escaped < 0:
-            return UNWRITABLE
-        n = put_part(out + escaped, &self.hit_close) - body
-        if unlikely(not self.engine.holds(found)):
-            return CHANGED
-        out = put_part(self.out + self.size, &self.hit_start)
-        out += put_decimal(out, n)
-        out = put_part(out, &self.hit_end)
-        if not headless:
-            memmove(out, body, n)
-            out += n
-        self.size = out - self.out
-        return WRITTEN
-
     cdef Outcome write_resource(self, Found *found, bint headless) noexcept:
         """Reply with a value as it is."""
         cdef bytes content = self.no_content
-        cdef uint64_t now_ms
-        cdef uint8_t *out
+        cdef Part lines
         if found.metadata_len:
             content = self.content_of(found.metadata, found.metadata_len)
             if content is None:
                 return CHANGED
-        if unlikely(not self.reserve(self.fixed + PyBytes_GET_SIZE(content) + found.value_len)):
-            return CHANGED
-        out = put_part(self.out + self.size, &self.resource_start)
-        out = put_raw(out, <const uint8_t *>PyBytes_AS_STRING(content), PyBytes_GET_SIZE(content))
-        out = put_part(out, &self.length_name)
-        out += put_decimal(out, found.value_len)
-        out = put_part(out, &self.etag_name)
-        out += put_hex(out, found.version)
-        if found.deadline_ms:
-            now_ms = self.clock.now_ms()
-            out = put_part(out, &self.ttl_name)
-            out = put_seconds(out, found.deadline_ms - now_ms if found.deadline_ms > now_ms else 1)
-            out = put_part(out, &self.ttl_end)
-        else:
-            out = put_part(out, &self.resource_end)
-        if not headless:
-            out = put_raw(out, found.value, found.value_len)
-        if unlikely(not self.engine.holds(found)):
-            return CHANGED
-        self.size = out - self.out
-        return WRITTEN
+        lines.at = <const uint8_t *>PyBytes_AS_STRING(content)
+        lines.size = PyBytes_GET_SIZE(content)
+        return write_resource(&self.replies, self.engine, self.clock, found, &lines, headless)
 
     cdef bytes content_of(self, const uint8_t *metadata, size_t n):
         """The header lines for metadata, which may be replaced meanwhile; None if they could not be made."""
@@ -681,109 +554,3 @@ cdef class Http:
             return content
         except Exception:
             return None
-
-
-cdef class Receiver:
-    """The root of a connection: `Http` answers what arrives, and ``receive`` of the connection what is left.
-
-    On plain TCP and Unix sockets replies are sent at once, without a detour by the transport, unless output
-    waits in it. All other output goes by `write`, so that only after that its queue has to be asked for.
-
-    Attributes:
-        heard: something has arrived since this was set to False.
-        fast_path_ok: the connection is between two messages, open, and nothing of it waits.
-    """
-
-    def attach(self, Http http, output not None, int fd, size_t most):
-        """Begin to answer.
-
-        Args:
-            http: the worker's; None: all is left to ``receive``.
-            output: takes what is not sent at once by ``write(data)``, and says how much waits in it by
-                ``get_write_buffer_size()``.
-            fd: the socket; -1 where replies may not be sent at once, as with TLS. It has to stay open until
-                `detach`.
-            most: how many requests are answered before others have a turn.
-        """
-        self.http = http
-        self.output = output
-        self.write_output = output.write
-        self.fd = fd
-        self.most = most
-        self.queued = True  # whatever was written before
-
-    def detach(self):
-        """Answer and send nothing any more: from here on the socket may be closed, or another protocol's."""
-        self.fast_path_ok = False
-        self.fd = -1
-        self.http = self.output = self.write_output = None
-
-    def data_received(self, data):
-        """Answer what is ordinary at the beginning; leave the rest to ``receive(data, at, more)``.
-
-        Args:
-            data: what was received.
-        """
-        cdef Http http = self.http
-        cdef Py_ssize_t more
-        cdef size_t used
-        self.heard = True
-        if unlikely(not self.fast_path_ok or http is None or not PyBytes_CheckExact(data)):
-            self.receive(data, 0, DECLINED)
-            return
-        used = http.answer(
-            <const uint8_t *>PyBytes_AS_STRING(data), 0, PyBytes_GET_SIZE(data), self.most, &more
-        )
-        if http.size:
-            self.send(http)
-        if unlikely(used < <size_t>PyBytes_GET_SIZE(data)):
-            self.receive(data, used, more)
-
-    def receive(self, data, at, more):
-        """Answer what is left; the connection knows how.
-
-        Args:
-            data: what was received.
-            at: where the first message begins that was not answered.
-            more: what `Http.serve` says about it.
-        """
-        raise NotImplementedError
-
-    def write_any(self, data):
-        """Write replies of any length; the connection knows how.
-
-        Args:
-            data: the replies.
-        """
-        raise NotImplementedError
-
-    def write(self, data not None):
-        """Hand replies to the transport; after `detach` they are dropped.
-
-        Args:
-            data: the replies.
-        """
-        if self.write_output is not None:
-            self.queued = True
-            self.write_output(data)
-
-    cdef send(self, Http http):
-        """Send what ``http`` has written, as much of it as the socket takes; the rest is the transport's."""
-        cdef ssize_t sent = 0
-        if http.size > http.large:
-            self.queued = True
-            self.write_any(http.take())
-            return
-        if self.fd >= 0:
-            if self.queued and not self.output.get_write_buffer_size():
-                self.queued = False
-            if not self.queued:
-                sent = send_now(self.fd, http.out, http.size, MSG_DONTWAIT | MSG_NOSIGNAL)
-                if likely(sent == <ssize_t>http.size):
-                    http.clear()
-                    return
-                # An error is left to the transport as well: it meets it when it writes.
-                sent = max(sent, 0)
-        rest = PyBytes_FromStringAndSize(<const char *>http.out + sent, http.size - sent)
-        http.clear()
-        self.write(rest)

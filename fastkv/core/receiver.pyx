@@ -1,0 +1,129 @@
+# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, initializedcheck=False
+# cython: nonecheck=False, embedsignature=True, auto_pickle=False, autotestdict=False
+"""A connection's way in and out: what arrives goes to `Http` first, and what `Http` answers is sent at once.
+
+In: what the event loop has read. Out: the same, from where the readable path has to go on, to ``receive`` of the
+connection; and replies, to the socket or the transport. Nothing is raised but by what the connection is asked
+to do.
+"""
+
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_CheckExact, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from libc.stdint cimport uint8_t
+
+from fastkv.core.http cimport Http
+from fastkv.core.native cimport likely, unlikely
+
+cdef extern from "sys/socket.h" nogil:
+    enum: MSG_DONTWAIT
+    enum: MSG_NOSIGNAL
+    ssize_t send_now "send"(int fd, const void *data, size_t n, int flags)
+
+include "sources.pxi"
+
+DECLINED = -1
+
+
+cdef class Receiver:
+    """The root of a connection: `Http` answers what arrives, and ``receive`` of the connection what is left.
+
+    On plain TCP and Unix sockets replies are sent at once, without a detour by the transport, unless output
+    waits in it. All other output goes by `write`, so that only after that its queue has to be asked for.
+
+    Attributes:
+        heard: something has arrived since this was set to False.
+        fast_path_ok: the connection is between two messages, open, and nothing of it waits.
+    """
+
+    def attach(self, Http http, output not None, int fd, size_t most):
+        """Begin to answer.
+
+        Args:
+            http: the worker's; None: all is left to ``receive``.
+            output: takes what is not sent at once by ``write(data)``, and says how much waits in it by
+                ``get_write_buffer_size()``.
+            fd: the socket; -1 where replies may not be sent at once, as with TLS. It has to stay open until
+                `detach`.
+            most: how many requests are answered before others have a turn.
+        """
+        self.http = http
+        self.output = output
+        self.write_output = output.write
+        self.fd = fd
+        self.most = most
+        self.queued = True  # whatever was written before
+
+    def detach(self):
+        """Answer and send nothing any more: from here on the socket may be closed, or another protocol's."""
+        self.fast_path_ok = False
+        self.fd = -1
+        self.http = self.output = self.write_output = None
+
+    def data_received(self, data):
+        """Answer what is ordinary at the beginning; leave the rest to ``receive(data, at, more)``.
+
+        Args:
+            data: what was received.
+        """
+        cdef Http http = self.http
+        cdef Py_ssize_t more
+        cdef size_t used
+        self.heard = True
+        if unlikely(not self.fast_path_ok or http is None or not PyBytes_CheckExact(data)):
+            self.receive(data, 0, DECLINED)
+            return
+        used = http.answer(
+            <const uint8_t *>PyBytes_AS_STRING(data), 0, PyBytes_GET_SIZE(data), self.most, &more
+        )
+        if http.replies.size:
+            self.send(http)
+        if unlikely(used < <size_t>PyBytes_GET_SIZE(data)):
+            self.receive(data, used, more)
+
+    def receive(self, data, at, more):
+        """Answer what is left; the connection knows how.
+
+        Args:
+            data: what was received.
+            at: where the first message begins that was not answered.
+            more: what `Http.serve` says about it.
+        """
+        raise NotImplementedError
+
+    def write_any(self, data):
+        """Write replies of any length; the connection knows how.
+
+        Args:
+            data: the replies.
+        """
+        raise NotImplementedError
+
+    def write(self, data not None):
+        """Hand replies to the transport; after `detach` they are dropped.
+
+        Args:
+            data: the replies.
+        """
+        if self.write_output is not None:
+            self.queued = True
+            self.write_output(data)
+
+    cdef send(self, Http http):
+        """Send what ``http`` has written, as much of it as the socket takes; the rest is the transport's."""
+        cdef ssize_t sent = 0
+        if http.replies.size > http.large:
+            self.queued = True
+            self.write_any(http.take())
+            return
+        if self.fd >= 0:
+            if self.queued and not self.output.get_write_buffer_size():
+                self.queued = False
+            if not self.queued:
+                sent = send_now(self.fd, http.replies.out, http.replies.size, MSG_DONTWAIT | MSG_NOSIGNAL)
+                if likely(sent == <ssize_t>http.replies.size):
+                    http.clear()
+                    return
+                # An error is left to the transport as well: it meets it when it writes.
+                sent = max(sent, 0)
+        rest = PyBytes_FromStringAndSize(<const char *>http.replies.out + sent, http.replies.size - sent)
+        http.clear()
+        self.write(rest)
