@@ -43,21 +43,15 @@ class Compiled(Worker):
 
     Attributes:
         http: that path.
-        clock: its clock, which stands still.
     """
 
     def __init__(self, **settings: Any) -> None:
-        super().__init__(Store(_MEMORY_BYTES, seed=7), **settings)
-        self.clock = core.engine.Clock()
-        self.clock.freeze(_NOW_MS)
-        store: Any = self.store
+        store: Any = Store(_MEMORY_BYTES, seed=7)
         if not isinstance(store.engine, core.engine.Engine):
             store.engine = core.engine.Engine(store.engine)
-        self.routes.clock = self.clock
-        http = open_http(self.settings, self.routes, self.service.access, self.service.preludes)
-        assert http is not None
-        self.http: Http = http
-        self.service.http = http
+        super().__init__(store, readable=False, **settings)
+        assert self.service.http is not None
+        self.http: Http = self.service.http
 
     @property
     def declined(self) -> dict[str, int]:
@@ -76,8 +70,7 @@ class Pair:
 
     def at(self, now_ms: int) -> None:
         """Set both clocks."""
-        self.compiled.clock.freeze(now_ms)
-        self.readable.now_ms = now_ms
+        self.compiled.now_ms = self.readable.now_ms = now_ms
 
     def check(self) -> None:
         """Both stores are whole, have the same bytes, and the same was counted."""
@@ -454,11 +447,8 @@ def test_metadata_of_every_kind(pair: Pair) -> None:
     ]
     for _ in range(2):
         for kind in kinds:
-            for store, clock in (
-                (pair.compiled.store, pair.compiled.clock),
-                (pair.readable.store, lambda: _NOW_MS),
-            ):
-                store.put(b"m", b"value", clock, 0, 0, kind)
+            for side in (pair.compiled, pair.readable):
+                side.store.put(b"m", b"value", side.routes.clock, 0, 0, kind)
             reply, *_ = talk(pair.compiled, [request(b"GET", b"/kv/m")])
             assert reply == talk(pair.readable, [request(b"GET", b"/kv/m")])[0]
             assert content_fields(kind) in reply

@@ -7,7 +7,7 @@ import pytest
 from fastkv import core
 from fastkv.receiver import DECLINED, DONE, PythonReceiver, Receiver
 
-RECEIVERS = [PythonReceiver, core.http.Receiver] if core.COMPILED else [PythonReceiver]
+RECEIVERS = [PythonReceiver, core.receiver.Receiver] if core.COMPILED else [PythonReceiver]
 
 
 class Output:
