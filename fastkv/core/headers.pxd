@@ -1,5 +1,6 @@
 """Header sections of ordinary requests: known ones by comparison, others by a scanner."""
 
+cimport cython
 from libc.stdint cimport int64_t, uint8_t, uint64_t
 
 from fastkv.core.fields cimport Text
@@ -55,6 +56,8 @@ cdef struct Name:
     uint8_t treatments[ROUTES]
     uint8_t text[NAME_BYTES]
 
+
+@cython.final
 cdef class Sections:
     cdef object admits
     cdef object metadata_of

@@ -1,5 +1,5 @@
-# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, initializedcheck=False
-# cython: nonecheck=False, embedsignature=True, auto_pickle=False, autotestdict=False
+# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, embedsignature=True
+# cython: auto_pickle=False, autotestdict=False
 """Header sections of ordinary requests: known ones by comparison, others by a scanner.
 
 In: the bytes behind a request's target. Out: where the section ends and what its route reads of it, or
@@ -15,6 +15,7 @@ much of the credential was right.
 
 include "sources.pxi"
 
+cimport cython
 from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from libc.stdint cimport INT64_MAX, uint8_t, uint64_t
@@ -61,7 +62,10 @@ cdef bint is_same_sender(const Text *one, const Text *other) noexcept nogil:
             return False
     if not is_same_in_constant_time(one + 3, other + 3):
         return False
-    return is_same(one, other) and is_same(one + 1, other + 1) and is_same(one + 2, other + 2)
+    for i in range(3):
+        if one[i].size and memcmp(one[i].at, other[i].at, one[i].size) != 0:
+            return False
+    return True
 
 
 cdef inline const uint8_t *end_of_known(
@@ -121,6 +125,7 @@ cdef inline bint read_numbers(const Text *fields, Section *out) noexcept nogil:
 # -- a worker's sections -----------------------------------------------------------------------------------
 
 
+@cython.final
 cdef class Sections:
     """The header sections that a worker reads without the readable parser.
 
@@ -282,17 +287,16 @@ cdef class Sections:
         cdef const uint8_t *line = at + VERSION_BYTES
         cdef const uint8_t *value
         cdef const uint8_t *after
-        cdef size_t count
         cdef int treatment
         if end - at < SHORTEST_SECTION or memcmp(at, b" HTTP/1.1\r\n", VERSION_BYTES) != 0:
             return NULL
-        for count in range(self.max_fields + 1):
+        for _ in range(self.max_fields + 1):  # the last line is the empty one
             if end - line < 2:
                 return NULL
             if line[0] == c"\r":
                 return line + 2 if line[1] == c"\n" else NULL
             value = end_of_name(line, end)
-            if value == NULL or value == line or value[0] != c":" or count == self.max_fields:
+            if value == NULL or value == line or value[0] != c":":
                 return NULL
             treatment = self.treatment_of(line, value - line, route)
             value += 1
@@ -374,7 +378,7 @@ cdef class Sections:
                 return self.contents[0]
         return self.ask_metadata_of(fields)
 
-    cdef const Content *ask_metadata_of(self, const Text *fields) noexcept:
+    cdef Content *ask_metadata_of(self, const Text *fields) noexcept:
         """Ask for the metadata of a pair of fields, and keep it; NULL where it is refused or too long."""
         cdef size_t last = min(self.known_contents, <size_t> (KEPT - 1))
         cdef Content *content = self.contents[last]
