@@ -9,12 +9,9 @@ from __future__ import annotations
 import time
 import uuid
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+from fastkv import core
 from fastkv.store.superblock import Moment
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
@@ -24,18 +21,45 @@ def boot_ms() -> int:
     return time.clock_gettime_ns(time.CLOCK_BOOTTIME) // 1_000_000
 
 
-def arena_clock(offset_ms: int) -> Callable[[], int]:
+class ArenaClock:
+    """The clock of an arena, in Python; ``fastkv.core.engine.Clock`` is the same in C speed."""
+
+    __slots__ = ("_frozen_ms", "_offset_ms")
+
+    def __init__(self, offset_ms: int = 0) -> None:
+        """Show the time.
+
+        Args:
+            offset_ms: what it is ahead of the time since boot.
+        """
+        self._offset_ms = offset_ms
+        self._frozen_ms: int | None = None
+
+    def __call__(self) -> int:
+        """Milliseconds now."""
+        if self._frozen_ms is not None:
+            return self._frozen_ms
+        return time.clock_gettime_ns(time.CLOCK_BOOTTIME) // 1_000_000 + self._offset_ms
+
+    def freeze(self, now_ms: int | None) -> None:
+        """Stand still, for tests.
+
+        Args:
+            now_ms: what it shows from now on; None: the time again.
+        """
+        self._frozen_ms = now_ms
+
+
+def arena_clock(offset_ms: int) -> ArenaClock | core.engine.Clock:
     """The clock of an arena.
 
     Args:
         offset_ms: what it is ahead of the time since boot.
 
     Returns:
-        Tells milliseconds.
+        Tells milliseconds; compiled where that is to be had.
     """
-    if not offset_ms:
-        return boot_ms
-    return lambda: time.clock_gettime_ns(time.CLOCK_BOOTTIME) // 1_000_000 + offset_ms
+    return core.engine.Clock(offset_ms) if core.COMPILED else ArenaClock(offset_ms)
 
 
 def unix_ahead_ms(offset_ms: int) -> int:

@@ -49,7 +49,18 @@ def asked() -> Iterator[Asked]:
 
 @pytest.fixture(scope="module", params=["in order", "out of order"])
 def memory_order(request: pytest.FixtureRequest) -> Iterator[str]:
-    """Stores are made as for machines that show stores in their order, then as for those that may not."""
+    """Stores are made as for machines that show stores in their order, then as for those that may not.
+
+    The latter by the readable engine alone, because the compiled one has fences.
+    """
     with pytest.MonkeyPatch.context() as patch:
+        if request.param == "out of order":
+            patch.setattr("fastkv.core.COMPILED", False)
         patch.setattr("fastkv.store.store.VERIFY_READS", request.param == "out of order")
         yield request.param
+
+
+@pytest.fixture
+def readable_engine(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stores are made without the compiled engine: for what counts the opcodes of the one in Python."""
+    monkeypatch.setattr("fastkv.core.COMPILED", False)

@@ -163,18 +163,8 @@ def shared(store: Store) -> tuple[mmap, mmap]:
 def open_compiled(**options: Any) -> Iterator[Store]:
     """A store whose operations are those of the compiled engine; options as for ``open_store``."""
     with open_store(**options) as store:
-        engine: object = store.engine
-        if isinstance(engine, core.engine.Engine):
-            yield store
-            return
-        compiled: Any = core.engine.Engine(store.engine)
-        store.engine = compiled
-        store.get, store.get_many = compiled.get, compiled.get_many
-        store.put, store.delete = compiled.put, compiled.delete
-        try:
-            yield store
-        finally:
-            compiled.close()
+        assert isinstance(store.engine, core.engine.Engine)
+        yield store
 
 
 class Stepped:

@@ -7,17 +7,41 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from fastkv import clock
+from fastkv import clock, core
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
 
-def test_the_arena_clock_is_ahead_by_the_offset() -> None:
-    for offset_ms in (0, 5000, -7000):
-        before = time.clock_gettime_ns(time.CLOCK_BOOTTIME) // 1_000_000
-        shown = clock.arena_clock(offset_ms)()
-        assert before <= shown - offset_ms <= time.clock_gettime_ns(time.CLOCK_BOOTTIME) // 1_000_000
+IMPLEMENTATIONS = [clock.ArenaClock, *([core.engine.Clock] if core.COMPILED else [])]
+
+
+@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+@pytest.mark.parametrize("offset_ms", [0, 5000, -7000])
+def test_an_arena_clock_is_ahead_by_its_offset(
+    implementation: type[clock.ArenaClock | core.engine.Clock], offset_ms: int
+) -> None:
+    before = clock.boot_ms()
+    shown = implementation(offset_ms)()
+    assert before <= shown - offset_ms <= clock.boot_ms()
+
+
+@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+def test_an_arena_clock_can_be_frozen(implementation: type[clock.ArenaClock | core.engine.Clock]) -> None:
+    frozen = implementation(5000)
+    shows: Callable[[], int] = frozen.__call__
+    for now_ms in (0, 1, 1 << 60):
+        frozen.freeze(now_ms)
+        assert shows() == shows() == now_ms
+    frozen.freeze(None)
+    assert shows() >= clock.boot_ms()
+
+
+def test_the_clock_of_an_arena_is_compiled_where_that_is_to_be_had(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert isinstance(clock.arena_clock(7), IMPLEMENTATIONS[-1])
+    monkeypatch.setattr("fastkv.core.COMPILED", False)
+    assert isinstance(clock.arena_clock(7), clock.ArenaClock)
 
 
 @pytest.mark.parametrize("offset_ms", [0, 5000, -7000])

@@ -229,5 +229,5 @@ def test_this_machine_decides_unless_the_caller_does() -> None:
     assert may_reorder(platform.machine()) is VERIFY_READS
     for verify_reads, name in ((None, VERIFY_READS), (True, True), (False, False)):
         store = Store(MIB, seed=SEED, verify_reads=verify_reads)
-        assert (type(store.engine._reader).__name__ == "CheckedReader") is name
+        assert (type(store.readable._reader).__name__ == "CheckedReader") is name
         store.close()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import suppress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -26,6 +26,7 @@ from store_helpers import (
 from test_store_lock import elsewhere, hold
 from xxhash import xxh3_64_intdigest
 
+from fastkv import core
 from fastkv.errors import KeyTooLong, StoreBusy, StoreFull, ValueTooLong
 from fastkv.store.layout import (
     COUNT_MAX,
@@ -44,10 +45,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from fastkv.store import Store
-    from fastkv.store.engine import Engine
 
-# From the engine that is written to be read to the one that is tested.
-IMPLEMENTATIONS: dict[str, Callable[[Engine], Engine]] = {"readable": lambda readable: readable}
+# From a store to the engine that is tested.
+IMPLEMENTATIONS: dict[str, Callable[[Store], Any]] = {"readable": lambda store: store.readable}
+if core.COMPILED:
+    IMPLEMENTATIONS["compiled"] = lambda store: store.engine
 
 # Lengths around what a record holds itself, and around what a hash or a comparison treats in one piece.
 KEY_LENGTHS = [*range(1, 70), 127, 128, 129, 239, 240, 241, 254, 255, 256, 257, 900, 1024]
@@ -55,13 +57,12 @@ VALUE_LENGTHS = [*range(20), 63, 64, 480, 481, 490, 500, 511, 512, 513, 3000, 40
 
 
 @pytest.fixture(params=IMPLEMENTATIONS)
-def engine_of(request: pytest.FixtureRequest) -> Callable[[Store], Engine]:
+def engine_of(request: pytest.FixtureRequest) -> Callable[[Store], Any]:
     """From a store to the engine over its arena that is tested."""
-    implementation = IMPLEMENTATIONS[request.param]
-    return lambda store: implementation(store.engine)
+    return IMPLEMENTATIONS[request.param]
 
 
-def values(engine: Engine, keys: list[bytes]) -> list[bytes | None]:
+def values(engine: Any, keys: list[bytes]) -> list[bytes | None]:
     """What ``get`` finds, which must be what ``get_many`` finds."""
     found = [engine.get(key, clock) for key in keys]
     assert engine.get_many(keys, clock) == found
@@ -70,14 +71,14 @@ def values(engine: Engine, keys: list[bytes]) -> list[bytes | None]:
 
 def dies_with_the_lock(store: Store) -> None:
     """A process that ends while it has the lock of the first shard."""
-    assert end_of(start(store.engine.locks[0].attempt)) == 0
+    assert end_of(start(store.readable.locks[0].attempt)) == 0
 
 
 class TestEngine:
     """What every engine does."""
 
     def test_keys_of_every_length_are_found_and_none_is_taken_for_another(
-        self, engine_of: Callable[[Store], Engine]
+        self, engine_of: Callable[[Store], Any]
     ) -> None:
         with open_store(4 * MIB, shards=2) as store:
             engine = engine_of(store)
@@ -91,7 +92,7 @@ class TestEngine:
     @pytest.mark.parametrize("metadata", [b"", b"m", b"m" * MAX_METADATA_BYTES])
     @pytest.mark.parametrize("deadline_ms", [0, NOW_MS + 1])
     def test_values_of_every_length_come_back_with_all_that_belongs_to_them(
-        self, engine_of: Callable[[Store], Engine], deadline_ms: int, metadata: bytes
+        self, engine_of: Callable[[Store], Any], deadline_ms: int, metadata: bytes
     ) -> None:
         with open_store(4 * MIB) as store:
             engine = engine_of(store)
@@ -108,7 +109,7 @@ class TestEngine:
     @pytest.mark.parametrize("deadline_ms", [0, NOW_MS + 1, NOW_MS - 1])
     @pytest.mark.parametrize("size", [0, 60, 480, 9000])
     def test_whatever_it_replaces_is_discounted(
-        self, engine_of: Callable[[Store], Engine], size: int, deadline_ms: int, metadata: bytes
+        self, engine_of: Callable[[Store], Any], size: int, deadline_ms: int, metadata: bytes
     ) -> None:
         with open_store() as store:
             engine = engine_of(store)
@@ -120,7 +121,7 @@ class TestEngine:
             assert values(engine, [b"key"]) == [b"value"]
             assert store.stats()["entries"] == 1
 
-    def test_an_access_is_counted_up_to_the_most(self, engine_of: Callable[[Store], Engine]) -> None:
+    def test_an_access_is_counted_up_to_the_most(self, engine_of: Callable[[Store], Any]) -> None:
         with open_store() as store:
             engine = engine_of(store)
             engine.put(b"key", b"value", clock)
@@ -132,7 +133,7 @@ class TestEngine:
                 counted.append(store.counts[count_at(entry[4])])
             assert counted == [1, 2, 3, COUNT_MAX, COUNT_MAX]
 
-    def test_a_record_of_the_same_tag_is_not_the_keys(self, engine_of: Callable[[Store], Engine]) -> None:
+    def test_a_record_of_the_same_tag_is_not_the_keys(self, engine_of: Callable[[Store], Any]) -> None:
         """Where it lies, at the end of the arena, there are fewer bytes than the key has."""
         with open_store() as store:
             engine = engine_of(store)
@@ -156,7 +157,7 @@ class TestEngine:
         [(500, 8, False), (500, 400, False), (20_000, 8, False), (20_000, 64, True), (20_000, 400, True)],
     )
     def test_puts_split_clean_and_evict(
-        self, engine_of: Callable[[Store], Engine], keys: int, value_bytes: int, evicts: bool
+        self, engine_of: Callable[[Store], Any], keys: int, value_bytes: int, evicts: bool
     ) -> None:
         with open_store(shards=4) as store:
             engine = engine_of(store)
@@ -173,7 +174,7 @@ class TestEngine:
             assert stats["entries"] == len(model) - stats["evictions"]
 
     def test_a_full_store_that_may_not_evict_takes_only_what_it_has(
-        self, engine_of: Callable[[Store], Engine]
+        self, engine_of: Callable[[Store], Any]
     ) -> None:
         with open_store(evicts=False) as store:
             engine, number = engine_of(store), 0
@@ -185,9 +186,7 @@ class TestEngine:
             assert engine.put(b"1", b"other", clock)
             assert values(engine, [b"1", b"2", b"new"]) == [b"other", b"value", None]
 
-    def test_what_is_too_long_is_refused_and_nothing_changes(
-        self, engine_of: Callable[[Store], Engine]
-    ) -> None:
+    def test_what_is_too_long_is_refused_and_nothing_changes(self, engine_of: Callable[[Store], Any]) -> None:
         with open_store() as store:
             engine, before = engine_of(store), bytes(store.counts)
             with pytest.raises(KeyTooLong):
@@ -199,7 +198,7 @@ class TestEngine:
             assert bytes(store.counts) == before
 
     def test_what_has_expired_is_a_miss_and_deleting_it_counts_it(
-        self, engine_of: Callable[[Store], Engine]
+        self, engine_of: Callable[[Store], Any]
     ) -> None:
         now = HandClock()
         with open_store() as store:
@@ -217,28 +216,28 @@ class TestEngine:
             assert not engine.delete(b"absent", now)
 
     def test_nothing_is_believed_without_the_lock_while_the_sequence_is_odd(
-        self, engine_of: Callable[[Store], Engine]
+        self, engine_of: Callable[[Store], Any]
     ) -> None:
         with open_store(lock_wait_ms=1) as store:
             engine = engine_of(store)
             engine.put(b"there", b"value", clock)
             at = store.geometry.sequences_at
             even, store.words[at] = store.words[at], 3
-            with elsewhere(hold(engine.locks[0])):
+            with elsewhere(hold(store.readable.locks[0])):
                 for read in (engine.get, lambda key, now: engine.get_many([key], now)):
                     with pytest.raises(StoreBusy):
                         read(b"absent", clock)
             assert values(engine, [b"absent", b"there"]) == [None, b"value"]
             store.words[at] = even
-            with elsewhere(hold(engine.locks[0])):
+            with elsewhere(hold(store.readable.locks[0])):
                 assert engine.get(b"absent", clock) is None
 
-    def test_a_busy_shard_is_said_by_what_writes(self, engine_of: Callable[[Store], Engine]) -> None:
+    def test_a_busy_shard_is_said_by_what_writes(self, engine_of: Callable[[Store], Any]) -> None:
         with open_store(lock_wait_ms=1) as store:
             engine = engine_of(store)
             engine.put(b"key", b"value", clock)
             before = bytes(store.counts)
-            with elsewhere(hold(engine.locks[0])):
+            with elsewhere(hold(store.readable.locks[0])):
                 with pytest.raises(StoreBusy):
                     engine.put(b"key", b"other", clock)
                 with pytest.raises(StoreBusy):
@@ -248,7 +247,7 @@ class TestEngine:
 
     @pytest.mark.parametrize("write", ["put", "delete"])
     def test_a_shard_whose_owner_died_is_repaired_first(
-        self, engine_of: Callable[[Store], Engine], write: str
+        self, engine_of: Callable[[Store], Any], write: str
     ) -> None:
         with open_store() as store:
             engine = engine_of(store)
@@ -268,12 +267,12 @@ def test_recover_repairs_a_shard_whose_lock_the_caller_has_and_lets_go_of_it() -
         at = store._shards[0].header + SH_ENTRIES
         store.words[at] += 5
         dies_with_the_lock(store)
-        assert store.engine.locks[0].acquire()
-        store.engine.recover(0)
+        assert store.readable.locks[0].acquire()
+        store.readable.recover(0)
         assert (store.words[at], store.stats()["repairs"]) == (1, 1)
         assert end_of(start(lambda: store.delete(b"key", clock))) == 0
-        assert not store.engine.locks[0].acquire()  # nobody died with it any more
-        store.engine.locks[0].release()
+        assert not store.readable.locks[0].acquire()  # nobody died with it any more
+        store.readable.locks[0].release()
 
 
 KEYS = st.one_of(st.sampled_from([b"a", b"b", b"ab", b"abc", b"k" * 255]), st.binary(min_size=1, max_size=3))
@@ -320,6 +319,7 @@ def order_of_changes(
     return order
 
 
+@pytest.mark.usefixtures("readable_engine")
 @pytest.mark.parametrize("overwrites", [False, True])
 def test_a_put_keeps_the_order_of_stores_and_a_delete_its_own(overwrites: bool) -> None:
     with open_store() as store:

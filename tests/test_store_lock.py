@@ -226,6 +226,7 @@ def test_an_exception_while_room_is_made_repairs_and_lets_go() -> None:
             assert store.put(b"%d" % j, payload(j, 2000), clock)
 
 
+@pytest.mark.usefixtures("readable_engine")
 @pytest.mark.parametrize("size", [30, 9000])
 def test_an_exception_anywhere_in_a_write_repairs_and_lets_go(size: int) -> None:
     with open_store(lock_wait_ms=SHORT_MS) as store:

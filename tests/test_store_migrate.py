@@ -224,6 +224,7 @@ def test_an_arena_that_nobody_verified_is_read_as_it_is(tmp_path: Path, clean: b
         assert directory.arena_path.read_bytes() == before
 
 
+@pytest.mark.usefixtures("readable_engine")
 def test_whatever_moment_a_kill_leaves_is_read(tmp_path: Path) -> None:
     """In the midst of a put, a split of a page, an eviction: each entry is there once, as it was or is."""
     with closing(SameFile(tmp_path)) as directory:
@@ -255,6 +256,7 @@ def test_whatever_moment_a_kill_leaves_is_read(tmp_path: Path) -> None:
         store.close()
 
 
+@pytest.mark.usefixtures("readable_engine")
 def test_a_split_that_a_kill_has_left_half_done_is_read(tmp_path: Path) -> None:
     """Entries that stand in the old page and in the new one are there once."""
     with closing(SameFile(tmp_path)) as directory:

@@ -93,6 +93,7 @@ def test_all_expire_by_one_time() -> None:
         assert values(store, KEYS, tick) == [None] * 4
 
 
+@pytest.mark.usefixtures("readable_engine")
 @pytest.mark.parametrize("name", CHANGES)
 def test_whatever_changes_in_the_middle_is_seen_whole_or_not_at_all(name: str) -> None:
     before, after = CHANGES[name]

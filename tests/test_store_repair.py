@@ -404,6 +404,7 @@ def assert_whole(
         assert not store.delete(key, clock)
 
 
+@pytest.mark.usefixtures("readable_engine")
 @pytest.mark.parametrize("name", DEATHS)
 def test_death_at_any_point_is_survived(name: str) -> None:
     death = DEATHS[name]
@@ -449,6 +450,7 @@ REPAIRS: dict[str, float] = {
 }
 
 
+@pytest.mark.usefixtures("readable_engine")
 @pytest.mark.parametrize("name", REPAIRS)
 def test_death_of_who_repairs_is_survived(name: str) -> None:
     death = DEATHS[name]
@@ -474,6 +476,7 @@ def test_death_of_who_repairs_is_survived(name: str) -> None:
         assert died > 20
 
 
+@pytest.mark.usefixtures("readable_engine")
 def test_versions_go_on_after_a_death() -> None:
     with open_store() as store:
         last = store.put(b"target", b"", clock)
@@ -488,6 +491,7 @@ def test_versions_go_on_after_a_death() -> None:
             at += 5
 
 
+@pytest.mark.usefixtures("readable_engine")
 def test_repairs_are_counted() -> None:
     with open_store() as store:
         store.put(b"target", NEW, clock)
@@ -517,6 +521,7 @@ def overlap_records(store: Store) -> None:
     store.words[twin] = entry[5]
 
 
+@pytest.mark.usefixtures("readable_engine")
 @pytest.mark.parametrize("damage", [overlap_pages, overlap_records])
 def test_a_shard_that_makes_no_sense_is_emptied(
     damage: Callable[[Store], None], capfd: pytest.CaptureFixture[str]
@@ -534,6 +539,7 @@ def test_a_shard_that_makes_no_sense_is_emptied(
         assert {key: value_of(store, key) for key in model} == model
 
 
+@pytest.mark.usefixtures("readable_engine")
 def test_a_shard_is_not_emptied_because_the_pool_is_busy(monkeypatch: pytest.MonkeyPatch) -> None:
     """Who cannot repair it now ends, and whoever comes next repairs it."""
     with open_store() as store:

@@ -278,6 +278,7 @@ DISTURBANCES: dict[str, Disturbance] = {
 }
 
 
+@pytest.mark.usefixtures("readable_engine")
 @pytest.mark.parametrize("name", DISTURBANCES)
 def test_a_reader_that_is_disturbed_at_any_point_finds_the_truth(name: str) -> None:
     prepare, disturb, allowed = DISTURBANCES[name]

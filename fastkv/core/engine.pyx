@@ -59,7 +59,6 @@ from fastkv.core.segments cimport (
     would_free,
 )
 
-from fastkv.store import index as _index
 from fastkv.store import layout as _layout
 from fastkv.store import records as _records
 from fastkv.store import segments as _segments
@@ -91,9 +90,9 @@ _NUMBERS = {
         SH_MOST_DEAD=SH_MOST_DEAD, SH_DUE=SH_DUE, SHARD_WORDS=SHARD_WORDS, SEG_STATE=SEG_STATE,
         SEG_GENERATION=SEG_GENERATION, SEG_HEAD=SEG_HEAD, SEG_DEAD=SEG_DEAD, SEG_NEXT=SEG_NEXT,
         SEG_PREV=SEG_PREV, SEG_STAMP=SEG_STAMP, SEG_DUE=SEG_DUE, SEGMENT_ROW=SEGMENT_ROW, FREE=FREE,
-        OPEN=OPEN, OPEN_MAIN=OPEN_MAIN, CLOSED=CLOSED, CLOSED_MAIN=CLOSED_MAIN,
+        OPEN=OPEN, OPEN_MAIN=OPEN_MAIN, CLOSED=CLOSED, CLOSED_MAIN=CLOSED_MAIN, HIGH_SHIFT=HIGH_SHIFT,
+        SECOND_BUCKET_SHIFT=SECOND_BUCKET_SHIFT, UNVERIFIED=UNVERIFIED,
     ),
-    _index: dict(HIGH_SHIFT=HIGH_SHIFT, SECOND_BUCKET_SHIFT=SECOND_BUCKET_SHIFT),
     _records: dict(
         HEAD_BYTES=HEAD_BYTES, CHECKSUM_BYTES=CHECKSUM_BYTES, CALLER_FLAGS=CALLER_FLAGS, DEADLINE=DEADLINE,
         LARGE=LARGE, FRAGMENT=FRAGMENT, METADATA=METADATA, MAX_METADATA_BYTES=MAX_METADATA_BYTES,
@@ -174,26 +173,26 @@ cdef class Engine:
         self.readable = readable
         self.clock = Clock()
         self.seed = arena.seed
+        self.arena.total_words = geometry.segments * geometry.segment_words
         self.arena.segments = geometry.segments
         self.arena.first_segment = geometry.first_segment
         self.arena.segment_words = geometry.segment_words
-        self.arena.inline_words = geometry.segment_words // 8
-        self.arena.total_words = geometry.segments * geometry.segment_words
+        self.arena.segment_shift = geometry.segment_shift
+        self.arena.inline_words = geometry.inline_words
         self.arena.sequences_at = geometry.sequences_at
         self.arena.shards_at = geometry.shards_at
         self.arena.directory_at = geometry.directory_at
         self.arena.table_at = geometry.table_at
         self.arena.ghosts_at = geometry.ghosts_at
         self.arena.most_ghosts = geometry.most_ghosts
-        self.arena.location_mask = (1 << geometry.location_bits) - 1
-        self.arena.version_mask = (1 << geometry.version_bits) - 1
-        self.arena.generation_mask = (1 << geometry.generation_bits) - 1
-        self.arena.version_shift = geometry.location_bits
-        self.arena.generation_shift = geometry.location_bits + geometry.version_bits
-        self.arena.segment_shift = geometry.segment_words.bit_length() - 1
-        self.arena.directory_shift = TAG_BITS - geometry.directory_bits
-        self.arena.low_mask = (geometry.shards << TAG_BITS) - 1
-        self.arena.bucket_mask = geometry.segment_words - BUCKET_WORDS
+        self.arena.location_mask = geometry.location_mask
+        self.arena.version_shift = geometry.version_shift
+        self.arena.version_mask = geometry.version_mask
+        self.arena.generation_shift = geometry.generation_shift
+        self.arena.generation_mask = geometry.generation_mask
+        self.arena.entry_mask = geometry.entry_mask
+        self.arena.entry_shift = geometry.entry_shift
+        self.arena.bucket_mask = geometry.bucket_mask
         self.pool_mutex = <pthread_mutex_t *> <size_t> readable.pool_lock.address
         self.mutexes = <pthread_mutex_t **> malloc(geometry.shards * sizeof(pthread_mutex_t *))
         if self.mutexes == NULL:

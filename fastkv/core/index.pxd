@@ -32,7 +32,7 @@ cdef struct Buckets:
 
 cdef inline uint64_t page_of(const Arena *arena, uint64_t key_hash) noexcept nogil:
     """Where a key's page begins; whatever stands in the directory."""
-    cdef uint64_t entry = (key_hash & arena.low_mask) >> arena.directory_shift
+    cdef uint64_t entry = (key_hash & arena.entry_mask) >> arena.entry_shift
     return load_acquire(arena.words + arena.directory_at + entry)
 
 

@@ -70,13 +70,14 @@ cdef enum:
 
 
 cdef struct Arena:
-    # The mapping, and as many words; NULL once the engine is closed.
+    # The mapping; NULL once the engine is closed.
     uint64_t *words
     uint64_t total_words
     # As in ``Geometry``.
     uint64_t segments
     uint64_t first_segment
     uint64_t segment_words
+    int segment_shift
     uint64_t inline_words
     uint64_t sequences_at
     uint64_t shards_at
@@ -84,16 +85,13 @@ cdef struct Arena:
     uint64_t table_at
     uint64_t ghosts_at
     uint64_t most_ghosts
-    # Where the parts of a slot word lie: tag, generation, version, location.
     uint64_t location_mask
-    uint64_t version_mask
-    uint64_t generation_mask
     int version_shift
+    uint64_t version_mask
     int generation_shift
-    # From a location to its segment, from a key's hash to its directory entry and its buckets.
-    int segment_shift
-    int directory_shift
-    uint64_t low_mask
+    uint64_t generation_mask
+    uint64_t entry_mask
+    int entry_shift
     uint64_t bucket_mask
 
 
@@ -113,7 +111,7 @@ cdef inline uint64_t sequence_of(const Arena *arena, uint64_t shard) noexcept no
 
 cdef inline uint64_t shard_of(const Arena *arena, uint64_t key_hash) noexcept nogil:
     """The shard of a key."""
-    return (key_hash & arena.low_mask) >> TAG_BITS
+    return (key_hash & arena.entry_mask) >> TAG_BITS
 
 
 cdef inline bint is_pooled(const Arena *arena, uint64_t segment) noexcept nogil:

@@ -6,6 +6,7 @@ import os
 from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
+from fastkv import core
 from fastkv.errors import StoreBusy
 from fastkv.store import superblock
 from fastkv.store.arena import Arena
@@ -70,7 +71,8 @@ class Store:
     Attributes:
         geometry: the arena's measures.
         words, counts: the arena as 64-bit words and as bytes, for tests: only the store knows what they mean.
-        engine: the operations on single keys, and the reading of several.
+        engine: the operations on single keys, and the reading of several; compiled where that is to be had.
+        readable: the same in Python.
         get, get_many, put, delete: those of the ``engine``.
         entries: how many entries there are, those included that have expired and were not given back yet.
         random_key: the steps to an entry's key, each about as likely as any other; that of the ``Picker``.
@@ -87,6 +89,7 @@ class Store:
 
     __slots__ = (
         "_arena",
+        "_compiled",
         "_eviction",
         "_expiry",
         "_ghosts",
@@ -110,6 +113,7 @@ class Store:
         "max_value_bytes",
         "put",
         "random_key",
+        "readable",
         "removals",
         "restore",
         "scan",
@@ -145,8 +149,8 @@ class Store:
             evicts: whether entries are evicted to make room; else a full store takes nothing more.
             kept: keeps the arena in a file; the budget, the shards and the segments are then its own, and if
                 it is not empty the seed as well.
-            verify_reads: whether reads trust no order of stores (``CheckedReader``); None: if the machine
-                may not keep it.
+            verify_reads: whether reads trust no order of stores (``CheckedReader``), without the compiled
+                engine; None: if the machine may not keep it, for what that engine leaves to the readable one.
 
         Raises:
             StartError: if the budget is too small or cannot be mapped.
@@ -201,10 +205,12 @@ class Store:
         reader = (CheckedReader if verifies else Reader)(arena, self._shards, index, self._guard, verifier)
         room = Room(eviction, self._segments)
         multi_get = MultiGet(arena, self._shards, reader, self._guard, locks=verifies)
-        # On the way of every request: bound, not wrapped.
-        engine = self.engine = Engine(
+        readable = self.readable = Engine(
             arena, self._shards, self._segments, index, self._guard, reader, multi_get, room
         )
+        self._compiled = core.engine.Engine(readable) if core.COMPILED and not verify_reads else None
+        # On the way of every request: bound, not wrapped.
+        engine = self.engine = self._compiled or readable
         self.get = engine.get
         self.get_many = engine.get_many
         self.put = engine.put
@@ -257,6 +263,8 @@ class Store:
 
     def close(self) -> None:
         """Unmap the arena in this process."""
+        if self._compiled:
+            self._compiled.close()
         self._index.directory.release()
         self._arena.close()
 

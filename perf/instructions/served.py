@@ -135,11 +135,7 @@ def serve_path(path: Path, marks: Marks) -> None:
     open_wires(routes, settings)
     service = Service(store, settings, routes, board, row, Preludes(0))
     service.turn_seconds = 3600.0  # so that a slow machine changes nothing
-    uvloop.run(
-        _serve(
-            path.name, marks, lambda: Connection(service), lambda: row[path.column]
-        )
-    )
+    uvloop.run(_serve(path.name, marks, lambda: Connection(service), lambda: row[path.column]))
 
 
 def serve_constant(marks: Marks) -> None:
