@@ -1,11 +1,11 @@
 from collections.abc import Callable, Mapping, Sequence
+from typing import final
 
 from _typeshed import ReadableBuffer
-from typing_extensions import disjoint_base
 
 SOURCES: str
 
-@disjoint_base
+@final
 class Sections:
     def __init__(
         self,
