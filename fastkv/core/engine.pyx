@@ -39,6 +39,7 @@ from fastkv.core.index cimport (
 )
 from fastkv.core.layout cimport *
 from fastkv.core.native cimport (
+    STORES_ARE_ORDERED,
     fence_acquire,
     fence_release,
     likely,
@@ -47,7 +48,7 @@ from fastkv.core.native cimport (
     store_release,
     unlikely,
 )
-from fastkv.core.records cimport Record, build_record, record_words, trailing_bytes
+from fastkv.core.records cimport Record, build_record, is_whole, record_words, trailing_bytes
 from fastkv.core.segments cimport (
     add,
     bury,
@@ -253,11 +254,15 @@ cdef class Engine:
 
         Here only if all are found, and none has a deadline: what is missing takes locks.
         """
-        cdef tuple wanted = tuple(keys)
-        cdef Py_ssize_t count = len(wanted)
-        cdef Py_ssize_t i
-        cdef Found *found = <Found *> malloc((count + 1) * sizeof(Found))
+        cdef tuple wanted
+        cdef Py_ssize_t count, i
+        cdef Found *found
         cdef list entries
+        if not STORES_ARE_ORDERED:  # the readable one takes the locks at once
+            return self.readable.get_many(keys, clock)
+        wanted = tuple(keys)
+        count = len(wanted)
+        found = <Found *> malloc((count + 1) * sizeof(Found))
         if found == NULL:
             raise MemoryError
         try:
@@ -331,6 +336,8 @@ cdef class Engine:
         if likely(outcome == PRESENT):
             if unlikely(record.flags & (LARGE | FRAGMENT)):
                 return self.decline(WHY_LARGE)
+            if not STORES_ARE_ORDERED and not is_whole(arena, found.word, &record):
+                return self.decline(WHY_DISTURBED)
             trailing = trailing_bytes(&record)
             if unlikely(trailing > record.content_len):
                 return self.decline(WHY_DISTURBED)
@@ -342,6 +349,8 @@ cdef class Engine:
             found.metadata = record.content + found.value_len
             found.metadata_len = <uint32_t> trailing - 1 if trailing else 0
             return DONE
+        if not STORES_ARE_ORDERED:
+            return self.decline(WHY_MISSING)
         fence_acquire()
         if unlikely(outcome == DISTURBED or load_relaxed(sequence_at) != sequence):
             return self.decline(WHY_DISTURBED)

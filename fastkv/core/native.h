@@ -11,6 +11,14 @@ static inline void store_relaxed(uint64_t *at, uint64_t word) { __atomic_store_n
 static inline void fence_acquire(void) { __atomic_thread_fence(__ATOMIC_ACQUIRE); }
 static inline void fence_release(void) { __atomic_thread_fence(__ATOMIC_RELEASE); }
 
+/* Whether a processor shows its stores to others in their order. Python has no fence, so elsewhere nothing that the readable
+   engine may have written is believed for its order. */
+#if defined(__x86_64__) && !defined(FASTKV_UNORDERED)
+#define STORES_ARE_ORDERED 1
+#else
+#define STORES_ARE_ORDERED 0
+#endif
+
 /* The 128 bits of a product, their halves folded by exclusive or. */
 static inline uint64_t folded_product(uint64_t a, uint64_t b) {
     unsigned __int128 product = (unsigned __int128)a * b;

@@ -9,6 +9,7 @@ cdef extern from "native.h" nogil:
     void store_relaxed(uint64_t *, uint64_t)
     void fence_acquire()
     void fence_release()
+    const bint STORES_ARE_ORDERED
     uint64_t folded_product(uint64_t, uint64_t)
     bint likely(bint)
     bint unlikely(bint)

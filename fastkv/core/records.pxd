@@ -1,7 +1,7 @@
 """Records in the arena, as ``fastkv.store.records`` describes them."""
 
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
-from libc.string cimport memcpy
+from libc.string cimport memcmp, memcpy
 
 from fastkv.core.hashing cimport checksum
 from fastkv.core.layout cimport (
@@ -62,6 +62,20 @@ cdef inline bint parse_record(const Arena *arena, uint64_t location, Record *rec
     if record.flags & DEADLINE:
         record.deadline_ms = words[2]
     return True
+
+
+cdef inline bint is_whole(const Arena *arena, uint64_t word, const Record *record) noexcept nogil:
+    """Tell whether a record vouches for itself and for the slot word that led to it: checksum and version.
+
+    Once its bytes were seen whole, no later load of this process sees older ones.
+    """
+    cdef const uint8_t *start = bytes_at(arena, word & arena.location_mask)
+    cdef const uint8_t *end = record.content + record.content_len
+    cdef uint32_t fits = checksum(start, end - start)
+    return (
+        memcmp(end, &fits, CHECKSUM_BYTES) == 0
+        and (word >> arena.version_shift ^ record.version) & arena.version_mask == 0
+    )
 
 
 cdef inline uint64_t trailing_bytes(const Record *record) noexcept nogil:
