@@ -24,6 +24,10 @@ BENCH := $(VENV)/bench.stamp
 # A copy of the package, whose core is built with sanitizers.
 SANITIZED := .sanitized
 SANITIZERS := -fsanitize=address,undefined
+# Another, built by clang, which tells the fuzzer what was reached.
+FUZZED := .fuzzed
+# Not for the offset 0 to a null pointer, which Cython's own code has.
+COVERED = $(SANITIZERS),fuzzer-no-link -fno-sanitize=pointer-overflow
 # Without those that fork while they test, kill or step a process, or build: a sanitizer sees one process.
 SANITIZED_TESTS := $(wildcard tests/test_core_*.py tests/test_http_*.py) \
     $(patsubst %,tests/test_%.py,connection rest store_engine store_sizes store_store)
@@ -36,7 +40,7 @@ NODE := tests/node/node_modules/.package-lock.json
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help serve core test readable check sanitize format lock fuzz damage autobahn bench-micro bench-memory bench-pauses bench-pubsub bench-websocket profile report bench-instructions bench image clean
+.PHONY: help serve core test readable check sanitize format lock fuzz fuzz-core damage autobahn bench-micro bench-memory bench-pauses bench-pubsub bench-websocket profile report bench-instructions bench image clean
 
 help: ## list the targets
 	@awk '/^[a-z-]+:.*## / { \
@@ -95,6 +99,16 @@ lock: ## pin the newest versions of everything in requirements-dev.lock
 fuzz: core $(FUZZ) ## look for inputs that break the parsers or a connection; SECONDS=60
 	@PYTHONPATH=tests $(VENV)/bin/python -m fuzz $(SECONDS)
 
+fuzz-core: $(FUZZ) ## the same for the compiled core, built by clang with ASan and UBSan; SECONDS=60
+	@command -v clang > /dev/null || \
+	    { echo "fastkv: there is no clang, which covers the core for the fuzzer; on Debian and Ubuntu: apt-get install clang" >&2; exit 1; }
+	@echo "Building the core with $(SANITIZERS) …"
+	@CC=clang LDSHARED="clang -shared" CFLAGS="-O1 -g -fno-sanitize-recover=all $(COVERED)" \
+	    $(VENV)/bin/python setup.py -q build --build-base $(FUZZED) --build-lib $(FUZZED)/lib
+	@LD_PRELOAD="$$($(VENV)/bin/python -c 'import atheris; print(atheris.path())')/asan_with_fuzzer.so" \
+	    ASAN_OPTIONS=detect_leaks=0 PYTHONMALLOC=malloc PYTHONSAFEPATH=1 PYTHONPATH="$(abspath $(FUZZED)/lib):tests" \
+	    $(VENV)/bin/python -m fuzz core $(SECONDS)
+
 damage: core $(TOOLS) ## damage arenas in files at random, and look for wrong values; RUNS=10000
 	@PYTHONPATH=tests $(VENV)/bin/python -m damage $(RUNS)
 
@@ -143,7 +157,7 @@ image: ## build the container image
 	@docker build --tag ultrafastkv .
 
 clean: ## remove the virtual environment, and what was built or left behind
-	@rm -rf $(VENV) $(VENV)-lock $(VENV)-bench $(AUTOBAHN) $(SANITIZED) tests/node/node_modules build dist
+	@rm -rf $(VENV) $(VENV)-lock $(VENV)-bench $(AUTOBAHN) $(SANITIZED) $(FUZZED) tests/node/node_modules build dist
 	@rm -rf fastkv/core/*.so ultrafastkv.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
 

@@ -10,12 +10,14 @@ from pathlib import Path
 
 import pytest
 from cases import CASES
-from fuzz.__main__ import NAMES
+from fuzz.__main__ import CORE_NAMES, NAMES
 from fuzz.grammar import mutate
+
+from fastkv import core
 
 HERE = Path(__file__).parent
 CORPUS = HERE / "fuzz" / "corpus"
-_EACH = pytest.mark.parametrize("name", NAMES)
+_EACH = pytest.mark.parametrize("name", [*NAMES, *(CORE_NAMES if core.COMPILED else ())])
 _SECONDS = 10
 
 

@@ -29,6 +29,7 @@ _BUILT = re.compile(r"building fastkv\.core\.(\w+) …")
 # What a checkout collects, and no distribution has.
 _LEFT_OUT = (
     ".*_cache",
+    ".fuzzed",
     ".git",
     ".hypothesis",
     ".sanitized",

@@ -1,7 +1,8 @@
 """Runs the harnesses; see the package.
 
 `python -m fuzz SECONDS` runs each in a process of its own, and ends with 1 where one has found something; the
-input is then in `fuzz-found/`. `python -m fuzz NAME ...` is one of these processes: what follows are
+input is then in `fuzz-found/`. `python -m fuzz core SECONDS` runs those of the compiled core, which has to be
+built for it (`make fuzz-core`). `python -m fuzz NAME ...` is one of these processes: what follows are
 libFuzzer's own arguments.
 """
 
@@ -12,13 +13,18 @@ import re
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 NAMES = ("parsers", "connection")
+CORE_NAMES = ("text", "headers", "http")
+"""Those of the compiled core, which tells the fuzzer what it reaches where it is built for that."""
 HERE = Path(__file__).parent
 FOUND = Path("fuzz-found")
 MAX_INPUT_BYTES = 3000
+_UNCOVERED = "Is the code instrumented for coverage?"
 MAX_INPUT_SECONDS = 30
 
 
@@ -30,23 +36,28 @@ def fuzz(name: str, arguments: list[str]) -> None:
         arguments: For libFuzzer.
     """
     atheris: Any = importlib.import_module("atheris")
-    with atheris.instrument_imports(include=["fastkv.http", "fastkv.connection"]):
-        check = importlib.import_module(f"fuzz.{name}").check
-    mutate = importlib.import_module("fuzz.grammar").mutate
+    with (
+        atheris.instrument_imports(include=["fastkv.http", "fastkv.connection"])
+        if name in NAMES
+        else nullcontext()
+    ):
+        harness = importlib.import_module(f"fuzz.{name}")
+    mutate = getattr(harness, "mutate", importlib.import_module("fuzz.grammar").mutate)
 
     def mutator(data: bytes, max_size: int, seed: int) -> bytes:
         if random.Random(seed).random() < 0.3:
             return bytes(atheris.Mutate(data, max_size))
         return bytes(mutate(data, max_size, seed))
 
-    atheris.Setup([name, *arguments], check, custom_mutator=mutator)
+    atheris.Setup([name, *arguments], harness.check, custom_mutator=mutator)
     atheris.Fuzz()
 
 
-def run_all(seconds: int) -> int:
-    """Run all harnesses at once.
+def run_all(names: Sequence[str], seconds: int) -> int:
+    """Run harnesses at once.
 
     Args:
+        names: Which.
         seconds: How long.
 
     Returns:
@@ -54,12 +65,15 @@ def run_all(seconds: int) -> int:
     """
     FOUND.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory() as work:
-        running = {name: _start(name, seconds, Path(work) / name) for name in NAMES}
+        running = {name: _start(name, seconds, Path(work) / name) for name in names}
         failed = False
         for name, process in running.items():
             log, _ = process.communicate()
             count = re.search(r"number_of_executed_units: (\d+)", log)
-            if process.returncode or not count:
+            if _UNCOVERED in log:
+                failed = True
+                sys.stdout.write(f"{name}: the code under test is not built for a fuzzer\n")
+            elif process.returncode or not count:
                 failed = True
                 sys.stdout.write(f"{log}\n{name}: found something; see {FOUND}/\n")
             else:
@@ -81,7 +95,7 @@ def _start(name: str, seconds: int, work: Path) -> "subprocess.Popen[str]":
         f"-artifact_prefix={FOUND}/{name}-",
         "-print_final_stats=1",
     ]
-    path = os.pathsep.join([str(HERE.parent), str(HERE.parent.parent), os.environ.get("PYTHONPATH", "")])
+    path = os.pathsep.join([os.environ.get("PYTHONPATH", ""), str(HERE.parent), str(HERE.parent.parent)])
     return subprocess.Popen(
         [sys.executable, "-m", "fuzz", name, *arguments],
         env={**os.environ, "PYTHONPATH": path},
@@ -93,7 +107,9 @@ def _start(name: str, seconds: int, work: Path) -> "subprocess.Popen[str]":
 
 if __name__ == "__main__":
     first, *others = sys.argv[1:]
-    if first in NAMES:
+    if first in NAMES + CORE_NAMES:
         fuzz(first, others)
+    elif first == "core":
+        sys.exit(run_all(CORE_NAMES, int(others[0])))
     else:
-        sys.exit(run_all(int(first)))
+        sys.exit(run_all(NAMES, int(first)))

@@ -11,6 +11,7 @@ from fastkv.http.request import HttpError, build_head, parse_request_line
 from fastkv.http.responses import is_plain
 from fastkv.http.routes import PLAIN
 from fastkv.http.urlform import decode_percent, form_values, key_of
+from fuzz import SEED_BYTES, unpack
 
 _HEAD = build_head(b"1.1", ((b"host", b"a"), (b"content-length", b"1")))
 _PIECES = [
@@ -19,6 +20,7 @@ _PIECES = [
     b"\\ude00", b"\\u00", b'\\"', b"\xc3\xa9", b"\xe2\x82\xac", b"\xf0\x9f\x98\x80",
     b"\xed\xa0\x80", b"\xc0\x80", b"\xf4\x90\x80\x80", b"\x80", b"\xff", b"\0", b"\x1f", b"\x7f",
     b"a" * 15, b"a" * 16, b"1", b"0", b"10000000000", b"null", b"x",
+    b"%", b"%4", b"%41", b"+", b"&", b"?", b"ttl=", b"k" * 17, b"/",
 ]  # fmt: skip
 
 
@@ -79,13 +81,36 @@ class Reference:
             query = _target(b"/kv/a?" + line[:stop]).partition(b"?")[2]
             assert form_values(query, b"ttl") == [b"%d" % seconds], raw
 
-    def mutated_body(self, rng: random.Random) -> bytes:
-        """Make a body that is likely to be nearly right."""
-        body = bytearray(b'{"key":"a","value":"b"}')
-        for _ in range(rng.randrange(8)):
-            at = rng.randrange(len(body) + 1)
-            body[at : at + rng.choice((0, 0, 0, 1, 3))] = rng.choice(_PIECES)
-        return bytes(body)
+
+def mutated_body(rng: random.Random) -> bytes:
+    """Make a body that is likely to be nearly right."""
+    body = b'{"key":"a","value":"b"}'
+    for _ in range(rng.randrange(8)):
+        body = _mutated(body, rng)
+    return body
+
+
+def _mutated(body: bytes, rng: random.Random) -> bytes:
+    at = rng.randrange(len(body) + 1)
+    return body[:at] + rng.choice(_PIECES) + body[at + rng.choice((0, 0, 0, 1, 3)) :]
+
+
+def mutate(data: bytes, max_size: int, seed: int) -> bytes:
+    """Put pieces of JSON and of targets into an input.
+
+    Args:
+        data: The input.
+        max_size: The longest that it may become.
+        seed: For what is chosen.
+
+    Returns:
+        The other input.
+    """
+    rng = random.Random(seed)
+    _, stream = unpack(data)
+    for _ in range(rng.randrange(1, 4)):
+        stream = _mutated(stream, rng)
+    return (data[:SEED_BYTES].ljust(SEED_BYTES, b"\0") + stream)[:max_size]
 
 
 def check_string(raw: bytes) -> None:
@@ -137,7 +162,7 @@ def check(data: bytes) -> None:
     Args:
         data: The input: a body, a string, or the rest of a request line, and it is tried as each.
     """
-    stream = data[2:]
+    _, stream = unpack(data)
     _reference().check_put(stream)
     _reference().check_target(stream)
     check_string(stream)
