@@ -19,14 +19,13 @@ import shutil
 import signal
 import subprocess
 from collections import Counter
-from contextlib import contextmanager
 from enum import IntEnum
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, Final
 
 import pytest
-from store_helpers import end_of, left, mark_dead, open_store, snapshot, start
+from store_helpers import end_of, left, mark_dead, snapshot, start
 
 from fastkv import core
 
@@ -157,14 +156,6 @@ def in_libc(address: int) -> bool:
 def shared(store: Store) -> tuple[mmap, mmap]:
     """What processes that use a store share: its arena and its locks."""
     return store._arena.mem, store._lock_table._mem
-
-
-@contextmanager
-def open_compiled(**options: Any) -> Iterator[Store]:
-    """A store whose operations are those of the compiled engine; options as for ``open_store``."""
-    with open_store(**options) as store:
-        assert isinstance(store.engine, core.engine.Engine)
-        yield store
 
 
 class Stepped:

@@ -13,13 +13,14 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 import pytest
 import stepping
-from stepping import Stepped, Stop, address_of, deaths, in_libc, open_compiled
+from stepping import Stepped, Stop, address_of, deaths, in_libc
 from store_helpers import (
     NOW_MS,
     SEED,
     WAITERS,
     clock,
     end_of,
+    open_store,
     payload,
     snapshot,
     start,
@@ -158,7 +159,7 @@ DEATHS: Final = {
 @pytest.mark.parametrize("name", DEATHS)
 def test_death_behind_each_store_is_survived(name: str) -> None:
     death = DEATHS[name]
-    with open_compiled() as store:
+    with open_store() as store:
         model = death.prepare(store)
         old = model.pop(b"target", None)
         died = 0
@@ -240,7 +241,7 @@ def test_a_waiter_goes_on_wherever_the_owner_is_killed(name: str) -> None:
     call = CALLS[name]
     death = DEATHS[call.death]
     address, locks_at = address_of(call.function), address_of("pthread_mutex_trylock")
-    with open_compiled(lock_wait_ms=60_000, shards=2) as store:
+    with open_store(lock_wait_ms=60_000, shards=2) as store:
         model = death.prepare(store)
         old = model.pop(b"target", None)
         words = memoryview(store._lock_table._mem).cast("I")

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias
 import pytest
 import stepping
 from fake import Worker
-from stepping import Reader, Stepped, open_compiled
-from store_helpers import NOW_MS, at_opcode, clock, payload, snapshot
+from stepping import Reader, Stepped
+from store_helpers import NOW_MS, at_opcode, clock, open_store, payload, snapshot
 
 from fastkv import core
 from fastkv.errors import StoreBusy
@@ -310,6 +310,7 @@ DISTURBANCES: Final = {
     "evicts and reuses": Disturbance(a_few, evict_and_reuse),
     "relocates": Disturbance(a_few, relocate),
     "relocates and reuses": Disturbance(a_few, relocate_and_reuse),
+    "relocates and reuses behind a twin": Disturbance(behind_a_twin, relocate_and_reuse),
     "relocates what has a deadline, and reuses": Disturbance(
         with_a_deadline_and_metadata, relocate_and_reuse
     ),
@@ -354,7 +355,7 @@ def assert_only_counts_differ(store: Store, before: bytes) -> None:
 @pytest.mark.parametrize("name", DISTURBANCES)
 def test_a_read_is_undisturbed_at_each_instruction(name: str) -> None:
     prepare, act, away, key = DISTURBANCES[name]
-    with open_compiled() as store:
+    with open_store() as store:
         prepare(store)
 
         def read() -> object:
@@ -406,7 +407,7 @@ def test_a_request_is_undisturbed_at_each_instruction(path: str, name: str) -> N
     """The same for the whole of a request; where it declines, the readable path reads."""
     prepare, act, away, key = DISTURBANCES[name]
     request = REQUESTS[path].replace(KEY, key)
-    with open_compiled() as store:
+    with open_store() as store:
         prepare(store)
         http = Worker(store).service.http
         assert http is not None
@@ -442,7 +443,7 @@ def test_a_request_is_undisturbed_at_each_instruction(path: str, name: str) -> N
 @pytest.mark.parametrize("act", [transact, delete, flush, relocate_and_reuse], ids=lambda act: act.__name__)
 def test_several_reads_are_of_one_moment_at_each_instruction(act: Callable[[Store], None]) -> None:
     keys = [KEY, b"3", OTHER]
-    with open_compiled() as store:
+    with open_store() as store:
         a_few(store)
         store.put(OTHER, OLD, clock)
 
@@ -509,7 +510,7 @@ def test_a_read_in_the_midst_of_a_change_is_right_or_waits(name: str) -> None:
     """
     prepare, take = MIDSTS[name]
     chance = random.Random(name)
-    with open_compiled(lock_wait_ms=0) as store:
+    with open_store(lock_wait_ms=0) as store:
         prepare(store)
 
         def read() -> object:

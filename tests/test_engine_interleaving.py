@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 import pytest
 import stepping
-from stepping import Stepped, Stop, open_compiled
-from store_helpers import SEED, clock, payload, snapshot, value_of
+from stepping import Stepped, Stop
+from store_helpers import SEED, clock, open_store, payload, snapshot, value_of
 from xxhash import xxh3_64_intdigest
 
 from fastkv import core
@@ -125,7 +125,7 @@ def interleave(processes: Sequence[Stepped], chance: random.Random) -> int:
 def test_two_writers_at_once_leave_what_one_after_the_other_leaves(name: str) -> None:
     writers = WRITERS[name]
     chance = random.Random(name)
-    with open_compiled(shards=2, lock_wait_ms=60_000) as store:
+    with open_store(shards=2, lock_wait_ms=60_000) as store:
         writers.prepare(store)
         restore = snapshot(store)
         locks = store._lock_table._mem
