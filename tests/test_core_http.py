@@ -46,10 +46,7 @@ class Compiled(Worker):
     """
 
     def __init__(self, **settings: Any) -> None:
-        store: Any = Store(_MEMORY_BYTES, seed=7)
-        if not isinstance(store.engine, core.engine.Engine):
-            store.engine = core.engine.Engine(store.engine)
-        super().__init__(store, readable=False, **settings)
+        super().__init__(Store(_MEMORY_BYTES, seed=7), readable=False, **settings)
         assert self.service.http is not None
         self.http: Http = self.service.http
 
@@ -66,7 +63,9 @@ class Pair:
 
     def __init__(self, **settings: Any) -> None:
         self.compiled = Compiled(**settings)
-        self.readable = Worker(Store(_MEMORY_BYTES, seed=7), readable=True, **settings)
+        store = Store(_MEMORY_BYTES, seed=7, verify_reads=True)
+        assert store.engine is store.readable
+        self.readable = Worker(store, readable=True, **settings)
 
     def at(self, now_ms: int) -> None:
         """Set both clocks."""
