@@ -60,5 +60,5 @@ cdef class Http:
     cdef Py_ssize_t put(self, const uint8_t *line, const uint8_t *at, const uint8_t *end) noexcept
     cdef Py_ssize_t put_resource(self, const uint8_t *line, const uint8_t *path, const uint8_t *end) noexcept
     cdef Py_ssize_t delete(self, const uint8_t *line, const uint8_t *path, const uint8_t *end) noexcept
-    cdef Outcome write_resource(self, Found *found, bint headless) noexcept
+    cdef Outcome reply_resource(self, Found *found, bint headless) noexcept
     cdef bytes content_of(self, const uint8_t *metadata, size_t n)

@@ -15,7 +15,7 @@ allocates nothing, and no Python runs but for metadata that was not seen lately.
 
 cimport cython
 from cpython.buffer cimport PyBUF_SIMPLE, PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
-from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_CheckExact, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cpython.list cimport PyList_GET_ITEM, PyList_GET_SIZE
 from libc.stdint cimport uint8_t, uint64_t
 from libc.stdlib cimport free, realloc
@@ -189,7 +189,9 @@ cdef class Http:
         self.replies.replaced = self.part(replaced, texts)
         self.replies.put_end = self.part(templates.created[1], texts)
         self.replies.deleted = self.part(deleted, texts)
-        self.replies.around = self.replies.hit_open.size + self.replies.hit_middle.size + self.replies.hit_close.size
+        self.replies.around = (
+            self.replies.hit_open.size + self.replies.hit_middle.size + self.replies.hit_close.size
+        )
         self.replies.fixed = sum(map(len, texts)) + 4 * DIGITS
         self.texts = texts
 
@@ -374,7 +376,10 @@ cdef class Http:
                 if in_json:
                     added = add(&self.replies, &self.replies.miss_head if headless else &self.replies.miss)
                 else:
-                    added = add(&self.replies, &self.replies.resource_miss_head if headless else &self.replies.resource_miss)
+                    added = add(
+                        &self.replies,
+                        &self.replies.resource_miss_head if headless else &self.replies.resource_miss,
+                    )
                 if unlikely(not added):
                     break
                 self.count(self.misses)
@@ -382,7 +387,7 @@ cdef class Http:
             if unlikely(looked != store.DONE):
                 break
             if not in_json:
-                outcome = self.write_resource(&found, headless)
+                outcome = self.reply_resource(&found, headless)
             elif likely(plain and found.flags == PLAIN):
                 outcome = write_plain(&self.replies, self.engine, key, key_len, &found, headless)
             else:
@@ -475,7 +480,10 @@ cdef class Http:
         ) != store.DONE):
             return self.decline(ENGINE)
         self.count(self.puts)
-        out = put_part(self.replies.out + self.replies.size, &self.replies.created if written.created else &self.replies.replaced)
+        out = put_part(
+            self.replies.out + self.replies.size,
+            &self.replies.created if written.created else &self.replies.replaced,
+        )
         out += put_hex(out, written.version)
         self.replies.size = put_part(out, &self.replies.put_end) - self.replies.out
         return at + n - line
@@ -521,7 +529,7 @@ cdef class Http:
         """Add one to a counter of the row, which has no other writer."""
         store_relaxed(self.counters + column, load_relaxed(self.counters + column) + 1)
 
-    cdef Outcome write_resource(self, Found *found, bint headless) noexcept:
+    cdef Outcome reply_resource(self, Found *found, bint headless) noexcept:
         """Reply with a value as it is."""
         cdef bytes content = self.no_content
         cdef Part lines

@@ -2,9 +2,9 @@
 # cython: nonecheck=False, embedsignature=True, auto_pickle=False, autotestdict=False
 """A connection's way in and out: what arrives goes to `Http` first, and what `Http` answers is sent at once.
 
-In: what the event loop has read. Out: the same, from where the readable path has to go on, to ``receive`` of the
-connection; and replies, to the socket or the transport. Nothing is raised but by what the connection is asked
-to do.
+In: what the event loop has read. Out: the same, from where the readable path has to go on, to ``receive`` of
+the connection; and replies, to the socket or the transport. Nothing is raised but by what the connection is
+asked to do.
 """
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_CheckExact, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
