@@ -86,23 +86,24 @@ def steps(result: Result) -> str:
 
 def instructions(result: Result) -> str:
     """Instructions of a request in both implementations, and the ratio of the core's to a constant reply."""
-    compiled, readable = result["compiled"], result["readable"]
-    others = {row["path"]: row for row in readable["rows"]}
+    counts = {(row["implementation"], row["path"]): row["instructions"] for row in result["rows"]}
+    references = result["references"]
     rows = [
         [
             row["path"],
             f"{row['instructions']:,.0f}",
             f"{row['ratio']:.3f}",
-            f"{others[row['path']]['instructions']:,.0f}",
+            f"{counts['readable', row['path']]:,.0f}" if ("readable", row["path"]) in counts else "",
         ]
-        for row in compiled["rows"]
+        for row in result["rows"]
+        if row["implementation"] == "compiled"
     ]
     return table(
         ["", "compiled", "to a constant reply", "readable"],
         [
             *rows,
-            ["uvloop, a constant reply", f"{compiled['reference']:,.0f}", "1.000", ""],
-            ["a turn of the reference loop", "", "", f"{readable['reference']:,.0f}"],
+            ["uvloop, a constant reply", f"{references['compiled']:,.0f}", "1.000", ""],
+            ["a turn of the reference loop", "", "", f"{references['readable']:,.0f}"],
         ],
     )
 

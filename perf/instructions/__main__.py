@@ -34,7 +34,7 @@ def show(counts: Mapping[str, float], implementation: str) -> None:
         implementation: "compiled" or "readable".
     """
     result = guard.stored()
-    ratios = {row["path"]: row["ratio"] for row in result[implementation]["rows"]} if result else {}
+    ratios = guard.ratios(result, implementation) if result else {}
     changes = guard.differences(counts, result, implementation) if result else {}
     reference = counting.reference_of(pure=implementation == "readable")
     unit = counts[reference]
@@ -80,12 +80,13 @@ def main() -> None:
             show(counting.per_request(files), implementation)
             show_functions(files[chosen.functions], chosen.most)
     elif chosen.save:
-        counts = {each: guard.count_lowest(_NAMES, each) for each in guard.SAME_BUILD}
+        counts = {each: guard.count_lowest(names, each) for each, names in guard.NAMES.items()}
+        print(guard.store(counts))
         for each, counted in counts.items():
             show(counted, each)
-        print(guard.store(counts))
     else:
-        show(counting.count(chosen.only or _NAMES, pure=chosen.pure), implementation)
+        names = chosen.only or guard.NAMES[implementation]
+        show(counting.count(names, pure=chosen.pure), implementation)
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ import sys
 from typing import TYPE_CHECKING, Any, Final
 
 from perf.instructions import counting
+from perf.instructions.paths import PATHS, READABLE
 from perf.report import RESULTS, circumstances, load, save
 
 if TYPE_CHECKING:
@@ -30,6 +31,9 @@ STORED: Final = RESULTS / "instructions.json"
 SAME_BUILD: Final = {"compiled": 0.03, "readable": 0.05}
 SAME_PYTHON: Final = 0.07
 ANY_PYTHON: Final = 0.12
+
+NAMES: Final = {"compiled": tuple(path.name for path in PATHS), "readable": READABLE}
+"""The paths that are stored, by implementation."""
 
 # Places in memory, see `counted.move`.
 _LAYOUTS: Final = (0, 21, 50)
@@ -96,18 +100,25 @@ def store(counts: Mapping[str, Mapping[str, float]]) -> Path:
     Returns:
         Where.
     """
-    told = {}
-    for implementation, each in counts.items():
-        name = counting.reference_of(pure=implementation == "readable")
-        told[implementation] = {
-            "reference": round(each[name], 1),
-            "rows": [
-                {"path": path, "instructions": round(count, 1), "ratio": round(count / each[name], 5)}
-                for path, count in each.items()
-                if path != name
-            ],
+    units = {each: counts[each][counting.reference_of(pure=each == "readable")] for each in counts}
+    rows = [
+        {
+            "implementation": implementation,
+            "path": path,
+            "instructions": round(each[path], 1),
+            "ratio": round(each[path] / units[implementation], 5),
         }
-    return save(STORED.stem, _PACKAGES, build=build(), **told)
+        for implementation, each in counts.items()
+        for path in NAMES[implementation]
+    ]
+    references = {implementation: round(unit, 1) for implementation, unit in units.items()}
+    return save(STORED.stem, _PACKAGES, build=build(), references=references, rows=rows)
+
+
+def ratios(result: Result, implementation: str) -> dict[str, float]:
+    """What is stored of an implementation: ratios by path."""
+    rows: list[dict[str, Any]] = result["rows"]
+    return {row["path"]: row["ratio"] for row in rows if row["implementation"] == implementation}
 
 
 def stored() -> Result | None:
@@ -141,9 +152,9 @@ def differences(counts: Mapping[str, float], result: Result, implementation: str
     Returns:
         By path that is in both, the change of its ratio, as a share of what is stored.
     """
-    ratios = {row["path"]: row["ratio"] for row in result[implementation]["rows"]}
+    known = ratios(result, implementation)
     unit = counts[counting.reference_of(pure=implementation == "readable")]
-    return {name: count / unit / ratios[name] - 1 for name, count in counts.items() if name in ratios}
+    return {name: count / unit / known[name] - 1 for name, count in counts.items() if name in known}
 
 
 def judge(counts: Mapping[str, float], result: Result, implementation: str, allowed: float) -> list[str]:
@@ -164,7 +175,7 @@ def judge(counts: Mapping[str, float], result: Result, implementation: str, allo
         for name, change in found.items()
         if abs(change) > allowed
     ]
-    known = {row["path"] for row in result[implementation]["rows"]}
+    known = ratios(result, implementation).keys()
     counted = counts.keys() - {counting.reference_of(pure=implementation == "readable")}
     told += [
         f"{name} is {'not stored' if name in counts else 'stored and not counted'}."

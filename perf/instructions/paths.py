@@ -177,3 +177,6 @@ PATHS: Final = (
     Path("WebSocket GET", _message, Column.HITS, websocket=True),
 )
 """All paths; those that begin with a number are pipelined."""
+
+READABLE: Final = ("GET, plain", "GET miss", "GET /kv", "PUT overwrite", "PUT /kv", "16 GET")
+"""Those that are counted of the readable implementation, which is a hundred times as dear."""
