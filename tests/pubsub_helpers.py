@@ -134,7 +134,7 @@ class HubWorker(Worker):
         super().__init__()
         chosen = Settings(workers=1, memory_bytes=4 << 20, **settings)
         board = Board(1)
-        self._row = row = board.rows[0]
+        self.counters = row = board.rows[0]
         row[Column.STATE] = State.READY
         self.ring = Ring(1 << 20, 1, 1000)
         self.seconds = 0.0

@@ -63,7 +63,7 @@ def test_every_step_is_taken_and_unwrapped_afterwards() -> None:
 
 def test_bytecodes_are_counted_by_module() -> None:
     store = Store(4 * MIB)
-    counts = parts.count_opcodes(lambda: store.put(b"a", VALUE, clock))
+    counts = parts.count_opcodes(lambda: store.readable.put(b"a", VALUE, clock))
     assert {"engine", "shard", "index"} <= set(counts)
     store.close()
 

@@ -122,7 +122,7 @@ def test_a_worker_is_recorded(workload: str, tmp_path: Path) -> None:
         assert set(psutil.Process().children(recursive=True)) <= before
     ET.fromstring(out.read_text())
     names = " ".join(frame.name for frame in flame.frames(out.read_text()))
-    assert "Connection.data_received (fastkv/connection.py" in names
+    assert "data_received (" in names  # of the core, or in Python
     assert "libc" in names  # frames of C
     assert f"one worker, {workload}:" in out.read_text()
     assert re.match(r"\d+ samples", table)

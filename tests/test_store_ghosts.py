@@ -11,7 +11,7 @@ from xxhash import xxh3_64_intdigest
 
 from fastkv.store.arena import Arena
 from fastkv.store.ghosts import Ghosts
-from fastkv.store.layout import GHOSTS, POOL_GHOST_WORDS, RESERVE, SEG_STATE, Geometry
+from fastkv.store.layout import GHOSTS, OPEN, POOL_GHOST_WORDS, RESERVE, SEG_STATE, Geometry
 from fastkv.store.lock import LockTable
 from fastkv.store.segments import Segments
 
@@ -93,7 +93,7 @@ def test_it_grows_and_shrinks_with_the_store_but_not_at_every_turn(table: Table)
 
 def test_it_takes_what_the_pool_can_spare_and_more_later(table: Table) -> None:
     taken = []
-    while segment := table.segments.take(0, 1, RESERVE):
+    while segment := table.segments.take(0, OPEN, RESERVE):
         taken.append(segment)
     assert table.fit(60_000)
     few = table.size()
