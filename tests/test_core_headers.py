@@ -1,14 +1,13 @@
 """The core's header sections against the readable parser: what it takes means the same to both."""
 
+from __future__ import annotations
+
 import ctypes
 import mmap
 from itertools import pairwise, product
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
-
-pytest.importorskip("fastkv.core.headers", reason="the core is not compiled")
-
 from cases import CASES
 from cases.case import HOST, MAX_HEAD_BYTES, Case
 from cases.clients import CHROME, CURL, NODE
@@ -18,13 +17,18 @@ from test_access import CASES as SENDERS
 from test_access import SETTINGS, policy
 from test_access import Case as SenderCase
 
+from fastkv import core
 from fastkv.access import Access
-from fastkv.core.headers import Sections
 from fastkv.http.content import metadata_from, metadata_of
 from fastkv.http.fields import TREATMENTS, Route, Treatment
 from fastkv.http.parser import Parser
 from fastkv.http.request import KEEP_ALIVE, Head, HttpError
 from fastkv.settings import Settings
+
+if TYPE_CHECKING:
+    from fastkv.core.headers import Sections
+
+pytestmark = pytest.mark.skipif(not core.COMPILED, reason=core.REASON)
 
 MAX_FIELDS = 100
 KEPT = 8
@@ -55,7 +59,7 @@ class Asked:
         return metadata_from(content_type, content_encoding)
 
     def sections(self, max_head_bytes: int = MAX_HEAD_BYTES, max_fields: int = MAX_FIELDS) -> Sections:
-        return Sections(self.admits, self.metadata_of, TREATMENTS, max_head_bytes, max_fields)
+        return core.headers.Sections(self.admits, self.metadata_of, TREATMENTS, max_head_bytes, max_fields)
 
 
 def sections(access: Access = OPEN) -> Sections:
@@ -412,13 +416,17 @@ def test_what_raises_is_declined() -> None:
     def refuse(*_: bytes | None) -> Any:
         raise RuntimeError
 
-    broken = Sections(refuse, refuse, TREATMENTS, MAX_HEAD_BYTES, MAX_FIELDS)
+    broken = core.headers.Sections(refuse, refuse, TREATMENTS, MAX_HEAD_BYTES, MAX_FIELDS)
     assert broken.examine(section(), Route.READ_JSON) is None
     for answer in (1, None, "yes", b"", b"a" * 256, "text"):
-        odd = Sections(lambda *_: True, lambda *_, answer=answer: answer, TREATMENTS, MAX_HEAD_BYTES, 9)
+        odd = core.headers.Sections(
+            lambda *_: True, lambda *_, answer=answer: answer, TREATMENTS, MAX_HEAD_BYTES, 9
+        )
         found = odd.examine(section(b"Content-Type: a/b"), Route.PUT_RESOURCE)
         assert (found is not None) is (answer == b"")
-        no = Sections(lambda *_, answer=answer: answer, metadata_from, TREATMENTS, MAX_HEAD_BYTES, 9)
+        no = core.headers.Sections(
+            lambda *_, answer=answer: answer, metadata_from, TREATMENTS, MAX_HEAD_BYTES, 9
+        )
         assert no.examine(section(), Route.READ_JSON) is None
 
 
@@ -542,7 +550,7 @@ def test_garbage_is_read_within_its_bounds(data: bytes, cut: int) -> None:
 @pytest.mark.parametrize("names", [[b""], [b"X"], [b"a" * 49], [b"a_b"], [b"a%d" % i for i in range(2)]])
 def test_a_name_that_the_table_cannot_hold_is_refused(names: list[bytes]) -> None:
     with pytest.raises(ValueError, match="name"):
-        Sections(OPEN.admits, metadata_from, dict.fromkeys(names, (1,) * 5), 100, 100)
+        core.headers.Sections(OPEN.admits, metadata_from, dict.fromkeys(names, (1,) * 5), 100, 100)
 
 
 def test_every_listed_name_is_found_and_no_other() -> None:
@@ -553,7 +561,9 @@ def test_every_listed_name_is_found_and_no_other() -> None:
     tables = [
         dict.fromkeys(names, (treatment,) * 5) | {b"host": (Treatment.HOST,) * 5} for treatment in (0, 1)
     ]
-    ignoring, declining = (Sections(OPEN.admits, metadata_from, table, 1000, 100) for table in tables)
+    ignoring, declining = (
+        core.headers.Sections(OPEN.admits, metadata_from, table, 1000, 100) for table in tables
+    )
     for name in names:
         for changed in (
             name[:-1],
@@ -567,7 +577,7 @@ def test_every_listed_name_is_found_and_no_other() -> None:
         assert declining.examine(section(name + b": 1"), Route.READ_JSON) is None
         assert ignoring.examine(section(name + b": 1"), Route.READ_JSON)
     with pytest.raises(ValueError, match="same beginning"):
-        Sections(
+        core.headers.Sections(
             OPEN.admits,
             metadata_from,
             dict.fromkeys([b"b" * 20, b"b" * 9 + b"c" + b"b" * 10], (1,) * 5),

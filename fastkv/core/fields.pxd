@@ -61,7 +61,7 @@ cdef inline const uint8_t *end_of_name(const uint8_t *at, const uint8_t *end) no
             if not found:
                 return NULL
         at += lowest_bit(found)
-        if not is_unusual_token_byte(at[0]):
+        if at[0] == c":" or not is_unusual_token_byte(at[0]):
             return at
         at += 1
 
@@ -94,6 +94,16 @@ cdef inline const uint8_t *read_digits(
         number[0] = 10 * number[0] + digit
         at += 1
     return at if at > begin else NULL
+
+
+cdef inline void strip(Text *value, const uint8_t *at, const uint8_t *end) noexcept nogil:
+    """Set a value to what is between two places, without the blanks around it."""
+    while at < end and is_blank(at[0]):
+        at += 1
+    while at < end and is_blank((end - 1)[0]):
+        end -= 1
+    value.at = at
+    value.size = end - at
 
 
 cdef inline bint read_number(const Text *text, uint64_t most, uint64_t *number) noexcept nogil:

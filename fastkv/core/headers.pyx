@@ -23,8 +23,8 @@ from libc.stdlib cimport calloc, free
 from libc.string cimport memcmp, memcpy, memmove, memset
 
 from fastkv.core.fields cimport (
-    CASE_BIT, CASE_BITS, copy_texts, end_of_name, end_of_value, is_blank, is_keep_alive, is_same,
-    is_same_in_constant_time, is_same_size, read_digits, read_number, size_of,
+    CASE_BIT, CASE_BITS, copy_texts, end_of_name, end_of_value, is_keep_alive, is_same,
+    is_same_in_constant_time, is_same_size, read_digits, read_number, size_of, strip,
 )
 from fastkv.core.hashing cimport read_64
 
@@ -291,8 +291,6 @@ cdef class Sections:
         if end - at < SHORTEST_SECTION or memcmp(at, b" HTTP/1.1\r\n", VERSION_BYTES) != 0:
             return NULL
         for _ in range(self.max_fields + 1):  # the last line is the empty one
-            if end - line < 2:
-                return NULL
             if line[0] == c"\r":
                 return line + 2 if line[1] == c"\n" else NULL
             value = end_of_name(line, end)
@@ -300,20 +298,16 @@ cdef class Sections:
                 return NULL
             treatment = self.treatment_of(line, value - line, route)
             value += 1
-            while value < end and is_blank(value[0]):
-                value += 1
             after = end_of_value(value, end)
-            if after == NULL or end - after < 2 or after[0] != c"\r" or after[1] != c"\n":
+            # Behind it are its end and two bytes of the next line, or the section is not whole.
+            if after == NULL or end - after < 4 or after[0] != c"\r" or after[1] != c"\n":
                 return NULL
             line = after + 2
             if treatment == IGNORED:
                 continue
             if treatment == DECLINED or fields[treatment].at != NULL:
                 return NULL
-            while after > value and is_blank((after - 1)[0]):
-                after -= 1
-            fields[treatment].at = value
-            fields[treatment].size = after - value
+            strip(&fields[treatment], value, after)
         return NULL
 
     cdef int treatment_of(self, const uint8_t *at, size_t size, int route) noexcept:
