@@ -103,11 +103,13 @@ class Equality(RuleBasedStateMachine):
     @initialize(
         shape=st.sampled_from(
             [(MIB, 1, 4 * KIB), (MIB, 8, 4 * KIB), (2 * MIB, 2, 64 * KIB), (MIB, 4, 8 * KIB)]
-        )
+        ),
+        crowd=st.sampled_from([0, 300, 1500]),
     )
-    def begin(self, shape: tuple[int, int, int]) -> None:
+    def begin(self, shape: tuple[int, int, int], crowd: int) -> None:
         self.pair = Pair(*shape)
         self.clock = self.pair.clock
+        self.put_many(crowd, 100, 0)
 
     @rule(key=KEYS, size=SIZES, flags=st.integers(0, 255), ttl_ms=TTLS_MS, metadata=METADATA)
     def put(self, key: bytes, size: int, flags: int, ttl_ms: int, metadata: bytes) -> None:
@@ -121,7 +123,7 @@ class Equality(RuleBasedStateMachine):
     def put_plainly(self, key: bytes, value: bytes) -> None:
         self.pair.do(lambda store: store.put(key, value, self.clock))
 
-    @rule(count=st.integers(1, 300), size=st.sampled_from([0, 20, 200, 400]), begin=st.sampled_from([0, 150]))
+    @rule(count=st.integers(1, 300), size=st.sampled_from([0, 20, 200, 400]), begin=st.integers(0, 1500))
     def put_many(self, count: int, size: int, begin: int) -> None:
         for number in range(begin, begin + count):
             key, value = b"crowd%d" % number, payload(number, size)
@@ -145,7 +147,7 @@ class Equality(RuleBasedStateMachine):
     def delete(self, key: bytes) -> None:
         self.pair.do(lambda store: store.delete(key, self.clock))
 
-    @rule(begin=st.integers(0, 300), count=st.integers(1, 300))
+    @rule(begin=st.integers(0, 1500), count=st.integers(1, 300))
     def delete_many(self, begin: int, count: int) -> None:
         for number in range(begin, begin + count):
             key = b"crowd%d" % number

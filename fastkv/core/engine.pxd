@@ -9,6 +9,7 @@ from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
 from fastkv.core.index cimport Buckets
 from fastkv.core.layout cimport Arena
+from fastkv.core.records cimport NewEntry
 
 cdef enum:
     MISS = 0
@@ -89,29 +90,13 @@ cdef class Engine:
     cdef bint holds(self, Found *found) noexcept
     # DONE | DECLINED; as ``put``, whatever is there. Metadata has 255 bytes at most.
     cdef int write(
-        self,
-        const uint8_t *key,
-        size_t key_len,
-        const uint8_t *value,
-        size_t value_len,
-        const uint8_t *metadata,
-        size_t metadata_len,
-        uint32_t flags,
-        uint64_t deadline_ms,
-        Written *written,
+        self, const uint8_t *key, size_t key_len, const uint8_t *value, size_t value_len,
+        const uint8_t *metadata, size_t metadata_len, uint32_t flags, uint64_t deadline_ms, Written *written,
     ) noexcept
     # The same as an update: over an entry that has expired it declines, because that is removed first.
     cdef int replace(
-        self,
-        const uint8_t *key,
-        size_t key_len,
-        const uint8_t *value,
-        size_t value_len,
-        const uint8_t *metadata,
-        size_t metadata_len,
-        uint32_t flags,
-        uint64_t deadline_ms,
-        Written *written,
+        self, const uint8_t *key, size_t key_len, const uint8_t *value, size_t value_len,
+        const uint8_t *metadata, size_t metadata_len, uint32_t flags, uint64_t deadline_ms, Written *written,
     ) noexcept
     # MISS | DONE | DECLINED; it declines over an entry that has expired, too.
     cdef int erase(self, const uint8_t *key, size_t key_len) noexcept
@@ -127,25 +112,8 @@ cdef class Engine:
     cdef void unlock(self, uint64_t shard, bint pool) noexcept
     cdef int give_up(self, uint64_t shard, bint pool, Reason reason) noexcept
     cdef int locate(
-        self,
-        uint64_t shard,
-        uint64_t key_hash,
-        const uint8_t *key,
-        size_t key_len,
-        Buckets *buckets,
+        self, uint64_t shard, uint64_t key_hash, const uint8_t *key, size_t key_len, Buckets *buckets,
         Place *place,
     ) noexcept
-    cdef int put_entry(
-        self,
-        const uint8_t *key,
-        size_t key_len,
-        const uint8_t *value,
-        size_t value_len,
-        const uint8_t *metadata,
-        size_t metadata_len,
-        uint32_t flags,
-        uint64_t deadline_ms,
-        Clock clock,
-        Written *written,
-    ) noexcept
+    cdef int put_entry(self, const NewEntry *entry, Clock clock, Written *written) noexcept
     cdef int remove_entry(self, const uint8_t *key, size_t key_len, Clock clock) noexcept

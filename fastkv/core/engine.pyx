@@ -38,6 +38,7 @@ from fastkv.core.index cimport (
     was_evicted,
 )
 from fastkv.core.layout cimport *
+from fastkv.core.log cimport Tail, append, find_tail, has_room, open_segment
 from fastkv.core.native cimport (
     STORES_ARE_ORDERED,
     fence_acquire,
@@ -48,22 +49,14 @@ from fastkv.core.native cimport (
     store_release,
     unlikely,
 )
-from fastkv.core.records cimport Record, build_record, is_whole, record_words, trailing_bytes
-from fastkv.core.segments cimport (
-    add,
-    bury,
-    close_open,
-    has_segment,
-    is_log_of,
-    note_deadline,
-    take,
-    would_free,
-)
+from fastkv.core.records cimport NewEntry, Record, content_len_of, is_whole, record_words, trailing_bytes
+from fastkv.core.segments cimport add, bury, has_segment, is_log_of, would_free
 
 from fastkv.store import layout as _layout
 from fastkv.store import records as _records
 from fastkv.store import segments as _segments
 
+include "layout.pxi"
 include "sources.pxi"
 
 cdef extern from "pthread.h" nogil:
@@ -76,38 +69,6 @@ cdef extern from "errno.h" nogil:
 cdef extern from "time.h" nogil:
     int CLOCK_BOOTTIME
 
-
-# -- the layout --------------------------------------------------------------------------------------------
-
-_NUMBERS = {
-    _layout: dict(
-        TAG_BITS=TAG_BITS, TAG_SHIFT=TAG_SHIFT, TAG_MASK=TAG_MASK, BUCKET_WORDS=BUCKET_WORDS,
-        BUCKET_SLOTS=BUCKET_SLOTS, COUNT_MAX=COUNT_MAX, RESERVE=RESERVE, POOL_FREE_HEAD=POOL_FREE_HEAD,
-        POOL_FREE_TAIL=POOL_FREE_TAIL, POOL_FREE_COUNT=POOL_FREE_COUNT, POOL_FRESH=POOL_FRESH,
-        POOL_STAMP=POOL_STAMP, POOL_CREDIT=POOL_CREDIT, POOL_SMALL=POOL_SMALL, POOL_MAIN=POOL_MAIN,
-        POOL_GHOST_WORDS=POOL_GHOST_WORDS, SH_VERSION=SH_VERSION, SH_ENTRIES=SH_ENTRIES, SH_OPEN=SH_OPEN,
-        SH_OPEN_MAIN=SH_OPEN_MAIN, SH_OLDEST=SH_OLDEST, SH_NEWEST=SH_OLDEST + 1,
-        SH_MAIN_OLDEST=SH_MAIN_OLDEST, SH_MAIN_NEWEST=SH_MAIN_OLDEST + 1, SH_DEADEST=SH_DEADEST,
-        SH_MOST_DEAD=SH_MOST_DEAD, SH_DUE=SH_DUE, SHARD_WORDS=SHARD_WORDS, SEG_STATE=SEG_STATE,
-        SEG_GENERATION=SEG_GENERATION, SEG_HEAD=SEG_HEAD, SEG_DEAD=SEG_DEAD, SEG_NEXT=SEG_NEXT,
-        SEG_PREV=SEG_PREV, SEG_STAMP=SEG_STAMP, SEG_DUE=SEG_DUE, SEGMENT_ROW=SEGMENT_ROW, FREE=FREE,
-        OPEN=OPEN, OPEN_MAIN=OPEN_MAIN, CLOSED=CLOSED, CLOSED_MAIN=CLOSED_MAIN, HIGH_SHIFT=HIGH_SHIFT,
-        SECOND_BUCKET_SHIFT=SECOND_BUCKET_SHIFT, UNVERIFIED=UNVERIFIED,
-    ),
-    _records: dict(
-        HEAD_BYTES=HEAD_BYTES, CHECKSUM_BYTES=CHECKSUM_BYTES, CALLER_FLAGS=CALLER_FLAGS, DEADLINE=DEADLINE,
-        LARGE=LARGE, FRAGMENT=FRAGMENT, METADATA=METADATA, MAX_METADATA_BYTES=MAX_METADATA_BYTES,
-    ),
-    _segments: dict(CREDIT_SEGMENTS=CREDIT_SEGMENTS),
-}
-
-for _module, _numbers in _NUMBERS.items():
-    for _name, _number in _numbers.items():
-        if getattr(_module, _name) != _number:
-            raise ImportError(
-                f"the compiled core was made for another layout: {_name} is {_number} in it and "
-                f"{getattr(_module, _name)} in {_module.__name__}"
-            )
 
 # In the order of ``Reason``.
 _REASONS = (
@@ -283,6 +244,8 @@ cdef class Engine:
         cdef int outcome
         cdef bytes key
         for key in keys:
+            if key is None:
+                raise TypeError("a key is bytes")
             outcome = self.find(<const uint8_t *> PyBytes_AS_STRING(key), PyBytes_GET_SIZE(key), each)
             if outcome != DONE or each.deadline_ms:
                 if outcome != DECLINED:
@@ -379,7 +342,7 @@ cdef class Engine:
     ) -> object:
         """Insert or replace an entry, as ``fastkv.store.engine.Engine.put``."""
         cdef Written written
-        cdef int outcome = self.put_entry(
+        cdef NewEntry entry = NewEntry(
             <const uint8_t *> PyBytes_AS_STRING(key),
             PyBytes_GET_SIZE(key),
             <const uint8_t *> PyBytes_AS_STRING(value),
@@ -388,10 +351,8 @@ cdef class Engine:
             PyBytes_GET_SIZE(metadata),
             flags,
             deadline_ms,
-            None,
-            &written,
         )
-        if likely(outcome == DONE):
+        if likely(self.put_entry(&entry, None, &written) == DONE):
             return written.version
         return self.readable.put(key, value, clock, flags, deadline_ms, metadata)
 
@@ -405,111 +366,69 @@ cdef class Engine:
         return outcome == DONE if outcome != DECLINED else self.readable.delete(key, clock)
 
     cdef int write(
-        self,
-        const uint8_t *key,
-        size_t key_len,
-        const uint8_t *value,
-        size_t value_len,
-        const uint8_t *metadata,
-        size_t metadata_len,
-        uint32_t flags,
-        uint64_t deadline_ms,
-        Written *written,
+        self, const uint8_t *key, size_t key_len, const uint8_t *value, size_t value_len,
+        const uint8_t *metadata, size_t metadata_len, uint32_t flags, uint64_t deadline_ms, Written *written,
     ) noexcept:
-        return self.put_entry(
-            key, key_len, value, value_len, metadata, metadata_len, flags, deadline_ms, None, written
+        cdef NewEntry entry = NewEntry(
+            key, key_len, value, value_len, metadata, metadata_len, flags, deadline_ms
         )
+        return self.put_entry(&entry, None, written)
 
     cdef int replace(
-        self,
-        const uint8_t *key,
-        size_t key_len,
-        const uint8_t *value,
-        size_t value_len,
-        const uint8_t *metadata,
-        size_t metadata_len,
-        uint32_t flags,
-        uint64_t deadline_ms,
-        Written *written,
+        self, const uint8_t *key, size_t key_len, const uint8_t *value, size_t value_len,
+        const uint8_t *metadata, size_t metadata_len, uint32_t flags, uint64_t deadline_ms, Written *written,
     ) noexcept:
-        return self.put_entry(
-            key, key_len, value, value_len, metadata, metadata_len, flags, deadline_ms, self.clock, written
+        cdef NewEntry entry = NewEntry(
+            key, key_len, value, value_len, metadata, metadata_len, flags, deadline_ms
         )
+        return self.put_entry(&entry, self.clock, written)
 
     cdef int erase(self, const uint8_t *key, size_t key_len) noexcept:
         return self.remove_entry(key, key_len, self.clock)
 
-    cdef int put_entry(
-        self,
-        const uint8_t *key,
-        size_t key_len,
-        const uint8_t *value,
-        size_t value_len,
-        const uint8_t *metadata,
-        size_t metadata_len,
-        uint32_t flags,
-        uint64_t deadline_ms,
-        Clock clock,
-        Written *written,
-    ) noexcept:
-        """Insert or replace an entry.
+    cdef int put_entry(self, const NewEntry *entry, Clock clock, Written *written) noexcept:
+        """Insert or replace an entry; with a clock one that has expired is declined.
 
         All that it needs is looked at before the first store: from there on nothing can fail.
         """
         cdef const Arena *arena = &self.arena
-        cdef uint64_t *words = arena.words
-        cdef uint64_t key_hash, shard, header, field, opened, segment, row, head, length, version
-        cdef uint64_t content_len = value_len + (metadata_len + 1 if metadata_len else 0)
+        cdef uint64_t key_hash, shard, header, length, version, placed
         cdef Buckets buckets
         cdef Place place
+        cdef Tail tail
         cdef int outcome
         cdef bint opens, pool
-        if unlikely(words == NULL):
+        if unlikely(arena.words == NULL):
             return self.decline(WHY_CLOSED)
-        if unlikely(not 0 < key_len <= LONGEST_HASHED):
+        if unlikely(not 0 < entry.key_len <= LONGEST_HASHED):
             return self.decline(WHY_KEY)
         # Room for a deadline is left in any case: the entry may be given one.
         if unlikely(
-            value_len > arena.inline_words << 3
-            or metadata_len > MAX_METADATA_BYTES
-            or flags > CALLER_FLAGS
-            or record_words(key_len, DEADLINE, content_len) > arena.inline_words
+            entry.value_len > arena.inline_words << 3
+            or entry.metadata_len > MAX_METADATA_BYTES
+            or entry.flags > CALLER_FLAGS
+            or record_words(entry.key_len, DEADLINE, content_len_of(entry)) > arena.inline_words
         ):
             return self.decline(WHY_LARGE)
-        length = record_words(key_len, DEADLINE if deadline_ms else 0, content_len)
-        key_hash = hash_short(key, key_len, self.seed)
+        length = record_words(entry.key_len, DEADLINE if entry.deadline_ms else 0, content_len_of(entry))
+        key_hash = hash_short(entry.key, entry.key_len, self.seed)
         shard = shard_of(arena, key_hash)
         header = header_of(arena, shard)
 
         if unlikely(not self.lock_shard(shard)):
             return DECLINED
-        outcome = self.locate(shard, key_hash, key, key_len, &buckets, &place)
+        outcome = self.locate(shard, key_hash, entry.key, entry.key_len, &buckets, &place)
         if unlikely(outcome == DECLINED):
             return DECLINED
-        field = header + SH_OPEN
         if outcome == MISS:
             place.slot = vacancy(arena, &buckets)
             if unlikely(not place.slot):
                 return self.give_up(shard, False, WHY_SPLIT)
-            if was_evicted(arena, key_hash):
-                field = header + SH_OPEN_MAIN
         elif unlikely(clock is not None and place.deadline_ms and place.deadline_ms <= clock.now_ms()):
             return self.give_up(shard, False, WHY_EXPIRED)
-
-        opened = words[field]
-        segment = segment_of(arena, opened)
-        row = row_of(arena, segment)
-        head = words[row + SEG_HEAD]
-        if unlikely(
-            opened
-            and (
-                opened & (arena.segment_words - 1)
-                or head > arena.segment_words
-                or not is_log_of(arena, segment, shard)
-            )
-        ):
+        if unlikely(not find_tail(arena, shard, outcome == MISS and was_evicted(arena, key_hash), &tail)):
             return self.give_up(shard, False, WHY_DAMAGED)
-        opens = not opened or head + length > arena.segment_words
+        opens = not has_room(arena, &tail, length)
         pool = opens or (outcome == DONE and would_free(arena, place.segment, place.length))
         if pool:
             if unlikely(not self.lock_pool(shard)):
@@ -521,41 +440,12 @@ cdef class Engine:
         if outcome == MISS:
             count_at(arena, place.slot)[0] = 0
         if opens:
-            if opened:
-                close_open(arena, header, shard, field, segment)
-            segment = take(arena, shard, OPEN if field == header + SH_OPEN else OPEN_MAIN)
-            row = row_of(arena, segment)
-            opened = words[row + SEG_GENERATION] << arena.generation_shift | segment << arena.segment_shift
-            store_release(words + field, opened)
-            head = 0
-        opened += head
-        version = words[header + SH_VERSION] + 1
-        # What lay here before belonged to words that were cleared or replaced: that is seen before the bytes.
-        fence_release()
-        build_record(
-            arena,
-            opened & arena.location_mask,
-            key,
-            key_len,
-            value,
-            value_len,
-            metadata,
-            metadata_len,
-            flags,
-            version,
-            deadline_ms,
-        )
-        store_release(words + row + SEG_HEAD, head + length)
-        if deadline_ms:
-            note_deadline(arena, header, row, deadline_ms)
+            open_segment(arena, shard, &tail)
+        version = arena.words[header + SH_VERSION] + 1
+        placed = append(arena, shard, &tail, length, entry, version)
         # Before the entry is seen: a version that a client was shown is never given again.
-        store_release(words + header + SH_VERSION, version)
-        store_release(
-            words + place.slot,
-            (key_hash & TAG_MASK) << TAG_SHIFT
-            | (version & arena.version_mask) << arena.version_shift
-            | opened,
-        )
+        store_release(arena.words + header + SH_VERSION, version)
+        store_release(arena.words + place.slot, word_of(arena, key_hash, version, placed))
         if outcome == DONE:
             bury(arena, header, place.segment, place.length)
         else:
@@ -606,12 +496,7 @@ cdef class Engine:
     # -- under the shard's lock ----------------------------------------------------------------------------
 
     cdef int locate(
-        self,
-        uint64_t shard,
-        uint64_t key_hash,
-        const uint8_t *key,
-        size_t key_len,
-        Buckets *buckets,
+        self, uint64_t shard, uint64_t key_hash, const uint8_t *key, size_t key_len, Buckets *buckets,
         Place *place,
     ) noexcept:
         """Find a key that is about to be changed. Where it declines, the lock is released."""

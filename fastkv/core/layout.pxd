@@ -132,3 +132,11 @@ cdef inline uint64_t segment_of(const Arena *arena, uint64_t place) noexcept nog
 cdef inline uint8_t *count_at(const Arena *arena, uint64_t slot) noexcept nogil:
     """A slot's access count: a byte in the first word of its bucket."""
     return bytes_at(arena, slot & ~<uint64_t> (BUCKET_WORDS - 1)) + (slot & (BUCKET_WORDS - 1))
+
+
+cdef inline uint64_t word_of(
+    const Arena *arena, uint64_t key_hash, uint64_t version, uint64_t place
+) noexcept nogil:
+    """The slot word of a record; ``place`` is that without tag and version."""
+    cdef uint64_t check = (version & arena.version_mask) << arena.version_shift
+    return (key_hash & TAG_MASK) << TAG_SHIFT | check | place

@@ -12,6 +12,7 @@ from fastkv.core.layout cimport (
     Arena,
     bytes_at,
 )
+from fastkv.core.native cimport load_relaxed
 
 cdef struct Record:
     const uint8_t *key
@@ -20,6 +21,20 @@ cdef struct Record:
     uint32_t content_len
     uint32_t flags
     uint64_t version
+    # 0 for none
+    uint64_t deadline_ms
+
+# What is to be written; the memory is the caller's.
+cdef struct NewEntry:
+    const uint8_t *key
+    size_t key_len
+    const uint8_t *value
+    size_t value_len
+    # Up to 255 bytes.
+    const uint8_t *metadata
+    size_t metadata_len
+    # The caller's.
+    uint32_t flags
     # 0 for none
     uint64_t deadline_ms
 
@@ -44,7 +59,8 @@ cdef inline bint parse_record(const Arena *arena, uint64_t location, Record *rec
     if room < HEAD_BYTES + CHECKSUM_BYTES:
         return False
     words = arena.words + location
-    head = words[0]
+    # Read once: what is bounded here is what is used.
+    head = load_relaxed(words)
     record.key_len = head & 0xFFFF
     record.flags = head >> 16 & 0xFFFF
     record.content_len = head >> 32
@@ -81,48 +97,38 @@ cdef inline bint is_whole(const Arena *arena, uint64_t word, const Record *recor
 cdef inline uint64_t trailing_bytes(const Record *record) noexcept nogil:
     """How many bytes follow the value in a record's content: the metadata and its length."""
     if record.flags & METADATA and record.content_len:
-        return <uint64_t> record.content[record.content_len - 1] + 1
+        return <uint64_t> (<const volatile uint8_t *> record.content)[record.content_len - 1] + 1
     return 0
 
 
-cdef inline void build_record(
-    const Arena *arena,
-    uint64_t location,
-    const uint8_t *key,
-    size_t key_len,
-    const uint8_t *value,
-    size_t value_len,
-    const uint8_t *metadata,
-    size_t metadata_len,
-    uint32_t flags,
-    uint64_t version,
-    uint64_t deadline_ms,
-) noexcept nogil:
-    """Write a record; the bytes behind it, up to a whole word, stay as they are.
+cdef inline uint64_t content_len_of(const NewEntry *entry) noexcept nogil:
+    """Bytes of a record's content: value, metadata, and the length of that."""
+    return entry.value_len + (entry.metadata_len + 1 if entry.metadata_len else 0)
 
-    Args:
-        flags: the caller's; those of the record are added.
-    """
+
+cdef inline void build_record(
+    const Arena *arena, uint64_t location, const NewEntry *entry, uint64_t version
+) noexcept nogil:
+    """Write a record; the bytes behind it, up to a whole word, stay as they are."""
     cdef uint8_t *start = bytes_at(arena, location)
     cdef uint8_t *end = start + HEAD_BYTES
-    cdef uint64_t content_len = value_len
+    cdef uint64_t flags = entry.flags
     cdef uint32_t fits
-    if metadata_len:
-        content_len += metadata_len + 1
+    if entry.metadata_len:
         flags |= METADATA
-    if deadline_ms:
+    if entry.deadline_ms:
         flags |= DEADLINE
-        memcpy(end, &deadline_ms, 8)
+        memcpy(end, &entry.deadline_ms, 8)
         end += 8
-    (<uint64_t *> start)[0] = content_len << 32 | <uint64_t> flags << 16 | key_len
+    (<uint64_t *> start)[0] = content_len_of(entry) << 32 | flags << 16 | entry.key_len
     (<uint64_t *> start)[1] = version
-    memcpy(end, key, key_len)
-    end += key_len
-    memcpy(end, value, value_len)
-    end += value_len
-    if metadata_len:
-        memcpy(end, metadata, metadata_len)
-        end[metadata_len] = <uint8_t> metadata_len
-        end += metadata_len + 1
+    memcpy(end, entry.key, entry.key_len)
+    end += entry.key_len
+    memcpy(end, entry.value, entry.value_len)
+    end += entry.value_len
+    if entry.metadata_len:
+        memcpy(end, entry.metadata, entry.metadata_len)
+        end[entry.metadata_len] = <uint8_t> entry.metadata_len
+        end += entry.metadata_len + 1
     fits = checksum(start, end - start)
     memcpy(end, &fits, CHECKSUM_BYTES)
