@@ -24,7 +24,7 @@ from fastkv.store.records import MAX_METADATA_BYTES
 from fastkv.store.update import always
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
     from fastkv.store.engine import Engine
 
@@ -462,7 +462,7 @@ def anything(chance: random.Random, store: Store, word: int) -> int:
     )
 
 
-@pytest.mark.parametrize("shape", [(MIB, 1, 4 * KIB), (MIB, 8, 4 * KIB), (2 * MIB, 1, 64 * KIB)])
+@pytest.mark.parametrize("shape", [(MIB + 36 * KIB, 1, 4 * KIB), (MIB, 8, 4 * KIB), (2 * MIB, 1, 64 * KIB)])
 @pytest.mark.parametrize("seed", range(4))
 def test_a_damaged_arena_leads_nowhere_else(shape: tuple[int, int, int], seed: int) -> None:
     """Whatever stands there: nothing outside of the arena is touched, and all locks are released."""
@@ -482,14 +482,19 @@ def test_a_damaged_arena_leads_nowhere_else(shape: tuple[int, int, int], seed: i
         stand_in.arena = SimpleNamespace(geometry=geometry, mem=memory, seed=SEED)
         stand_in.recover = stand_in.recover_pool = None
         engine = core.engine.Engine(stand_in)
-        tables = geometry.digests_at
-        used = [at for at, word in enumerate(store.words) if word]
-        for _ in range(15):
+        entries = [entry for key in keys if (entry := store.readable.get(key, clock))]
+        # Tables, slots, heads of records, from where damage leads farthest; and anything.
+        targets: list[Sequence[int]] = [
+            range(geometry.digests_at),
+            [at for at in range(geometry.digests_at) if store.words[at]],
+            [entry[4] for entry in entries],
+            [store._arena.location_of(entry[5]) for entry in entries],
+            range(len(words)),
+        ]
+        for _ in range(30):
             ctypes.memmove(memory, bytes(store.counts), geometry.memory_bytes)
             for _ in range(chance.choice([1, 10, 100, 1000])):
-                at = chance.choice(
-                    [chance.choice(used), chance.randrange(tables), chance.randrange(len(words))]
-                )
+                at = chance.choice(chance.choice(targets))
                 words[at] = anything(chance, store, words[at])
             for key in chance.sample(keys, 40) + [b"new%d" % number for number in range(40)]:
                 size = chance.randrange(470)
