@@ -229,7 +229,9 @@ class Connection(Dispatch):
             if reply:
                 out.append(reply)
                 due += len(reply)
-            at_bound = due > service.output_limit or room <= 0 or monotonic() > end
+            # Where the core has declined, nothing may have been done in this turn yet.
+            over = monotonic() > end and not declined
+            at_bound = due > service.output_limit or room <= 0 or over
         stream.keep()
         self._flush(out)
         if self._holding or not stream.at_rest:

@@ -7,11 +7,13 @@ from typing import TYPE_CHECKING
 import pytest
 from kept_helpers import GEOMETRY, THEN, reopen
 from store_helpers import KIB, clock, payload, value_of
+from xxhash import xxh3_64_intdigest
 
 from fastkv.store.datafile import DataDirectory
 from fastkv.store.layout import (
     COUNT_MAX,
     LOG_STATES,
+    SB_SEED,
     SEG_GENERATION,
     SEG_HEAD,
     SEG_STAMP,
@@ -39,6 +41,7 @@ class Cut:
         content: the arena, to be cut.
         words: the same as words.
         slots: where the keys stand.
+        buckets: the two that ``9`` may stand in.
         older: where the record lay that ``twice`` had before.
         model: what was in it.
     """
@@ -55,8 +58,9 @@ class Cut:
         keeper.save_clock(THEN)
         self.slots = {key: self._entry(store, key)[4] for key in self.model}
         self.content = bytearray(store.counts)
-        store.close()
         self.words = memoryview(self.content).cast("Q")
+        self.buckets = store._index.buckets(xxh3_64_intdigest(b"9", self.words[SB_SEED]))
+        store.close()
 
     def _entry(self, store: Store, key: bytes) -> Entry:
         entry = store.get(key, clock)
@@ -123,7 +127,7 @@ def lead_into_the_tables(cut: Cut) -> None:
 
 def move_into_another_bucket(cut: Cut) -> None:
     slot = cut.slots[b"9"]
-    bucket = (slot & -8) ^ 64
+    bucket = next(other for other in (slot & -8 ^ 64, slot & -8 ^ 128) if other not in cut.buckets)
     empty = next(bucket + i for i in range(1, 8) if not cut.words[bucket + i])
     cut.words[empty], cut.words[slot] = cut.words[slot], 0
 
