@@ -4,9 +4,9 @@ In: a request line and a `Head`. Out: a `Verdict`. Nothing is raised, nothing is
 depends on the settings, the line and the head, and on nothing else. A refusal for Origin or Host says what to
 log of it: it may be the owner's own page that is kept out.
 
-Each request of the readable path gets a verdict of its own. The compiled core asks once for each tuple of the
-four fields that decide (`Access.admits`), keeps the last few tuples that are admitted, whatever is asked with
-them, and compares Authorization in constant time; what is not admitted it declines.
+The readable path judges each request (`Access.judge`). The compiled core asks once for each combination of
+the four fields that decide (`Access.admits`), keeps the last few that are admitted, for any target, and
+compares Authorization in constant time; it declines every other request.
 
 Three kinds of request are refused, by what a browser or a stranger can do without the owner's will:
 
@@ -14,7 +14,7 @@ Three kinds of request are refused, by what a browser or a stranger can do witho
   in Origin and Sec-Fetch-Site (Fetch, 3.1; Fetch Metadata, 2.3), which no page can forge: 403.
 - A page lets the name of its own site point to this machine (DNS rebinding): to the browser it is no other
   site then. But the request names that host: 421, where the server may be reachable from here alone.
-- Whoever can connect is not yet allowed to speak where there is a token (RFC 6750): 401.
+- Where there is a token, a request must present it (RFC 6750): 401.
 """
 
 from __future__ import annotations
@@ -123,16 +123,6 @@ class Access:
         # The names that it listens on are its own; addresses among them are allowed anyway.
         self._hosts = list(filter(None, map(split_authority, (*settings.allowed_host, *settings.host))))
         self._guards_host = self._digest is None and any(map(may_be_loopback, settings.host))
-
-    def accepts(self, head: Head) -> bool:
-        """True where every request with this head may speak, whatever it asks for.
-
-        Args:
-            head: A head.
-        """
-        return self.admits(
-            head.get(b"host"), head.get(b"origin"), head.get(b"sec-fetch-site"), head.get(b"authorization")
-        )
 
     def admits(
         self, host: bytes | None, origin: bytes | None, site: bytes | None, authorization: bytes | None

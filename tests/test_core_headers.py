@@ -14,7 +14,7 @@ from cases.clients import CHROME, CURL, NODE
 from hypothesis import given
 from hypothesis import strategies as st
 from test_access import CASES as SENDERS
-from test_access import SETTINGS, policy
+from test_access import SETTINGS, is_admitted, policy
 from test_access import Case as SenderCase
 
 from fastkv import core
@@ -91,7 +91,12 @@ def read_head(data: bytes) -> Head | None:
 def expected(data: bytes, at: int, route: Route, access: Access) -> Found:
     """What the core has to make of a request whose section begins at an offset."""
     head = read_head(data)
-    if head is None or head.version != b"1.1" or head.persistence != KEEP_ALIVE or not access.accepts(head):
+    if (
+        head is None
+        or head.version != b"1.1"
+        or head.persistence != KEEP_ALIVE
+        or not is_admitted(access, head)
+    ):
         return None
     values: dict[Treatment, bytes] = {}
     for name, value in head.fields:
