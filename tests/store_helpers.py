@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from types import CodeType, FrameType
 
+    from fastkv.store import Change, Decide
+
 KIB = 1 << 10
 MIB = 1 << 20
 SEED = 7
@@ -121,6 +123,11 @@ def fill_until_evicted(store: Store, name: str, value: Callable[[int], bytes]) -
         model[key] = value(len(model))
         store.put(key, model[key], clock)
     return model
+
+
+def always(change: Change) -> Decide:
+    """A decision that is the same for every entry."""
+    return lambda _: change
 
 
 def value_of(store: Store, key: bytes, now: Callable[[], int] = clock) -> bytes | None:

@@ -14,14 +14,13 @@ import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
-from store_helpers import KIB, MIB, NOW_MS, SEED, HandClock, end_of, payload, start
+from store_helpers import KIB, MIB, NOW_MS, SEED, HandClock, always, end_of, payload, start
 from xxhash import xxh3_64_intdigest
 
 from fastkv import core
 from fastkv.errors import StoreBusy, StoreFull
-from fastkv.store import DELETE, Retime, Store
+from fastkv.store import DELETE, Change, Retime, Store
 from fastkv.store.records import MAX_METADATA_BYTES
-from fastkv.store.update import always
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -156,8 +155,12 @@ class Equality(RuleBasedStateMachine):
     @rule(key=KEYS, ttl_ms=TTLS_MS, what=st.sampled_from(["put", "retime", "delete"]))
     def update(self, key: bytes, ttl_ms: int, what: str) -> None:
         deadline_ms = ttl_ms and self.clock() + ttl_ms
-        change = {"put": (b"new", 0, deadline_ms, b""), "retime": Retime(deadline_ms), "delete": DELETE}[what]
-        self.pair.do(lambda store: store.update(key, always(change), self.clock))  # type: ignore[arg-type]
+        changes: dict[str, Change] = {
+            "put": (b"new", 0, deadline_ms, b""),
+            "retime": Retime(deadline_ms),
+            "delete": DELETE,
+        }
+        self.pair.do(lambda store: store.update(key, always(changes[what]), self.clock))
 
     @rule(keys=st.lists(KEYS, max_size=4), value=st.binary(max_size=100))
     def transact(self, keys: list[bytes], value: bytes) -> None:

@@ -13,6 +13,7 @@ from store_helpers import (
     NOW_MS,
     SEED,
     HandClock,
+    always,
     at_opcode,
     clock,
     end_of,
@@ -39,7 +40,6 @@ from fastkv.store.layout import (
     count_at,
 )
 from fastkv.store.records import MAX_METADATA_BYTES
-from fastkv.store.update import always
 
 if TYPE_CHECKING:
     from collections.abc import Callable

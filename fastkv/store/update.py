@@ -64,11 +64,6 @@ def new_value(entry: Entry | None, value: bytes) -> Change:
     return (value, 0, entry[3], entry[6]) if entry else (value, 0, 0, b"")
 
 
-def always(change: Change) -> Decide:
-    """A decision that does not depend on what is there."""
-    return lambda _: change
-
-
 class Updater:
     """Changes entries by what they are."""
 
