@@ -123,7 +123,7 @@ def register(
     app: typer.Typer, name: str, command: Callable[..., None], parameters: list[inspect.Parameter]
 ) -> None:
     """Give a function the signature that typer reads its options from, and make it a command."""
-    # Every function may be given a signature (PEP 362), but the type of a callable does not say so.
-    command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    # Callable has no such attribute, every function does (PEP 362).
+    vars(command)["__signature__"] = inspect.Signature(parameters)
     command.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
     app.command(name, cls=Command)(command)

@@ -51,7 +51,7 @@ class PythonReceiver(asyncio.Protocol):
         self.fast_path_ok = False
         self._output: Output | None = None
 
-    def attach(self, http: Http | None, output: Output, fd: int, most: int) -> None:  # noqa: ARG002
+    def attach(self, http: Http | None, output: Output, fd: int, most: int) -> None:  # noqa: ARG002 - as the core's
         """Begin with a transport.
 
         Args:

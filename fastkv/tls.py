@@ -127,7 +127,7 @@ class SecureTransport(asyncio.Transport, asyncio.Protocol):
         """Read on."""
         self._lower.resume_reading()
 
-    def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:  # noqa: ARG002
+    def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:  # noqa: ARG002 - asyncio's
         """Set when the protocol is paused.
 
         Args:

@@ -93,13 +93,13 @@ class Body:
         """Bytes that are kept."""
         return len(self.content)
 
-    def read(self, data: bytes, at: int, end: int) -> int:  # noqa: ARG002
+    def read(self, data: bytes, at: int, end: int) -> int:  # noqa: ARG002 - chunks have one
         """Read on.
 
         Args:
             data: What has arrived.
             at: Where to read on.
-            end: Where to stop at the latest; of what is only copied more is read.
+            end: Where to stop at the latest; a body in one piece needs no end: it is only copied.
 
         Returns:
             Where to read on next time, `at` or behind it.
