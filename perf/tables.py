@@ -125,28 +125,6 @@ def pauses(result: Result) -> str:
     )
 
 
-def opcodes(result: Result) -> str:
-    """Bytecodes by module."""
-    return table(
-        ["", "bytecodes", "of them"],
-        (
-            [
-                row["operation"],
-                round(row["total"]),
-                ", ".join(f"{module} {round(n)}" for module, n in row["modules"].items() if round(n) > 1),
-            ]
-            for row in result["opcodes"]
-        ),
-    )
-
-
-def parts(result: Result) -> str:
-    """Parts of an operation, each alone."""
-    return table(
-        ["", "", "ns"], ([row["operation"], row["part"], spread(row["ns"])] for row in result["rows"])
-    )
-
-
 def requests(result: Result) -> str:
     """The parser and replies."""
     return table(["", "", "ns"], ([row["part"], row["case"], spread(row["ns"])] for row in result["rows"]))
@@ -253,8 +231,6 @@ TABLES: Final[dict[str, tuple[str, Callable[[Result], str]]]] = {
     "steps": ("steps", steps),
     "instructions": ("instructions", instructions),
     "pauses": ("pauses", pauses),
-    "opcodes": ("parts", opcodes),
-    "parts": ("parts", parts),
     "requests": ("requests", requests),
     "hit-ratio": ("hit_ratio", hit_ratio),
     "memory": ("memory", memory),
@@ -275,7 +251,7 @@ TABLES: Final[dict[str, tuple[str, Callable[[Result], str]]]] = {
 
 
 def _result(name: str) -> Result | None:
-    """A result; None where only ``make bench`` has it, and nobody has run that."""
+    """A result; None for that of ``make bench`` before its first run."""
     path = RESULTS / f"{name}.json"
     return None if name == "bench" and not path.exists() else load(path)
 

@@ -6,9 +6,8 @@ from typing import Any
 import pytest
 from store_helpers import KIB, MIB
 
-from fastkv.store import Store
-from perf.micro import making_room, operations, parts, requests, steps
-from perf.micro.contestants import CONTESTANTS, VALUE, Contestant, clock
+from perf.micro import making_room, operations, requests, steps
+from perf.micro.contestants import CONTESTANTS, Contestant
 from perf.micro.operations import OPERATIONS, PROCESSES, installed
 
 
@@ -59,13 +58,6 @@ def test_every_step_is_taken_and_unwrapped_afterwards() -> None:
     assert [getattr(owner, method) for owner, method in steps.STEPS.values()] == before
     assert {row["step"] for row in rows} == {*steps.STEPS, steps.WHOLE_PUT}
     assert all(row["problems"] == [] and row["n"] > 0 for row in rows)
-
-
-def test_bytecodes_are_counted_by_module() -> None:
-    store = Store(4 * MIB)
-    counts = parts.count_opcodes(lambda: store.readable.put(b"a", VALUE, clock))
-    assert {"engine", "shard", "index"} <= set(counts)
-    store.close()
 
 
 KEYS = [b"k%010d" % number for number in range(32)]

@@ -4,7 +4,7 @@
     python -m perf.micro operations --only fastkv --only dict
 
 ``operations`` beside other stores, ``room`` for a put that evicts beside one that need not, ``steps`` for the
-longest single step, ``parts`` for where it goes, ``requests`` for the parser and replies.
+longest single step, ``requests`` for the parser and replies.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING
 
-from perf.micro import making_room, operations, parts, requests, steps
+from perf.micro import making_room, operations, requests, steps
 from perf.micro.contestants import CONTESTANTS
 from perf.report import save
 
@@ -39,14 +39,12 @@ def run(suite: str, rounds: int, only: set[str] | None) -> Path:
         return save("room", rows=making_room.measure(2 * rounds))
     if suite == "steps":
         return save("steps", rows=steps.measure())
-    if suite == "requests":
-        return save("requests", ["httptools"], rows=requests.measure(2 * rounds))
-    return save("parts", opcodes=parts.opcodes(), rows=parts.times(3 * rounds))
+    return save("requests", ["httptools"], rows=requests.measure(2 * rounds))
 
 
 def main() -> None:
     """Run it."""
-    suites = ("parts", "requests", "operations", "room", "steps")
+    suites = ("requests", "operations", "room", "steps")
     parser = argparse.ArgumentParser(description="Measure the store alone.")
     parser.add_argument("suites", nargs="*", choices=[*suites, []], help="all, if none is named")
     parser.add_argument("--rounds", type=int, default=11, help="how often each thing is measured")
