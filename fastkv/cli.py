@@ -60,7 +60,7 @@ def _root(
 
 
 def _serve(**typed: Any) -> None:
-    """Serve until told to stop.
+    """Start the server; it runs until SIGTERM or Ctrl-C.
 
     Each option is also a variable (FASTKV_MAX_KEY_BYTES for --max-key-bytes) and a key of the TOML file
     (max_key_bytes). Flags win over the environment, the environment over the file. A SIZE is in bytes, or
@@ -72,11 +72,11 @@ def _serve(**typed: Any) -> None:
 def _health(**typed: Any) -> None:
     """Ask a running server whether it is healthy.
 
-    Exit code 0: it is. 1: it is not, or is not there, or does not answer in time. 2: an option is wrong.
+    Exit code 0: it is. 1: it is not, does not run, or does not answer in time. 2: an option is wrong.
 
-    The server that is asked is the one that serve starts with the same options, variables and file: on its
-    Unix socket where it has one and neither --host nor --port is given, else at its first host, and at the
-    loopback address where that is 0.0.0.0 or ::.
+    Give the options, variables and file that serve was started with: the request goes to the Unix socket if
+    there is one and no host or port is given, else to the first host, where 0.0.0.0 and :: stand
+    for the loopback address.
     """
     try:
         address, token, timeout_seconds = health.read_asking(typed, os.environ, health.TIMEOUT)
@@ -150,7 +150,7 @@ def _tune_kernel(**typed: Any) -> None:
     except BrokenPipeError:  # typer's to handle: the reader has seen enough
         raise
     except OSError as error:
-        typer.echo(f"fastkv: {action} was done, but cannot be told ({error.strerror}).", err=True)
+        typer.echo(f"fastkv: {action} was done, but cannot be shown ({error.strerror}).", err=True)
         raise typer.Exit(1) from None
     raise typer.Exit(0 if report.ok else 1)
 
@@ -189,7 +189,7 @@ register(
     _health,
     [
         *asking_parameters(health.TIMEOUT),
-        keyword("quiet", bool | None, "--quiet", "Say nothing about the health.", ""),
+        keyword("quiet", bool | None, "--quiet", "Print nothing; the exit code says it.", ""),
     ],
 )
 register(app, "check", _check, [*(parameter(o) for o in OPTIONS if o.name == "data_dir"), CONFIG])

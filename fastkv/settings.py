@@ -95,12 +95,12 @@ class Settings:
     )
     eviction: str = _option(
         Choice(("s3fifo", "none"), metavar="POLICY"),
-        "Who goes when there is no room: whom S3-FIFO chooses, or nobody, and the reply is 507.",
+        "Eviction policy when memory is full: s3fifo, or none (writes fail with 507).",
         default="s3fifo",
     )
     data_dir: Path | None = _option(
         FilePath(metavar="DIR"),
-        "Directory that keeps the entries over a restart; on a tmpfs nothing is slower for it.",
+        "Directory that keeps the entries over a restart; on a tmpfs (/dev/shm) it costs no speed.",
     )
     data_dir_change: str = _option(
         Choice(("migrate", "refuse", "replace"), metavar="WHAT"),
@@ -167,8 +167,8 @@ class Settings:
     )
     pubsub_memory_bytes: int = _option(
         Size(_MB, _GB),
-        "Ring through which messages go from worker to worker, and as much again in each worker for those "
-        "of subscribers that are behind; a quarter of it is the longest message.",
+        "Ring of messages between workers, and as much again in each worker for subscribers that are behind; "
+        "the longest message is a quarter of it.",
         default=16 * _MB,
         name="pubsub_memory",
     )
@@ -179,7 +179,7 @@ class Settings:
     )
     push_seconds: float = _option(
         Seconds(0.1, 3600),
-        "Time for that progress, and for a worker that stands still; publishers wait for both.",
+        "Time for that progress, and for a worker that stands still; publishers wait until then.",
         default=5.0,
     )
     max_channel_bytes: int = _option(
@@ -192,7 +192,7 @@ class Settings:
         Whole(1, 1 << 24), "Subscriptions of all connections of a worker.", default=1 << 18
     )
     keyspace_events: str = _option(
-        EventClasses(), "Changes of keys that are told on channels: Redis' letters.", default="AKE"
+        EventClasses(), "Keyspace events that are published, by Redis' letters.", default="AKE"
     )
     event_ping_seconds: float = _option(
         Seconds(0.1, 3600), "Silence after which a stream of events gets a comment.", default=15.0
@@ -209,10 +209,10 @@ class Settings:
     idle_seconds: float = _option(Seconds(0.1, 86400), "Time from one request to the next.", default=75.0)
     ping_seconds: float = _option(
         Seconds(0.1, 86400),
-        "Silence after which a WebSocket is asked whether it is still there.",
+        "Silence after which a WebSocket gets a ping.",
         default=30.0,
     )
-    pong_seconds: float = _option(Seconds(0.1, 86400), "Time to answer that.", default=20.0)
+    pong_seconds: float = _option(Seconds(0.1, 86400), "Time to answer a ping with a pong.", default=20.0)
     deflate: bool = _option(Switch(), "Compress long messages of WebSockets that ask for it.", default=True)
     output_seconds: float = _option(
         Seconds(0.1, 86400), "Time to read a reply, and as much more as min_rate allows.", default=30.0
@@ -238,8 +238,8 @@ class Settings:
     )
     stuck_seconds: float = _option(
         Seconds(1, 3600),
-        "A worker that could run for so long, and gives no sign of life, is killed and replaced; time "
-        "without a CPU does not count.",
+        "A worker without a heartbeat for this long is killed and replaced; time without a CPU does not "
+        "count.",
         default=10.0,
     )
     backlog: int | None = _option(
@@ -254,14 +254,14 @@ class Settings:
     )
     keepalive_seconds: int = _option(
         Whole(1, 32767, unit="seconds", metavar="SECONDS"),
-        "Silence after which a connection's other end is asked whether it is still there.",
+        "Silence after which the kernel probes whether a connection's other end is still there.",
         default=60,
     )
     keepalive_interval_seconds: int = _option(
-        Whole(1, 32767, unit="seconds", metavar="SECONDS"), "Time between two such questions.", default=10
+        Whole(1, 32767, unit="seconds", metavar="SECONDS"), "Time between two such probes.", default=10
     )
     keepalive_probes: int = _option(
-        Whole(1, 127), "Questions without an answer after which the connection is closed.", default=5
+        Whole(1, 127), "Probes without an answer after which the connection is closed.", default=5
     )
     open_files: int = _option(
         Whole(64, 1 << 30),
@@ -287,7 +287,7 @@ class Settings:
     )
     access_log_every: int = _option(
         Whole(1, 1 << 30, unit="requests"),
-        "Only one of so many requests of each worker is logged.",
+        "Log only one request of each worker in this many.",
         default=1,
     )
     log_level: str = _option(
@@ -323,7 +323,7 @@ class Settings:
         default=512,
     )
     unix_mode: str = _option(
-        Mode(), "Permissions of the Unix socket: who may write to it may connect.", default="0600"
+        Mode(), "Permissions of the Unix socket; to connect takes write permission.", default="0600"
     )
     notes: tuple[Note, ...] = field(default=(), repr=False, compare=False)
     automatic: frozenset[str] = field(default=frozenset(), repr=False, compare=False)

@@ -84,7 +84,7 @@ def read_plain(args: Sequence[str]) -> dict[str, Any] | None:
 
 
 def serve(typed: Mapping[str, Any]) -> int:
-    """Serve until told to stop.
+    """Serve until SIGTERM or SIGINT.
 
     Args:
         typed: the options as they were typed, by name; None, or not there, for those that were not.

@@ -272,7 +272,7 @@ def test_nobody_is_there(run: Run, tmp_path: Path) -> None:
         port = listener.getsockname()[1]
     write(tmp_path / "a", SOME[:1])
     older = (tmp_path / "a").read_bytes()
-    refused = f"http://127.0.0.1:{port} cannot be asked: Connection refused."
+    refused = f"the request to http://127.0.0.1:{port} failed: Connection refused."
     assert run("save", tmp_path / "a", "--port", port) == (1, "", f"fastkv: {refused}\n")
     assert run("load", tmp_path / "a", "--port", port) == (1, "", f"fastkv: {refused} Nothing was loaded.\n")
     assert (tmp_path / "a").read_bytes() == older
@@ -430,11 +430,14 @@ def test_what_does_not_pass_leaves_the_older_file(
         ([STATS, FIRST, html], "The checksum of a block does not fit."),
         ([STATS, FIRST, reply(EMPTY)], "{} does not say where the next page begins."),
         ([STATS, FIRST, reply(EMPTY, b"Next-Cursor: -1\r\n")], "{} does not say where the next page begins."),
-        ([STATS, FIRST] + [None] * 6, "{} cannot be asked: Remote end closed connection without response."),
-        ([STATS, FIRST] + [FIRST[:-1]] * 6, "{} cannot be asked: timed out."),
+        (
+            [STATS, FIRST] + [None] * 6,
+            "the request to {} failed: Remote end closed connection without response.",
+        ),
+        ([STATS, FIRST] + [FIRST[:-1]] * 6, "the request to {} failed: timed out."),
         (
             [b"SSH-2.0-OpenSSH\r\n"],
-            "{} cannot be asked: what answers does not speak HTTP/1.1, or stops in the middle.",
+            "the request to {} failed: what answers does not speak HTTP/1.1, or stops in the middle.",
         ),
     ):
         with answering(lambda _, number, replies=replies: replies[number]) as (port, _):  # type: ignore[misc]
@@ -452,7 +455,7 @@ def test_who_hangs_is_left(run: Run, tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         url = f"http://127.0.0.1:{listener.getsockname()[1]}"
         code, out, err = run("save", tmp_path / "a", "--url", url, "--timeout", "0.1")
-    assert (code, out, err) == (1, "", f"fastkv: {url} cannot be asked: timed out.\n")
+    assert (code, out, err) == (1, "", f"fastkv: the request to {url} failed: timed out.\n")
 
 
 # Who runs the tests in the background may have them ignore SIGINT, and so would all that they start.

@@ -140,7 +140,7 @@ class Remote:
                         # A server that has answered before speaks the right protocol.
                         first = self._tries < _TRIES
                         why = explain(self._address, error) if first else error.strerror or str(error)
-                    raise SnapshotError(f"{self} cannot be asked: {why}.") from None
+                    raise SnapshotError(f"the request to {self} failed: {why}.") from None
             attempt += 1
             time.sleep(pause)
             pause *= 2
