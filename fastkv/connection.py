@@ -166,6 +166,7 @@ class Connection(Dispatch):
     def close(self) -> None:
         """Close after what is due has gone out."""
         self._closing = True
+        self.fast_path_ok = False
         self.since = self._flow.now
         if self._transport is not None:
             self._transport.close()
@@ -173,6 +174,7 @@ class Connection(Dispatch):
     def abort(self) -> None:
         """Close at once, whatever is due."""
         self._closing = True
+        self.fast_path_ok = False
         if self._transport is not None:
             self._transport.abort()
 

@@ -4,6 +4,7 @@ import asyncio
 import itertools
 import os
 import re
+from collections.abc import Callable
 from typing import Any
 from urllib.parse import quote
 
@@ -33,6 +34,7 @@ from fake import (
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from fastkv.connection import Connection
 from fastkv.errors import StoreBusy
 from fastkv.flow import Phase
 from fastkv.stats import Column
@@ -938,6 +940,22 @@ def test_drain_answers_what_was_begun(begun: bytes) -> None:
         closing = answer.replace(b"Content-Type", CLOSE + b"Content-Type", 1)
         assert busy.ask(whole[len(begun) :] + get("a")) == closing
         assert busy.transport.ended
+        worker.verify()
+
+    scenario()
+
+
+@pytest.mark.parametrize("end", [Connection.close, Connection.abort])
+def test_what_arrives_after_the_end_is_not_read(end: Callable[[Connection], None]) -> None:
+    @in_loop
+    async def scenario() -> None:
+        worker = Worker()
+        client = worker.client()
+        assert client.ask(get("a")) == NOT_FOUND
+        end(client.connection)
+        client.connection.data_received(put_pair("a", "1"))
+        assert client.take() == b""
+        assert worker.store.stats()["entries"] == 0
         worker.verify()
 
     scenario()
