@@ -6,6 +6,7 @@ import asyncio
 import random
 import re
 import socket
+import sys
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, Final
 
@@ -454,6 +455,39 @@ def test_metadata_of_every_kind(pair: Pair) -> None:
     assert pair.compiled.declined == {}
 
 
+def test_metadata_whose_header_lines_cannot_be_made_is_declined(
+    worker: Compiled, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nor is anything of it kept, and an interruption is no reply."""
+    interrupted: list[object] = []
+    monkeypatch.setattr(sys, "unraisablehook", lambda told: interrupted.append(told.exc_type))
+    worker.store.put(b"m", b"value", worker.routes.clock, 0, 0, b"text/plain")
+    each = request(b"GET", b"/kv/m")
+    expected = worker.http.serve(each, 0, 1)
+
+    given: list[object] = []
+
+    def lines(metadata: bytes) -> Any:
+        if not metadata:
+            return content_fields(metadata)
+        wrong = given.pop()
+        if isinstance(wrong, BaseException):
+            raise wrong
+        return wrong
+
+    monkeypatch.setattr("fastkv.http.compiled.content_fields", lines)
+    http = open_http(worker.settings, worker.routes, worker.service.access, worker.service.preludes)
+    assert http is not None
+    # Each request looks several times, as where the entry is replaced meanwhile.
+    for wrong in ("no bytes", ValueError(), KeyboardInterrupt()):
+        given[:] = 4 * [wrong]
+        assert http.serve(each, 0, 1) == (b"", 0, core.http.DECLINED)
+        assert not given
+    assert interrupted == 4 * [KeyboardInterrupt]
+    given.append(content_fields(b"text/plain"))
+    assert http.serve(each, 0, 1) == expected
+
+
 def test_values_that_are_no_text_are_declined(pair: Pair) -> None:
     for key, value in ((b"%FF", b"text"), (b"text", b"\xff"), (b"text", b"\xed\xa0\x80")):
         for each in (request(b"PUT", b"/kv/" + key, b"", value), request(b"GET", b"/get?key=" + key)):
@@ -463,6 +497,7 @@ def test_values_that_are_no_text_are_declined(pair: Pair) -> None:
 
 def test_date_is_renewed(worker: Compiled) -> None:
     preludes = worker.service.preludes
+    worker.client().send(put(b'{"key":"a","value":"1"}'))
     each = request(b"GET", b"/get?key=a")
     before, _, _ = worker.http.serve(each, 0, 1)
     preludes.set_date(86400)
@@ -470,9 +505,12 @@ def test_date_is_renewed(worker: Compiled) -> None:
     after, _, _ = worker.http.serve(each, 0, 1)
     assert b"Date: Thu, 01 Jan 1970 00:00:00 GMT\r\n" in before
     assert b"Date: Fri, 02 Jan 1970 00:00:00 GMT\r\n" in after
-    with pytest.raises(KeyError):
-        worker.http.set_prefixes({200: b""})
-    assert worker.http.serve(each, 0, 1)[0] == after
+    # Whatever fails, all of what was in use stays in use: the last one fails half-way.
+    kinds: dict[int, Any] = {**preludes.kinds[KEEP_ALIVE], 200: b"HTTP/1.1 200 Wrong\r\n"}
+    for wrong in ({200: b""}, {**kinds, 404: "no bytes"}, {**kinds, 404: bytearray(kinds[404])}):
+        with pytest.raises((KeyError, TypeError)):
+            worker.http.set_prefixes(wrong)
+        assert worker.http.serve(each, 0, 1)[0] == after
 
 
 # -- sending -----------------------------------------------------------------------------------------------

@@ -155,6 +155,7 @@ cdef class Http:
             prefixes: by status, for 200, 201, 204 and 404, what precedes the fields of a reply on a
                 connection that stays open.
         """
+        cdef Replies replies
         templates = self.templates
         isolation, not_found = templates.isolation, templates.not_found
         headless = not_found[:not_found.index(b"\r\n\r\n") + 4]
@@ -167,32 +168,33 @@ cdef class Http:
         replaced = prefixes[204] + isolation + templates.replaced[0]
         deleted = prefixes[204] + isolation + templates.deleted
         texts = []
-        self.replies.hit_start = self.part(ok + start, texts)
-        self.replies.hit_end = self.part(end, texts)
-        self.replies.hit_open = self.part(opening, texts)
-        self.replies.hit_end_open = self.part(end + opening, texts)
-        self.replies.hit_middle = self.part(middle, texts)
-        self.replies.hit_close = self.part(close, texts)
-        self.replies.miss = self.part(missing + not_found, texts)
-        self.replies.miss_head = self.part(missing + headless, texts)
-        self.replies.put_ok = self.part(ok + templates.put_ok, texts)
-        self.replies.delete_ok = self.part(ok + templates.delete_ok, texts)
-        self.replies.resource_start = self.part(ok + isolation + content, texts)
-        self.replies.length_name = self.part(length, texts)
-        self.replies.etag_name = self.part(etag, texts)
-        self.replies.resource_end = self.part(resource_end, texts)
-        self.replies.ttl_name = self.part(ttl, texts)
-        self.replies.ttl_end = self.part(ttl_end, texts)
-        self.replies.resource_miss = self.part(missing + isolation + not_found, texts)
-        self.replies.resource_miss_head = self.part(missing + isolation + headless, texts)
-        self.replies.created = self.part(created, texts)
-        self.replies.replaced = self.part(replaced, texts)
-        self.replies.put_end = self.part(templates.created[1], texts)
-        self.replies.deleted = self.part(deleted, texts)
-        self.replies.around = (
-            self.replies.hit_open.size + self.replies.hit_middle.size + self.replies.hit_close.size
-        )
-        self.replies.fixed = sum(map(len, texts)) + 4 * DIGITS
+        # Aside, because it may raise: the parts that are in use point into the texts in use.
+        replies = self.replies
+        replies.hit_start = self.part(ok + start, texts)
+        replies.hit_end = self.part(end, texts)
+        replies.hit_open = self.part(opening, texts)
+        replies.hit_end_open = self.part(end + opening, texts)
+        replies.hit_middle = self.part(middle, texts)
+        replies.hit_close = self.part(close, texts)
+        replies.miss = self.part(missing + not_found, texts)
+        replies.miss_head = self.part(missing + headless, texts)
+        replies.put_ok = self.part(ok + templates.put_ok, texts)
+        replies.delete_ok = self.part(ok + templates.delete_ok, texts)
+        replies.resource_start = self.part(ok + isolation + content, texts)
+        replies.length_name = self.part(length, texts)
+        replies.etag_name = self.part(etag, texts)
+        replies.resource_end = self.part(resource_end, texts)
+        replies.ttl_name = self.part(ttl, texts)
+        replies.ttl_end = self.part(ttl_end, texts)
+        replies.resource_miss = self.part(missing + isolation + not_found, texts)
+        replies.resource_miss_head = self.part(missing + isolation + headless, texts)
+        replies.created = self.part(created, texts)
+        replies.replaced = self.part(replaced, texts)
+        replies.put_end = self.part(templates.created[1], texts)
+        replies.deleted = self.part(deleted, texts)
+        replies.around = replies.hit_open.size + replies.hit_middle.size + replies.hit_close.size
+        replies.fixed = sum(map(len, texts)) + 4 * DIGITS
+        self.replies = replies
         self.texts = texts
 
     cdef Part part(self, bytes text, list texts):
@@ -544,7 +546,7 @@ cdef class Http:
     cdef bytes content_of(self, const uint8_t *metadata, size_t n):
         """The header lines for metadata, which may be replaced meanwhile; None if they could not be made."""
         cdef Py_ssize_t place
-        cdef bytes kept
+        cdef bytes kept, content
         for place in range(PyList_GET_SIZE(self.metadata)):
             kept = <bytes>PyList_GET_ITEM(self.metadata, place)
             if <size_t>PyBytes_GET_SIZE(kept) == n and memcmp(PyBytes_AS_STRING(kept), metadata, n) == 0:

@@ -16,8 +16,8 @@ cdef enum:
     DIGITS = 20
 
 cdef enum Outcome:
+    CHANGED     # the entry was changed meanwhile, or there is no memory; also where Python was interrupted
     WRITTEN     # the reply is complete
-    CHANGED     # the entry was changed meanwhile, or there is no memory
     UNWRITABLE  # it is no text
 
 cdef struct Part:
