@@ -9,6 +9,7 @@ BOTH := $(wildcard tests/test_store_*.py tests/test_http_*.py) \
     $(patsubst %,tests/test_%.py,conformance connection core crash linearizability rest)
 SECONDS ?= 60
 RUNS ?= 10000
+CASES ?= 100000
 PYTHON2 ?= python2.7
 
 VENV := .venv
@@ -40,7 +41,7 @@ NODE := tests/node/node_modules/.package-lock.json
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help serve core test readable check sanitize format lock fuzz fuzz-core damage autobahn bench-micro bench-memory bench-pauses bench-pubsub bench-websocket profile report bench-instructions bench image clean
+.PHONY: help serve core test readable check sanitize format lock fuzz fuzz-core compare damage autobahn bench-micro bench-memory bench-pauses bench-pubsub bench-websocket profile report bench-instructions bench image clean
 
 help: ## list the targets
 	@awk '/^[a-z-]+:.*## / { \
@@ -108,6 +109,9 @@ fuzz-core: $(FUZZ) ## the same for the compiled core, built by clang with ASan a
 	@LD_PRELOAD="$$($(VENV)/bin/python -c 'import atheris; print(atheris.path())')/asan_with_fuzzer.so" \
 	    ASAN_OPTIONS=detect_leaks=0 PYTHONMALLOC=malloc PYTHONSAFEPATH=1 PYTHONPATH="$(abspath $(FUZZED)/lib):tests" \
 	    $(VENV)/bin/python -m fuzz core $(SECONDS)
+
+compare: core $(TOOLS) ## compare the core's answers with the readable path's; CASES=100000
+	@PYTHONPATH=tests $(VENV)/bin/python -m fuzz compare $(CASES)
 
 damage: core $(TOOLS) ## damage arenas in files at random, and look for wrong values; RUNS=10000
 	@PYTHONPATH=tests $(VENV)/bin/python -m damage $(RUNS)

@@ -46,8 +46,8 @@ class Compiled(Worker):
         http: that path.
     """
 
-    def __init__(self, **settings: Any) -> None:
-        super().__init__(Store(_MEMORY_BYTES, seed=7), readable=False, **settings)
+    def __init__(self, memory_bytes: int = _MEMORY_BYTES, **settings: Any) -> None:
+        super().__init__(Store(memory_bytes, seed=7), readable=False, **settings)
         assert self.service.http is not None
         self.http: Http = self.service.http
 
@@ -62,9 +62,9 @@ class Compiled(Worker):
 class Pair:
     """A worker with the compiled path and one without it, with the same in their stores."""
 
-    def __init__(self, **settings: Any) -> None:
-        self.compiled = Compiled(**settings)
-        store = Store(_MEMORY_BYTES, seed=7, verify_reads=True)
+    def __init__(self, memory_bytes: int = _MEMORY_BYTES, **settings: Any) -> None:
+        self.compiled = Compiled(memory_bytes, **settings)
+        store = Store(memory_bytes, seed=7, verify_reads=True)
         assert store.engine is store.readable
         self.readable = Worker(store, readable=True, **settings)
 

@@ -31,6 +31,18 @@ def test_the_corpus_and_what_is_near_it(name: str) -> None:
         check(b"\0\0" + case.data)
 
 
+@pytest.mark.skipif(not core.COMPILED, reason=core.REASON)
+def test_random_requests_are_answered_alike(capsys: pytest.CaptureFixture[str]) -> None:
+    importlib.import_module("fuzz.both").main(3000, 1)
+    found = re.search(
+        r"^3,0\d\d requests were answered alike, (\d+)\.\d% by the core;",
+        capsys.readouterr().out,
+        re.MULTILINE,
+    )
+    assert found
+    assert int(found[1]) > 50
+
+
 def test_corpora_are_small() -> None:
     sizes = [path.stat().st_size for path in CORPUS.rglob("*") if path.is_file()]
     assert len(sizes) > 100

@@ -1,7 +1,9 @@
-"""Fuzzing: two harnesses, each a `check` that takes any bytes and raises for what must not be.
+"""Fuzzing: harnesses, each a `check` that takes any bytes and raises for what must not be.
 
-    python -m fuzz SECONDS            # both at once, each for so long, with tests/ on the path
+    python -m fuzz SECONDS            # two at once, each for so long, with tests/ on the path
+    python -m fuzz core SECONDS       # those of the compiled core
     python -m fuzz parsers FILE       # one input again
+    python -m fuzz compare CASES      # no fuzzer: random requests to the compiled path and the readable one
 
 An input is a seed of two bytes, for where the stream is cut in reads and for what else there is to choose,
 and the stream itself.
