@@ -70,7 +70,7 @@ check: core $(TOOLS) ## format check, lint, strict types, then the tests: what C
 	@$(VENV)/bin/ruff check .
 	@PATH="$(abspath $(VENV)/bin):$$PATH" cython-lint fastkv/core
 	@$(VENV)/bin/mypy
-	@$(MAKE) --no-print-directory test
+	@CORE_REQUIRED=1 $(MAKE) --no-print-directory test
 
 sanitize: $(TOOLS) ## run the tests of store and HTTP over a core built with ASan and UBSan
 	@echo "Building the core with $(SANITIZERS) …"
@@ -80,7 +80,7 @@ sanitize: $(TOOLS) ## run the tests of store and HTTP over a core built with ASa
 	@# The reports are files: what a test writes is captured, and lost with its process.
 	@reports=log_path=$(abspath $(SANITIZED))/report; \
 	    LD_PRELOAD="$$(cc -print-file-name=libasan.so)" PYTHONMALLOC=malloc PYTHONPATH="$(abspath $(SANITIZED)/lib)" \
-	    ASAN_OPTIONS=detect_leaks=0:$$reports UBSAN_OPTIONS=print_stacktrace=1:$$reports \
+	    ASAN_OPTIONS=detect_leaks=0:$$reports UBSAN_OPTIONS=print_stacktrace=1:$$reports CORE_REQUIRED=1 \
 	    $(VENV)/bin/pytest $(or $(ARGS),$(IN_PARALLEL) $(SANITIZED_TESTS)); code=$$?; \
 	    cat $(SANITIZED)/report.* 2> /dev/null && exit 1; exit $$code
 

@@ -1,5 +1,6 @@
 """Fixtures of several test modules."""
 
+import os
 from collections.abc import Iterator
 
 import pytest
@@ -13,6 +14,12 @@ from fastkv import core
 # No example fails for being slow: what else the machine does is not what is tested.
 settings.register_profile("no clock", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("no clock")
+
+
+def pytest_configure() -> None:
+    """Run no tests where the core is missing and may not be: they would be skipped, and none would fail."""
+    if os.environ.get("CORE_REQUIRED") and not core.COMPILED:
+        raise pytest.UsageError(f"CORE_REQUIRED is set, but there is no compiled core. {core.REASON}")
 
 
 @pytest.fixture(scope="module", params=["compiled", "readable"])
