@@ -101,6 +101,19 @@ def test_a_module_that_is_broken_is_explained(copy: Path) -> None:
     assert re.fullmatch(r"fastkv\.core\.\w+ cannot be loaded \(.*\); .*: make core\.", reason)
 
 
+def test_tests_that_require_the_core_do_not_run_without_it() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "--collect-only", __file__],
+        env=environment() | {core.PURE_VARIABLE: "1", "CORE_REQUIRED": "1"},
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == pytest.ExitCode.USAGE_ERROR
+    assert "there is no compiled core. FASTKV_PURE is set." in done.stderr
+
+
 def test_that_variable_is_no_setting() -> None:
     notes = settings.Settings.load({}, {core.PURE_VARIABLE: "1"}, None).notes
     assert [note for note in notes if "PURE" in note[1]] == []
@@ -124,6 +137,40 @@ def test_python_takes_the_modules_from_the_package_alone() -> None:
         if re.search(rf"^(from|import) fastkv\.core\.({names})\b", path.read_text(), re.MULTILINE)
     ]
     assert found == []
+
+
+# Each number of the readable Python is another one in turn, in a process that is to import the engine then.
+_CHANGE_EACH = """
+import importlib, os, sys
+from fastkv.store import layout, records, segments
+for name in sys.argv[1:]:
+    module = next(module for module in (layout, records, segments) if hasattr(module, name))
+    if not os.fork():
+        setattr(module, name, getattr(module, name) + 1)
+        try:
+            importlib.import_module("fastkv.core.engine")
+        except ImportError as error:
+            refused = f"made for another layout: {name} is " in str(error)
+            os._exit(not refused)
+        os._exit(1)
+    if os.wait()[1]:
+        print(name)
+"""
+
+
+@needs_core
+def test_an_engine_of_another_layout_is_never_used() -> None:
+    """A build makes the hash of the sources right, whatever numbers stand in them."""
+    numbers = re.findall(r"^    ([A-Z_]+) = ", (PACKAGE / "core/layout.pxd").read_text(), re.MULTILINE)
+    assert len(numbers) > 50
+    done = subprocess.run(
+        [sys.executable, "-c", _CHANGE_EACH, *numbers],
+        env=environment() | {core.PURE_VARIABLE: "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.stdout, done.stderr) == ("", "")
 
 
 @needs_core
