@@ -40,11 +40,24 @@ TTLS_MS = st.one_of(st.just(0), st.integers(1, 40))
 METADATA = st.one_of(st.just(b""), st.binary(max_size=MAX_METADATA_BYTES), st.just(b"m" * 255))
 
 
-def store_of(memory_bytes: int, shards: int | None, segment_bytes: int | None, *, compiled: bool) -> Store:
+def store_of(
+    memory_bytes: int,
+    shards: int | None,
+    segment_bytes: int | None,
+    *,
+    compiled: bool,
+    lock_wait_ms: int = 1000,
+) -> Store:
     """An empty store with one of the engines."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(core, "COMPILED", compiled)
-        return Store(memory_bytes, shards=shards, segment_bytes=segment_bytes, seed=SEED)
+        return Store(
+            memory_bytes,
+            shards=shards,
+            segment_bytes=segment_bytes,
+            seed=SEED,
+            lock_wait_ms=lock_wait_ms,
+        )
 
 
 def declines_of(store: Store) -> dict[str, int]:
@@ -250,41 +263,62 @@ def test_evicting_stores_stay_equal_and_recall_whom_they_evicted() -> None:
 # -- one arena, both engines -------------------------------------------------------------------------------
 
 
-def test_what_one_engine_writes_the_other_one_reads_at_once() -> None:
-    store = store_of(4 * MIB, 4, None, compiled=True)
-    engines: list[Any] = [store.engine, store.readable]
-    clock, chance, model = HandClock(), random.Random(SEED), dict[bytes, tuple[Any, ...]]()
-    for step in range(5000):
-        writer, reader = chance.sample(engines, 2)
-        key = b"key%d" % chance.randrange(100)
-        if chance.random() < 0.2:
-            assert writer.delete(key, clock) == (key in model)
-            model.pop(key, None)
+def test_engines_in_turns_leave_what_the_readable_one_leaves() -> None:
+    """What one writes the other one reads at once, in full buckets, while entries are evicted and expire."""
+    pair = Pair(MIB, 2, 4 * KIB)
+    shared, alone = pair.stores
+    chance, clock = random.Random(SEED), pair.clock
+
+    def step(flags: int, writer: Any, reader: Any) -> None:
+        key = b"key%d" % int(100_000 ** chance.random())
+        value = chance.randbytes(chance.choice([0, 50, 450, 450, 2000] if flags else [9000]))
+        metadata, lives_ms = chance.choice([b"", b"metadata"]), chance.choice([0, 0, 0, 1000])
+        deadline_ms = lives_ms and clock() + lives_ms
+
+        def do(engine: Any, operation: Callable[[Any], object]) -> None:
+            pair.do(lambda store: operation(store.readable if store is alone else engine))
+
+        if chance.random() < 0.1:
+            do(writer, lambda engine: engine.delete(key, clock))
         else:
-            value = chance.randbytes(chance.choice([0, 50, 600, 9000]))
-            deadline_ms, metadata = chance.choice([0, NOW_MS + 5000]), chance.choice([b"", b"metadata"])
-            version = writer.put(key, value, clock, step & 255, deadline_ms, metadata)
-            model[key] = value, step & 255, version, deadline_ms, metadata
-        for engine in (reader, writer):
-            entry = engine.get(key, clock)
-            assert (entry and (*entry[:4], entry[6])) == model.get(key)
-    assert store.readable.get_many(list(model), clock) == store.engine.get_many(list(model), clock)
-    assert store.check() == []
-    store.close()
+            # Often enough, now and then, for a segment that is dead before the next one is opened.
+            for _ in range(chance.choices((1, 20), (50, 1))[0]):
+                do(writer, lambda engine: engine.put(key, value, clock, flags, deadline_ms, metadata))
+        # Not always, or all access counts would be at their highest.
+        for each in (reader, writer)[: chance.randrange(3)]:
+            do(each, lambda engine: engine.get(key, clock))
+        if chance.random() < 0.2:
+            do(reader, lambda engine: engine.get_many([key, b"key1", b"key2"], clock))
+        clock.freeze(clock() + 1)
+
+    for number in range(5000):
+        step(number & 255, *chance.sample((shared.engine, shared.readable), 2))
+        if not number % 50:
+            pair.do(lambda store: store.look_after(clock))
+        if not number % 500:
+            pair.compare()
+    pair.compare()
+    assert shared.stats()["evictions"] > 200
+    assert shared.stats()["expired"] > 50
+    pair.close()
 
 
 def test_processes_with_either_engine_share_an_arena() -> None:
-    store = store_of(8 * MIB, 4, None, compiled=True)
+    """Their segments are small, so that they take them from the pool and give them back all the time."""
+    store = store_of(2 * MIB, 4, 4 * KIB, compiled=True, lock_wait_ms=60_000)
     clock = HandClock()
 
     def work(engine: Any, number: int) -> None:
+        versions = dict[bytes, int]()
         for step in range(3000):
             own, shared = b"%d/%d" % (number, step % 200), b"shared%d" % (step % 20)
-            engine.put(own, payload(own, step % 700), clock)
+            versions[own] = engine.put(own, payload(own, step % 450), clock)
             entry = engine.get(own, clock)
             assert entry is not None
-            assert entry[0] == payload(own, step % 700)
-            engine.put(shared, shared * (step % 30 + 1), clock)
+            assert (entry[0], entry[2]) == (payload(own, step % 450), versions[own])
+            version = engine.put(shared, shared * (step % 30 + 1), clock)
+            assert version > versions.get(shared, 0)
+            versions[shared] = version
             entry = engine.get(shared, clock)
             assert entry is None or entry[0] == shared * (len(entry[0]) // len(shared))
             if step % 7 == 0:
@@ -293,6 +327,7 @@ def test_processes_with_either_engine_share_an_arena() -> None:
     engines = [store.engine, store.readable] * 2
     pids = [start(lambda: work(engine, number)) for number, engine in enumerate(engines)]  # noqa: B023
     assert [end_of(pid) for pid in pids] == [0] * 4
+    assert store.stats()["evictions"] == 0
     assert store.check() == []
     store.close()
 
