@@ -1,4 +1,4 @@
-"""Who may speak: the token, browsers' origins, and the host that a request names.
+"""Which senders may speak: the token, browsers' origins, and the host that a request names.
 
 In: a request line and a `Head`. Out: a `Verdict`. Nothing is raised, nothing is read or logged; the decision
 depends on the settings, the line and the head, and on nothing else. A refusal for Origin or Host says what to
@@ -74,7 +74,7 @@ _SHOWN_BYTES: Final = 100
 
 
 class SenderRefused(HttpError):
-    """A request whose Origin or Host is not one of those that may speak.
+    """A request with an Origin or a Host that may not speak.
 
     Attributes:
         column: Where it is counted.
@@ -107,7 +107,7 @@ class Verdict(NamedTuple):
 
 
 class Access:
-    """Who may speak to a worker.
+    """Decides which senders may speak to a worker.
 
     Args:
         settings: For token, allow_origin, allowed_host, host, and tls_cert, which makes the scheme https.
@@ -127,7 +127,7 @@ class Access:
     def admits(
         self, host: bytes | None, origin: bytes | None, site: bytes | None, authorization: bytes | None
     ) -> bool:
-        """Decide on all four fields that say who speaks; none of them means anything without the others.
+        """Decide on all four fields that name a sender; none of them means anything without the others.
 
         One verdict for each field would let a page of an allowed host in by the name of another one.
 
@@ -210,7 +210,7 @@ class Access:
     def _is_foreign(self, host: bytes | None, raw: bytes | None, site: bytes | None) -> bool:
         """True where a browser sends for a page that is not the server's own; whether it is allowed is known.
 
-        Without Origin only ``*`` excuses Sec-Fetch-Site: whose page it was is not known then. A value that is
+        Without Origin only ``*`` excuses Sec-Fetch-Site: the page is not known then. A value that is
         not defined counts for nothing (Fetch Metadata, 2.3).
         """
         if raw is not None:
@@ -273,5 +273,5 @@ def _refusal(error: HttpError, fields: bytes) -> Verdict:
 
 
 def _digest(token: bytes) -> bytes:
-    """All digests are of one length, so that comparing them does not tell the token's."""
+    """Digest a token: digests have one length, so a comparison does not show that of the token."""
     return sha256(token).digest()

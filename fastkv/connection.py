@@ -52,7 +52,7 @@ class Connection(Dispatch):
         super().__init__(service)
         self._stream = RequestStream(service.make_parser)
         self._holding = False  # what it has received counts as memory held
-        self._begun = False  # the client has said something
+        self._begun = False  # the client has sent something
 
     # -- callbacks of the event loop ---------------------------------------------------------------------
 
@@ -94,7 +94,7 @@ class Connection(Dispatch):
         self._begun = self._begun or self.heard
         if transport is None:
             return Phase.CLOSING
-        # Before all else: what was written goes out after close(), too, and takes its time.
+        # First of all: output is still sent after close(), and takes its time.
         if self._owes_output:
             return Phase.OUTPUT
         if self._closing or transport.is_closing():
@@ -142,7 +142,7 @@ class Connection(Dispatch):
         return self._closing
 
     def expire(self, phase: Phase) -> None:
-        """Its time is up: a request that has begun is answered with 408, the others are closed.
+        """End it at its deadline: a request that has begun is answered with 408, the others are closed.
 
         Args:
             phase: what it has waited for too long.
@@ -160,7 +160,7 @@ class Connection(Dispatch):
         return self._stream.idle and not self._stalled
 
     def disable_fast_path(self) -> None:
-        """Answer by the readable path alone: it knows that the worker drains."""
+        """Answer by the readable path alone, which closes connections while the worker drains."""
         self.fast_path_ok = False
 
     def close(self) -> None:
@@ -181,12 +181,12 @@ class Connection(Dispatch):
     # -- reading -----------------------------------------------------------------------------------------
 
     def receive(self, data: bytes, at: int, more: int) -> None:
-        """Read and answer all that is complete; whatever goes wrong ends this connection and no other.
+        """Read and answer all that is complete; an error ends this connection and no other.
 
         Args:
             data: what was received.
             at: where in it the first byte is that the core has not answered.
-            more: what it says of the message there, see `Receiver.receive`.
+            more: what the core says of the message there, see `Receiver.receive`.
         """
         try:
             if not self._closing:
@@ -199,7 +199,7 @@ class Connection(Dispatch):
         service, stream = self._service, self._stream
         http = None if service.draining else service.http
         room = service.pipeline_limit
-        declined = False  # the core has declined the message that comes next
+        declined = False  # the core has declined the next message
         replied = False
         if http is not None and self.fast_path_ok:
             # It was asked already; where it has not declined it has stopped at a bound.
@@ -324,7 +324,7 @@ class Connection(Dispatch):
             successor = make_successor(self._service)
             transport.set_protocol(cast("asyncio.Protocol", successor))
             self._service.replace(self, successor)
-            transport.resume_reading()  # who stalled does not go on
+            transport.resume_reading()  # a stalled connection has paused it
             successor.take_over(handed)
         except Exception as error:  # noqa: BLE001 - one connection's mistake must not reach the others
             self._service.failure(error)

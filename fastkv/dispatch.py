@@ -1,8 +1,8 @@
 """What a client's requests are answered with: a request to its handler, and the handler's reply as bytes.
 
 Enters: requests, as the parser makes them. Leaves: replies, whole, and whether one of them is the last of its
-connection. Of transports and of what is still to be read `fastkv.connection` knows. Nothing is raised:
-whatever a handler raises becomes a reply.
+connection. Transports and unread input belong to `fastkv.connection`. Nothing is raised: an exception of a
+handler becomes a reply.
 """
 
 from __future__ import annotations

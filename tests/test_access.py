@@ -520,7 +520,9 @@ def stored(worker: Worker, may: Case) -> Client:
 
 
 @pytest.mark.parametrize(("settings", "may", "may_not", "status"), PAIRS)
-def test_what_was_said_to_one_is_not_told_another(settings: str, may: str, may_not: str, status: int) -> None:
+def test_a_verdict_on_one_sender_is_not_that_on_another(
+    settings: str, may: str, may_not: str, status: int
+) -> None:
     @in_loop
     async def scenario() -> None:
         right, wrong = Case(settings, may, 200, GET), Case(settings, may_not, status, GET)

@@ -239,7 +239,7 @@ def test_ordinary_operations_are_hardly_ever_declined() -> None:
     pair.close()
 
 
-def test_evicting_stores_stay_equal_and_recall_whom_they_evicted() -> None:
+def test_evicting_stores_stay_equal_and_remember_evicted_keys() -> None:
     pair = Pair(MIB, 2, 4 * KIB)
     chance = random.Random(SEED)
     recalls = pair.stores[1]._ghosts.recalls

@@ -33,7 +33,7 @@ def test_checksums_are_the_packages() -> None:
 
 
 @pytest.mark.parametrize("byte", [b"\0", b"\xff"])
-def test_so_are_those_of_one_byte_repeated(byte: bytes) -> None:
+def test_checksums_of_one_byte_repeated_are_the_packages(byte: bytes) -> None:
     for data in map(byte.__mul__, SHORT):
         assert core.hashing.xxh3_64(data, SEEDS[-1]) == xxh3_64_intdigest(data, SEEDS[-1])
         assert core.hashing.xxh32(data) == xxh32_digest(data)

@@ -209,7 +209,7 @@ def test_a_section_that_is_not_whole_is_declined_and_nothing_behind_it_is_read(r
 
 @pytest.mark.parametrize("settings", SETTINGS)
 @pytest.mark.parametrize("route", Route)
-def test_who_may_speak_is_the_verdict_of_access(settings: str, route: Route) -> None:
+def test_a_sender_gets_the_verdict_of_access(settings: str, route: Route) -> None:
     access = policy(settings)
     known = sections(access)
     cases: list[SenderCase] = [*SENDERS, *SENDERS]
@@ -354,7 +354,7 @@ def test_long_sections_are_read_though_they_are_not_kept() -> None:
     assert len(known.known_sections(Route.READ_JSON)) == 1
 
 
-# -- who may speak -----------------------------------------------------------------------------------------
+# -- senders -----------------------------------------------------------------------------------------------
 
 
 def test_one_verdict_for_a_tuple_and_none_for_a_field() -> None:

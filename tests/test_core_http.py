@@ -579,7 +579,7 @@ def connection(worker: Compiled, buffer_bytes: int = 1) -> Iterator[tuple[Any, S
 
 
 def read_from(client: socket.socket, most: int) -> bytes:
-    """What has arrived, up to so many bytes."""
+    """What has arrived, up to this many bytes."""
     with suppress(BlockingIOError):
         return client.recv(most)
     return b""

@@ -286,7 +286,7 @@ def number_of(store: Store, key: bytes) -> int:
 
 
 def start_waiting(store: Store, key: bytes, word: int) -> int:
-    """Start a process that puts a key; it sleeps by now if somebody has the lock."""
+    """Start a process that puts a key; it sleeps by now if another process has the lock."""
     words = memoryview(store._lock_table._mem).cast("I")
     is_held = words[word] != 0
     waiter = start(lambda: store.put(key, b"waited", clock))

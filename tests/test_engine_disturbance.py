@@ -53,7 +53,7 @@ NEW = b"new " * 10
 NEWER = b"newer" * 8
 LATER_MS = NOW_MS + 1000
 
-# ``check`` takes as long as ten reads: it follows one of so many.
+# ``check`` takes as long as ten reads: it follows one read in this many.
 _CHECKED = 40
 
 

@@ -1,11 +1,11 @@
 """The compiled core: what each request pays for, in Cython over the arena of `fastkv.store`.
 
-It imports nothing of fastkv. Whatever it declines, the readable Python does, which is the specification of
-what it does.
+It imports nothing of fastkv but the numbers of the arena's layout, which it compares with its own. The
+readable Python is its specification, and does what the core declines. docs/core.md is the guide to it.
 
-Python code takes its modules from here: `COMPILED` says whether there are any. Either all of them are used,
-or none: each of them is `None` where one is missing, was made from other sources than those beside it, or
-cannot be loaded, and where FASTKV_PURE is set. `REASON` is then one sentence about it.
+Python code takes the modules from here. Either all of them are used or none: each is `None` where one is
+missing, was built from other sources than those beside it, or cannot be loaded, and where FASTKV_PURE is set.
+`COMPILED` says whether they are used, `REASON` why not, in one sentence.
 """
 
 from __future__ import annotations

@@ -37,10 +37,10 @@ cdef struct Written:
 # Why an operation was left to the readable engine.
 cdef enum Reason:
     WHY_BUSY  # a lock was not free, or its owner had died
-    WHY_CLOSED  # the engine is
-    WHY_DAMAGED  # nothing like that stands in an arena that is in order
+    WHY_CLOSED  # the engine is closed
+    WHY_DAMAGED  # an undamaged arena has nothing like that
     WHY_DISTURBED  # something changed meanwhile that a read without a lock depends on
-    WHY_EXPIRED  # the entry has, or a clock in Python has to tell
+    WHY_EXPIRED  # the entry has expired, or a clock of Python decides
     WHY_FULL  # the pool has no segment to spare
     WHY_KEY  # it is empty, or longer than the core hashes
     WHY_LARGE  # a value in fragments, or one that would need some; too much metadata
@@ -81,7 +81,7 @@ cdef class Engine:
     cdef uint64_t[REASONS] counts
     cdef Py_buffer buffer
     cdef object readable
-    # What ``look``, ``replace`` and ``erase`` tell by whether an entry has expired.
+    # The clock by which ``look``, ``replace`` and ``erase`` find an entry expired.
     cdef public Clock clock
 
     # MISS, also for what has expired | DONE | DECLINED

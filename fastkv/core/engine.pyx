@@ -4,8 +4,8 @@
 
 ``fastkv.store.engine`` is its specification: after the same operations the arenas are equal byte by byte. An
 operation finishes here, or it is declined with nothing changed, and the readable engine does it. Between lock
-and unlock there is no call into Python and nothing that raises; every address is bounded before it is used,
-whatever stands in the arena.
+and unlock there is no call into Python and nothing that raises; every address that comes out of the arena is
+bounded before it is used.
 
 Order, so that readers need no lock on machines that reorder, too:
 
@@ -82,7 +82,7 @@ _REASONS = (
 
 @cython.final
 cdef class Clock:
-    """Milliseconds since boot, suspend included, and an offset; calling it tells them."""
+    """Milliseconds since boot, suspend included, plus an offset: the value of a call."""
 
     def __cinit__(self, offset_ms: int = 0) -> None:
         # An offset may be negative: sums are modulo 2 ** 64.
@@ -92,7 +92,7 @@ cdef class Clock:
         return self.now_ms()
 
     def freeze(self, now_ms: int | None) -> None:
-        """Stand still, for tests.
+        """Stop the clock, for tests.
 
         Args:
             now_ms: what it shows from now on; None: the time again.
@@ -197,7 +197,7 @@ cdef class Engine:
         cdef int outcome = self.find(<const uint8_t *> PyBytes_AS_STRING(key), PyBytes_GET_SIZE(key), &found)
         if likely(outcome == DONE):
             entry = entry_of(&found)
-            # Before the last look at the word: at the time that the clock shows the entry still stood there.
+            # Before the last look at the word: at the time of the clock the entry was still in its slot.
             if found.deadline_ms:
                 has_expired = found.deadline_ms <= read_clock(clock)
             if unlikely(has_expired):
@@ -261,7 +261,7 @@ cdef class Engine:
 
     cdef int look(self, const uint8_t *key, size_t key_len, Found *found) noexcept:
         cdef int outcome = self.find(key, key_len, found)
-        # The clock is read while the word still stands there: what it says is decided is so at that moment.
+        # The clock is read before the last look at the word, so the verdict holds for that moment.
         if outcome == DONE and found.deadline_ms and found.deadline_ms <= self.clock.now_ms():
             return MISS if self.is_unchanged(found) else self.decline(WHY_DISTURBED)
         return outcome
@@ -320,13 +320,13 @@ cdef class Engine:
         return MISS
 
     cdef bint is_unchanged(self, Found *found) noexcept:
-        """Tell whether an entry's word still stands there, after its bytes were copied."""
+        """Return whether an entry's word still stands there, after its bytes were copied."""
         fence_acquire()
         return self.arena.words != NULL and load_relaxed(self.arena.words + found.slot) == found.word
 
     cdef void count_access(self, uint64_t slot) noexcept:
         cdef uint8_t *count = count_at(&self.arena, slot)
-        if count[0] < COUNT_MAX:  # blindly: a lost access does no harm
+        if count[0] < COUNT_MAX:  # without a lock: a lost access does no harm
             count[0] += 1
 
     # -- writing -------------------------------------------------------------------------------------------

@@ -21,7 +21,7 @@ cdef extern from *:
         }
         return 0;
     }
-    /* What tells small letters from capitals. */
+    /* The bit by which small letters and capitals differ. */
     #define CASE_BITS 0x2020202020202020ull
     """
     bint is_unusual_token_byte(uint8_t) nogil

@@ -3,14 +3,14 @@
 """Header sections of ordinary requests: known ones by comparison, others by a scanner.
 
 In: the bytes behind a request's target. Out: where the section ends and what its route reads of it, or
-"declined", for whatever is incomplete, unusual, wrong, or of a sender that is not admitted; the readable
-parser reads these. The scanner validates each field as `request.parse_field` and `request.build_head` do and
-sorts it by a table for each route, which `http/fields.py` holds. Nothing is raised, and no byte at or behind
-the end is read.
+"declined", for a section that is incomplete, unusual, wrong, or of a sender that is not admitted; the
+readable parser reads these. The scanner validates each field as `request.parse_field` and
+`request.build_head` do and sorts it by a table for each route, which `http/fields.py` holds. Nothing is
+raised, and no byte at or behind the end is read.
 
-Who may speak is one verdict for Host, Origin, Sec-Fetch-Site and Authorization together. A section that has
-an Authorization is scanned each time: to compare it with a kept one would tell, by the time it takes, how
-much of the credential was right.
+Host, Origin, Sec-Fetch-Site and Authorization get one verdict together. A section that has an Authorization
+is scanned each time: the time of a comparison with a kept section would show how much of the credential was
+right.
 """
 
 include "sources.pxi"
@@ -74,7 +74,7 @@ cdef inline const uint8_t *end_of_known(
     """Where a section has ended if it is this one, but for the digits of its Content-Length; else NULL."""
     if <size_t> (end - at) < known.before + known.after:
         return NULL
-    # One look at the end of the last value tells most sections apart.
+    # The end of the last value differs between most sections.
     if read_64(at + known.before - PROBED_BYTES) != read_64(known.text + known.before - PROBED_BYTES):
         return NULL
     if memcmp(at, known.text, known.before) != 0:
@@ -351,7 +351,7 @@ cdef class Sections:
             admitted = self.admits(
                 bytes_of(fields), bytes_of(fields + 1), bytes_of(fields + 2), bytes_of(fields + 3)
             )
-        except Exception:  # the readable path meets it again, and tells it
+        except Exception:  # the readable path meets it again, and logs it
             return False
         if admitted is not True:
             return False

@@ -6,7 +6,7 @@
 `fastkv.http.routes` and `fastkv.http.rest`, byte for byte. Ordinary is: GET and HEAD of /get, PUT and POST of
 /put, DELETE of /delete, each with one key; GET, HEAD, PUT and DELETE of /kv with the key in path or query; a
 header section that `headers` takes, a body that `text` takes, a key and a value within the limits,
-and an answer that is 200, 201, 204, or 404 for a key. **All else is declined, and then nothing has changed**:
+and an answer that is 200, 201, 204, or 404 for a key. **Any other request is declined with nothing changed**:
 no word of the arena, no counter, no byte of the replies.
 
 Replies are written into one buffer, which grows as it must and is cut back after large replies. A request
@@ -87,7 +87,7 @@ cdef class Http:
         content_fields: from an entry's metadata to header lines; the same ones for the same metadata.
         row: this worker's counters.
         columns: where in the row hits, misses, puts and deletes are counted.
-        wanted: a word that is not 0 while somebody listens to keyspace events; writes are declined then.
+        wanted: a word that is not 0 while a client waits for keyspace events; writes are declined then.
         max_key_bytes: longer keys are declined.
         max_value_bytes: longer values are declined.
         max_body_bytes: longer bodies are declined.

@@ -37,7 +37,7 @@ cdef inline uint64_t page_of(const Arena *arena, uint64_t key_hash) noexcept nog
 
 
 cdef inline bint is_page(const Arena *arena, uint64_t page) noexcept nogil:
-    """Tell whether a page may begin there."""
+    """Return whether a page may begin there."""
     return page < arena.total_words and not page & (arena.segment_words - 1)
 
 
@@ -55,7 +55,7 @@ cdef inline Search look_at(
     const Arena *arena, uint64_t slot, uint64_t tag, const uint8_t *key, size_t key_len,
     uint64_t *word, Record *record,
 ) noexcept nogil:
-    """Tell whether a slot is a key's; PRESENT holds only if the word still stands there afterwards."""
+    """Return whether a slot is a key's; PRESENT holds only if the word still stands there afterwards."""
     word[0] = load_acquire(arena.words + slot)
     if likely(word[0] >> TAG_SHIFT != tag or not word[0]):
         return ABSENT
@@ -116,7 +116,7 @@ cdef inline uint64_t vacancy(const Arena *arena, const Buckets *buckets) noexcep
 
 
 cdef inline bint was_evicted(const Arena *arena, uint64_t key_hash) noexcept nogil:
-    """Tell whether a key was evicted not long ago, as ``Ghosts.recalls``: a hint, read without a lock."""
+    """Return whether a key was evicted not long ago, as ``Ghosts.recalls``: a hint, read without a lock."""
     cdef uint64_t ghosts = load_relaxed(arena.words + POOL_GHOST_WORDS)
     cdef uint64_t number, segment, base, tags
     cdef int bits

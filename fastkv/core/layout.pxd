@@ -1,8 +1,8 @@
 """The arena as the core sees it: the numbers of ``fastkv.store.layout`` and ``records``, and its measures.
 
 The names are those of the Python modules, and ``fastkv.core.engine`` compares each number with them when it
-is imported. Words are read and written through ``native``; nothing here follows what stands in the arena
-without a bound, because anything may stand there.
+is imported. Words are read and written through ``native``. The arena may hold any bytes, so nothing here
+follows an address out of it without a bound.
 """
 
 from libc.stdint cimport uint8_t, uint64_t
@@ -115,7 +115,7 @@ cdef inline uint64_t shard_of(const Arena *arena, uint64_t key_hash) noexcept no
 
 
 cdef inline bint is_pooled(const Arena *arena, uint64_t segment) noexcept nogil:
-    """Tell whether a number is that of a segment of the pool."""
+    """Return whether a number is that of a segment of the pool."""
     return segment - arena.first_segment < arena.segments - arena.first_segment
 
 

@@ -50,7 +50,7 @@ cdef inline bint find_tail(const Arena *arena, uint64_t shard, bint main, Tail *
 
 
 cdef inline bint has_room(const Arena *arena, const Tail *tail, uint64_t length) noexcept nogil:
-    """Tell whether a record fits into the open segment."""
+    """Return whether a record fits into the open segment."""
     return tail.opened and tail.head + length <= arena.segment_words
 
 

@@ -3,8 +3,7 @@
 """A connection's way in and out: what arrives goes to `Http` first, and what `Http` answers is sent at once.
 
 In: what the event loop has read. Out: the same, from where the readable path has to go on, to ``receive`` of
-the connection; and replies, to the socket or the transport. Nothing is raised but by what the connection is
-asked to do.
+the connection; and replies, to the socket or the transport. Only the connection's own methods may raise.
 """
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_CheckExact, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
@@ -26,8 +25,8 @@ DECLINED = -1
 cdef class Receiver:
     """The root of a connection: `Http` answers what arrives, and ``receive`` of the connection what is left.
 
-    On plain TCP and Unix sockets replies are sent at once, without a detour by the transport, unless output
-    waits in it. All other output goes by `write`, so that only after that its queue has to be asked for.
+    On plain TCP and Unix sockets replies are sent at once, past the transport, unless output waits in it. All
+    other output uses `write`, so the transport's queue is looked at only after a `write`.
 
     Attributes:
         heard: something has arrived since this was set to False.
@@ -50,7 +49,7 @@ cdef class Receiver:
         self.write_output = output.write
         self.fd = fd
         self.most = most
-        self.queued = True  # whatever was written before
+        self.queued = True  # output of another protocol may wait in the transport
 
     def detach(self):
         """Answer and send nothing any more: from here on the socket may be closed, or another protocol's."""

@@ -81,7 +81,7 @@ cdef inline bint parse_record(const Arena *arena, uint64_t location, Record *rec
 
 
 cdef inline bint is_whole(const Arena *arena, uint64_t word, const Record *record) noexcept nogil:
-    """Tell whether a record vouches for itself and for the slot word that led to it: checksum and version.
+    """Return whether checksum and version show a record to be whole and that of its slot word.
 
     Once its bytes were seen whole, no later load of this process sees older ones.
     """

@@ -51,7 +51,7 @@ cdef inline uint64_t state_at(const Arena *arena, uint64_t row) noexcept nogil:
 
 
 cdef inline bint is_log_of(const Arena *arena, uint64_t segment, uint64_t shard) noexcept nogil:
-    """Tell whether a segment is a piece of a shard's log."""
+    """Return whether a segment is a piece of a shard's log."""
     cdef uint64_t state = arena.words[row_of(arena, segment) + SEG_STATE]
     return is_pooled(arena, segment) and state - (shard << 8 | OPEN) <= CLOSED_MAIN - OPEN
 
@@ -60,7 +60,7 @@ cdef inline bint is_log_of(const Arena *arena, uint64_t segment, uint64_t shard)
 
 
 cdef inline bint has_segment(const Arena *arena, uint64_t floor) noexcept nogil:
-    """Tell whether ``take`` would find a segment and leave more than ``floor - 1``."""
+    """Return whether ``take`` would find a segment and leave more than ``floor - 1``."""
     cdef const uint64_t *words = arena.words
     cdef int64_t free = words[POOL_FREE_COUNT] + arena.segments - words[POOL_FRESH]
     return free > <int64_t> floor and is_pooled(arena, words[POOL_FREE_HEAD] or words[POOL_FRESH])
@@ -196,7 +196,7 @@ cdef inline void free_if_dead(
 
 
 cdef inline bint would_free(const Arena *arena, uint64_t segment, uint64_t length) noexcept nogil:
-    """Tell whether ``bury`` of a record of so many words would give its segment back."""
+    """Return whether ``bury`` of a record of this many words would give its segment back."""
     cdef const uint64_t *row = arena.words + row_of(arena, segment)
     return row[SEG_STATE] & 0xFF >= CLOSED and row[SEG_DEAD] + length == row[SEG_HEAD]
 

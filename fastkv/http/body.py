@@ -28,7 +28,7 @@ _CRLF: Final = b"\r\n"
 _HEX_DIGITS: Final = frozenset(b"0123456789ABCDEFabcdef")
 
 # chunk-size [ chunk-ext ], RFC 9112, 7.1 and 7.1.1; white space around ";" and "=" is bad but has to be read.
-# Nothing is tried twice (`*+`): whoever sends the line also chooses how it fails.
+# Nothing is tried twice (`*+`): the client that sends the line also chooses how it fails.
 _TOKEN = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]++"
 _QUOTED = rb'"(?:[\t \x21\x23-\x5b\x5d-\x7e\x80-\xff]|\\[\t \x21-\x7e\x80-\xff])*+"'
 _match_size = re.compile(

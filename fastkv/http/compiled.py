@@ -30,8 +30,8 @@ def open_http(settings: Settings, routes: Routes, access: Access, preludes: Prel
 
     Args:
         settings: for limits.
-        routes: for the store and its clock, the counters, and the word of those who listen to events.
-        access: who may speak.
+        routes: for the store and its clock, the counters, and the word of listeners to keyspace events.
+        access: decides which senders may speak.
         preludes: what replies begin with now; `Http.set_prefixes` renews it.
 
     Returns:

@@ -2,7 +2,7 @@
 
 In: the head of a PUT, or an entry's metadata. Out: metadata, or header lines. `HttpError` is raised for
 fields that are malformed (400) or longer than an entry can keep (431). Metadata is the type, and behind a NUL
-byte the encoding where there is one. It may also come from a snapshot that anybody has made, so what is no
+byte the encoding where there is one. It may also come from a foreign snapshot, so what is no
 valid field is never sent: such a value is ``application/octet-stream``.
 """
 

@@ -138,8 +138,8 @@ class RedisRest:
 
     def _reply_in_steps(self, steps: Steps[Answer], head: Head, *, bodiless: bool) -> Steps[Reply]:
         result = yield from steps
-        told = yield from answer_in_steps(result, in_base64=_wants_base64(head))
-        reply = json_reply(_status_of(result, told), told)
+        body = yield from answer_in_steps(result, in_base64=_wants_base64(head))
+        reply = json_reply(_status_of(result, body), body)
         yield None
         return without_body(reply) if bodiless else reply
 
@@ -190,11 +190,11 @@ def _reply_to_several(replies: list[Answer] | CommandError, head: Head) -> Steps
     if isinstance(replies, CommandError):
         return _reply(replies)
     in_base64 = _wants_base64(head)
-    told = []
+    bodies = []
     for reply in replies:
-        told.append((yield from answer_in_steps(reply, in_base64=in_base64)))
+        bodies.append((yield from answer_in_steps(reply, in_base64=in_base64)))
         yield None
-    return json_reply(200, b"[%b]" % b",".join(told))
+    return json_reply(200, b"[%b]" % b",".join(bodies))
 
 
 def _wants_base64(head: Head) -> bool:

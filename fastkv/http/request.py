@@ -18,7 +18,7 @@ KEEP_ALIVE_1_0: Final = 2
 """`Head.persistence`: HTTP/1.0 that asked to stay open; the reply says `Connection: keep-alive`."""
 
 MAX_FIELDS: Final = 100
-"""Fields that a header section may have unless the parser is told otherwise."""
+"""Fields that a header section may have by default."""
 
 Field: TypeAlias = tuple[bytes, bytes]
 """Lower-case name, value without the white space around it."""
@@ -241,7 +241,7 @@ def _check_host(version: bytes, hosts: list[bytes]) -> None:
     """Host exactly once in HTTP/1.1, at most once in HTTP/1.0, and an authority either way (RFC 9112, 3.2).
 
     An empty Host is refused as well: it means that the target has no authority, and an http URL must have one
-    (RFC 9110, 4.2.1). Nothing that decides by Host who may speak has to think about it then.
+    (RFC 9110, 4.2.1). So a decision by Host does not have to consider it.
     """
     if len(hosts) > 1:
         raise _refused("The Host header field is repeated.")
@@ -254,7 +254,7 @@ def _check_host(version: bytes, hosts: list[bytes]) -> None:
 def is_authority(value: bytes) -> bool:
     """True for a host with an optional port and without user information (RFC 3986, 3.2).
 
-    A comma is refused, though a name may have one by the letter: whoever reads a list there sees two hosts.
+    A comma is refused, though a name may have one by the letter: a reader of lists would see two hosts.
     """
     match = _match_authority(value)
     if match is None or int(match[2] or 0) > 65535:

@@ -30,7 +30,7 @@ RETRY_AFTER: Final = b"Retry-After: 1\r\n"
 ISOLATION: Final = (
     b"Content-Security-Policy: sandbox; default-src 'none'\r\nX-Content-Type-Options: nosniff\r\n"
 )
-"""What every reply says to a request under `/kv`, and to one whose path is not known: a browser shows the
+"""Fields of every reply to a request under `/kv`, and to one whose path is not known: a browser shows the
 body, which may be a hostile page, without an origin, without scripts, and without loading anything."""
 RESOURCES: Final = b" /kv"
 """What a request line for a resource has behind its method. A path that only begins so is no route, and its
@@ -142,10 +142,10 @@ def error_reply(status: int, message: str, extra: bytes = b"", *, to_command: bo
         to_command: Whether the client has asked for a command of Redis: it looks for `error` and for nothing
             else.
     """
-    told = {"status": "ERROR", "message": message}
+    content = {"status": "ERROR", "message": message}
     if to_command:
-        told["error"] = f"ERR {message}"
-    return json_reply(status, orjson.dumps(told), extra)
+        content["error"] = f"ERR {message}"
+    return json_reply(status, orjson.dumps(content), extra)
 
 
 def without_body(reply: Reply) -> Reply:

@@ -32,7 +32,7 @@ _PUTS: Final = int(Column.PUTS)
 _DELETES: Final = int(Column.DELETES)
 
 BODY_IS_VALUE: Final = b"PUT /kv"
-"""What routes begin with whose body is a value as it is, and no longer than one may be."""
+"""Prefixes of routes that take a value as their body, no longer than a value may be."""
 
 # As in JSON, so that every ttl that /put takes is one here.
 _match_number = re.compile(rb"[0-9]+(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?").fullmatch
@@ -125,7 +125,7 @@ class Resources:
     def _change(
         self, key: bytes, conditions: Conditions | None, change: Change
     ) -> tuple[Entry | None, int] | None:
-        """Change an entry if its ETag is what the request demands, with nobody in between.
+        """Change an entry if its ETag is what the request demands, with no other change in between.
 
         Returns:
             What ``Store.update`` does; None if a condition does not hold.

@@ -77,10 +77,10 @@ class Routes:
         counters: this worker's row of the board.
         clock: milliseconds now, for deadlines.
         commands: the command table over the same store.
-        hub: passes messages on; None where there is nobody to.
+        hub: passes messages on; None where there are no other workers.
         max_key, max_value: the longest that the settings and the store allow, in bytes.
-        events: is told of each change.
-        wanted: its word; 0 as long as nobody wants to know.
+        events: publishes each change.
+        wanted: its word; 0 as long as no subscription listens.
         handlers: by method, space and path, as they stand before the ``?`` of a request line.
         keyed: by method, space and the prefix of a path; they take what follows it as well.
         draining: whether ``/health`` says so.
@@ -124,8 +124,8 @@ class Routes:
             board: for ``/stats``.
             counters: this worker's row of the board.
             clock: milliseconds now, for deadlines.
-            hub: passes messages on; None where there is nobody to.
-            events: is told of each change; None where nobody wants to know.
+            hub: passes messages on; None where there are no other workers.
+            events: publishes each change; None for no events.
         """
         self.hub = hub
         self.events = events or Events(hub, store.removals, "", counters)
@@ -173,8 +173,8 @@ class Routes:
         resources = Resources(self)
         self.handlers |= Snapshots(self).handlers | resources.handlers
         self.keyed = resources.keyed
-        # Browsers say whose page asks where they trust the way: without TLS that is loopback only (Fetch
-        # Metadata, 2). There, requests of strangers are refused before.
+        # Browsers name the page that asks where they trust the connection: without TLS on loopback only
+        # (Fetch Metadata, 2). There, requests of strangers are refused before.
         believes_queries = settings.token is not None or all(map(may_be_loopback, settings.host))
         self._redis = RedisRest(self.commands, believes_queries=believes_queries)
         self._paths: frozenset[bytes] = frozenset()
@@ -245,7 +245,7 @@ class Routes:
         return DELETE_OK
 
     def tell_put(self, key: bytes, deadline_ms: int) -> None:
-        """Tell those who want to know that an entry was put.
+        """Publish that an entry was put.
 
         Args:
             key: its key.

@@ -1,8 +1,8 @@
 """All entries, page by page, out of a server and into it: ``/snapshot``.
 
-A page is a block of ``fastkv.snapshot.format``, small enough to hold up nobody else, and the reply says where
-the next one begins: the server keeps nothing of a walk, so any worker may answer the next request, and a
-client may leave. A block that comes in is put whole or, if anything about it is wrong, not at all.
+A page is a block of ``fastkv.snapshot.format``, small enough not to hold up other clients, and the reply says
+where the next one begins: the server keeps nothing of a walk, so any worker may answer the next request, and
+a client may leave. A block that comes in is put whole or, if anything about it is wrong, not at all.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """A connection's input: what has arrived and was not answered yet, and the messages in it.
 
-In: the bytes of one connection, in any pieces. Out, one at a time and in order: messages, the wish to be told
-to go on (100), or the one `HttpError` after which nothing is read any more. Or the bytes themselves, on a
-message boundary, to the core, which answers what it can of them. It does no I/O and reads no clock; it says
-when the wait for a head or a body begins, so that a deadline can bound it.
+In: the bytes of one connection, in any pieces. Out, one at a time and in order: messages, the wish for an
+interim reply (100), or the one `HttpError` after which nothing is read any more. Or, on a message boundary,
+the bytes themselves, to the core, which answers what it can of them. It does no I/O and reads no clock; it
+says when the wait for a head or a body begins, so that a deadline can bound it.
 """
 
 from collections.abc import Callable
@@ -21,7 +21,7 @@ class RequestStream:
     Attributes:
         data: What has arrived.
         at: Where in it the first byte is that was not read.
-        began: A head or a body has begun to arrive, and is not all there, since this was last set to False.
+        began: A head or a body has begun to arrive, and is not complete, since this was last set to False.
         line: Method, space and target of the message that was refused; b"" where they could not be read.
         headless: It was a HEAD: the reply has no body (RFC 9110, 9.3.2).
     """
@@ -44,7 +44,7 @@ class RequestStream:
         self.data = b""
         self.at = 0
         self._parser: Parser | None = None  # of the message in progress, if the core has declined it
-        # A message with a body whose head the core has judged: all that there is of it, head included.
+        # A message with a body whose head the core has judged: its bytes so far, head included.
         self._collected: bytearray | None = None
         self._message_bytes = self._head_bytes = 0
         self.began = False

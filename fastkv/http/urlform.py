@@ -1,7 +1,7 @@
 """Strict decoding of percent-encoded paths and of form-encoded queries (WHATWG URL, 5.1; RFC 3986, 2.1).
 
 In: the raw bytes behind the `?` of a target. Out: decoded bytes. `HttpError` 400 is raised for a malformed
-escape in a value that is asked for; parameters nobody asks for are not looked at.
+escape in a value that is asked for; other parameters are not looked at.
 """
 
 import re

@@ -49,7 +49,7 @@ class Arena:
 
         Args:
             geometry: the measures.
-            mem: the mapping, of so many bytes, or None.
+            mem: the mapping, of that many bytes, or None.
 
         Raises:
             StartError: if the kernel does not give that much address space.
@@ -134,7 +134,7 @@ class Arena:
         return word & self.geometry.location_mask
 
     def names_version(self, word: int, version: int) -> bool:
-        """Tell whether a record's version may be the one that a slot word was made with."""
+        """Return whether a record's version may be the one that a slot word was made with."""
         geometry = self.geometry
         return not (word >> geometry.version_shift ^ version) & geometry.version_mask
 

@@ -1,11 +1,11 @@
 """Reading where a processor may show the stores of another one out of their order.
 
-``Reader`` rests on that order: who sees a slot word sees the record that was written before it, and who sees
-the word unchanged has copied before the bytes were used again. x86-64 keeps it; aarch64 does not unless it is
-told to, and Python has no way to tell it. So here nothing is believed for its order. What is copied without
+``Reader`` rests on that order: a read of a slot word sees the record that was written before it, and a copy
+with the word unchanged behind it was made before the bytes were used again. x86-64 keeps that order; aarch64
+keeps it only with fences, which Python does not have. So this reader trusts no order. What it copies without
 the lock must vouch for itself: each record by its checksum, the entry's by the version in the slot word, each
-fragment by the hash of its owner's key. Whatever does not, and every miss, is looked up again under the
-shard's lock, which orders everything. docs/concurrency.md argues both.
+fragment by the hash of its owner's key. What does not, and every miss, is looked up again under the shard's
+lock, which orders everything. docs/concurrency.md argues both.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class CheckedReader(Reader):
         return entry
 
     def _read_locked(self, key_hash: int, key: bytes, *, with_value: bool = True) -> Entry | None:
-        """Copy an entry under the shard's lock; what does not vouch for itself is damaged, and a miss."""
+        """Copy an entry under the shard's lock; a record that does not vouch for itself is a miss."""
         slot, word = self._index.locate(key_hash, key)
         record = self._whole(self._arena.location_of(word)) if slot else None
         if record is None:

@@ -198,7 +198,7 @@ class Engine:
         The process ends, with the lock held, if the shard cannot be repaired.
 
         Args:
-            shard_number: of a shard whose lock the caller has just taken, and was told EOWNERDEAD.
+            shard_number: of a shard whose lock the caller has just taken with EOWNERDEAD.
         """
         shard = self._shards[shard_number]
         self._guard.after_death(shard)
@@ -207,6 +207,6 @@ class Engine:
     def recover_pool(self) -> None:
         """Rebuild the pool's free list, make its lock consistent, and release it.
 
-        To be called by what has just taken that lock and was told EOWNERDEAD.
+        The caller has just taken that lock with EOWNERDEAD.
         """
         self._segments.recover()

@@ -1,11 +1,12 @@
 """Looking several keys up as they were at one moment.
 
 What was found counts as found at every moment from its slot's reading until the slot is looked at again and
-still holds the word. So all that is there is read first and looked at again afterwards, and nobody has to be
-locked out for it. What is missing has no slot to look at, and a count of its shard's writes would not do: it
-changes before the entry is seen or after, and a writer may stand still between both. So the shards of what is
-missing are locked for a moment, and it is looked for again; meanwhile it stays missing, and the others
-are looked at. If one of those has changed, all shards are locked and everything is read once more.
+still holds the word. So all entries are read first and their slots are looked at again afterwards, without
+a lock.
+A missing key has no slot to look at, and a count of its shard's writes would not do: it changes before the
+entry is seen or after, and a writer may stand still between both. So the shards of missing keys are locked
+for a moment and the keys are looked up again; while they stay missing, the slots of the others are looked at.
+If one of those has changed, all shards are locked and all keys are read once more.
 """
 
 from __future__ import annotations
@@ -80,7 +81,7 @@ class MultiGet:
             if entry is None or not entry[4]:
                 key_hash = self._arena.hash_of(key)
                 shard = self._arena.shard_of(key_hash)
-                # Until a shard is verified nobody writes to it: there, hit and miss are what they were.
+                # Until a shard is verified no process writes to it, so hits and misses stay what they were.
                 if self._arena.sequence_of(shard) == UNVERIFIED:
                     unverified.add(shard)
                 elif entry:
@@ -95,7 +96,7 @@ class MultiGet:
             return entries if self._hold(entries, unverified) else None
 
     def _hold(self, entries: list[Entry | None], unverified: set[int]) -> bool:
-        """Tell whether all slots hold the words under which their entries were found, and nobody verified."""
+        """Return whether all slots still hold the words of their entries, and no shard was verified."""
         words = self._arena.words
         return all(entry is None or not entry[4] or words[entry[4]] == entry[5] for entry in entries) and all(
             self._arena.sequence_of(shard) == UNVERIFIED for shard in unverified

@@ -35,7 +35,7 @@ class Server:
         self._input = cast("IO[bytes]", process.stdin)
         self._output = cast("IO[bytes]", process.stdout)
 
-    def told(self) -> bytes:
+    def read_line(self) -> bytes:
         """The next line that it has written.
 
         Raises:
@@ -46,10 +46,10 @@ class Server:
             raise RuntimeError("The server has ended.")
         return line.strip()
 
-    def tell(self, command: bytes) -> bytes:
+    def command(self, command: bytes) -> bytes:
         """Send a command of one byte, and return the answer."""
         self._input.write(command)
-        return self.told()
+        return self.read_line()
 
 
 def count(path: Path, server: Server) -> None:
@@ -75,9 +75,9 @@ def count(path: Path, server: Server) -> None:
                 each.sendall(HANDSHAKE)
                 _receive(each, lambda data: data.endswith(b"\r\n\r\n"))
         _exchange(connections, before, whole)
-        server.tell(b"b")
+        server.command(b"b")
         _exchange(connections, counted, whole)
-        came = int(server.tell(b"e"))
+        came = int(server.command(b"e"))
     if came != COUNTED:
         raise RuntimeError(f"{path.name}: {came} of {COUNTED} requests went this way.")
 
@@ -93,13 +93,13 @@ def count_constant(server: Server) -> None:
         connections = _connect(server, stack)
         whole = partial(_are_replies, many=1)
         _exchange(connections, [request] * COUNTED, whole)
-        server.tell(b"b")
+        server.command(b"b")
         _exchange(connections, [request] * COUNTED, whole)
-        server.tell(b"e")
+        server.command(b"e")
 
 
 def _connect(server: Server, stack: ExitStack) -> list[socket.socket]:
-    port = int(server.told())
+    port = int(server.read_line())
     connections = []
     for _ in range(CONNECTIONS):
         connection = stack.enter_context(socket.create_connection(("127.0.0.1", port), _TIMEOUT_SECONDS))
@@ -130,7 +130,7 @@ def _receive(connection: socket.socket, whole: Callable[[bytes], bool]) -> None:
 
 
 def _are_replies(data: bytes, many: int, *, headless: bool = False) -> bool:
-    """Whether so many replies are there, whole."""
+    """Whether this many replies have arrived whole."""
     at = 0
     for _ in range(many):
         end = data.find(b"\r\n\r\n", at) + 4

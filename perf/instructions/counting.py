@@ -175,9 +175,9 @@ def functions(file: Path) -> list[Function]:
 
 def _costs(file: Path, inclusive: str) -> dict[str, float]:
     command = ["callgrind_annotate", f"--inclusive={inclusive}", "--auto=no", "--threshold=100", str(file)]
-    told = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    listing = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     costs: dict[str, float] = {}
-    for cost, function in _COST.findall(told):
+    for cost, function in _COST.findall(listing):
         source, _, name = function.rpartition(":")
         short = f"{source.rpartition('/')[2]}:{name}"
         costs[short] = costs.get(short, 0.0) + int(cost.replace(",", "")) / COUNTED

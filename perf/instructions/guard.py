@@ -158,7 +158,7 @@ def differences(counts: Mapping[str, float], result: Result, implementation: str
 
 
 def judge(counts: Mapping[str, float], result: Result, implementation: str, allowed: float) -> list[str]:
-    """Tell what is not as it is stored.
+    """List what differs from the stored result.
 
     Args:
         counts: as for ``differences``, of all paths.
@@ -170,17 +170,17 @@ def judge(counts: Mapping[str, float], result: Result, implementation: str, allo
         A sentence for each path that costs more or less than it may, or is not in both.
     """
     found = differences(counts, result, implementation)
-    told = [
+    complaints = [
         f"{name} takes {abs(change):.1%} {'more' if change > 0 else 'fewer'} instructions than is stored."
         for name, change in found.items()
         if abs(change) > allowed
     ]
     known = ratios(result, implementation).keys()
     counted = counts.keys() - {counting.reference_of(pure=implementation == "readable")}
-    told += [
+    complaints += [
         f"{name} is {'not stored' if name in counts else 'stored and not counted'}."
         for name in sorted(known ^ counted)
     ]
-    if told:
-        told.append("If that is meant: make bench-instructions ARGS=--save")
-    return told
+    if complaints:
+        complaints.append("If that is meant: make bench-instructions ARGS=--save")
+    return complaints

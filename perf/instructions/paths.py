@@ -1,4 +1,4 @@
-"""The requests whose instructions are counted: what is sent on each path, and what has to come of it.
+"""The requests whose instructions are counted: what is sent on each path, and what the reply has to be.
 
 Keys have 11 bytes and values 64, if nothing else is said. On no path is one request sent twice.
 """
@@ -37,7 +37,7 @@ HEADERS: Final = {
         b"Cookie: theme=dark; sid=0123456789abcdef\r\n\r\n"
     ),
 }
-"""Header sections, the empty line included, by who sends them."""
+"""Header sections, the empty line included, by client."""
 
 HANDSHAKE: Final = (
     b"GET /ws HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
@@ -156,7 +156,7 @@ _BROWSER: Final = HEADERS["browser"].removesuffix(b"\r\n")
 _PLAIN: Final = partial(_get, HEADERS["plain"])
 
 PATHS: Final = (
-    *(Path(f"GET, {who}", partial(_get, fields), Column.HITS) for who, fields in HEADERS.items()),
+    *(Path(f"GET, {client}", partial(_get, fields), Column.HITS) for client, fields in HEADERS.items()),
     Path("GET, own fields", _get_with_own_fields, Column.HITS),
     Path("GET, ttl", _PLAIN, Column.HITS, ttl=True),
     Path("GET, escaped key", _get_escaped, Column.HITS),

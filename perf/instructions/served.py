@@ -82,7 +82,7 @@ class Constant(asyncio.Protocol):
 
 
 async def _serve(
-    name: str, marks: Marks, make: Callable[[], asyncio.Protocol], told: Callable[[], int]
+    name: str, marks: Marks, make: Callable[[], asyncio.Protocol], requests: Callable[[], int]
 ) -> None:
     """Serve until counting has ended, and say how many requests were counted.
 
@@ -90,7 +90,7 @@ async def _serve(
         name: what is counted.
         marks: for callgrind.
         make: makes the protocol of a connection.
-        told: how many requests there have been.
+        requests: how many there have been.
     """
     loop = asyncio.get_running_loop()
     server = await loop.create_server(make, "127.0.0.1", 0)
@@ -101,13 +101,13 @@ async def _serve(
         nonlocal before
         command = os.read(0, 1)
         if command == BEGIN:
-            before = told()
+            before = requests()
             print("begun", flush=True)
             marks.begin()
         else:
             loop.remove_reader(0)
             marks.end(name)
-            print(told() - before, flush=True)
+            print(requests() - before, flush=True)
             done.set()
 
     loop.add_reader(0, on_command)

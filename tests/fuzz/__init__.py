@@ -1,12 +1,12 @@
-"""Fuzzing: harnesses, each a `check` that takes any bytes and raises for what must not be.
+"""Fuzzing: harnesses, each a `check` that takes any bytes and raises for a wrong outcome.
 
-    python -m fuzz SECONDS            # two at once, each for so long, with tests/ on the path
-    python -m fuzz core SECONDS       # those of the compiled core
+    python -m fuzz SECONDS            # parsers and connection at once, with tests/ on the path
+    python -m fuzz core SECONDS       # those of the compiled core: text, headers and http
     python -m fuzz parsers FILE       # one input again
     python -m fuzz compare CASES      # no fuzzer: random requests to the compiled path and the readable one
 
-An input is a seed of two bytes, for where the stream is cut in reads and for what else there is to choose,
-and the stream itself.
+An input is a seed of two bytes, for the cuts of the stream in reads and for other choices, and the stream
+itself.
 """
 
 import random
@@ -16,7 +16,7 @@ SEED_BYTES = 2
 
 
 def unpack(data: bytes) -> tuple[random.Random, bytes]:
-    """Return what chooses, and the stream."""
+    """Return the generator of choices, and the stream."""
     return random.Random(data[:SEED_BYTES]), data[SEED_BYTES:]
 
 

@@ -20,7 +20,7 @@ from typing import Any
 
 NAMES = ("parsers", "connection")
 CORE_NAMES = ("text", "headers", "http")
-"""Those of the compiled core, which tells the fuzzer what it reaches where it is built for that."""
+"""Those of the compiled core, which reports its coverage where it is built for a fuzzer."""
 HERE = Path(__file__).parent
 FOUND = Path("fuzz-found")
 MAX_INPUT_BYTES = 3000

@@ -21,7 +21,7 @@ ON_THE_HEAD = frozenset({403, 404, 405, 413, 421, 501})
 
 _STORE = b"PUT /put HTTP/1.1\r\n" + HOST + b"Content-Length: 36\r\n\r\n" + BODY
 _SMUGGLED = _STORE.replace(b'"name"', b'"evil"')
-# A worker is used for so many inputs: to make a store takes longer than to answer an input.
+# Inputs for each worker: to make a store takes longer than to answer an input.
 _INPUTS_PER_WORKER = 500
 
 

@@ -22,7 +22,7 @@ def check(data: bytes) -> None:
     """Raise where the core and the readable parser differ.
 
     Args:
-        data: The input: what follows a request line's target. The seed chooses the route, and who may speak.
+        data: The input: what follows a target. The seed chooses the route and the access rules.
     """
     rng, stream = unpack(data)
     guarded = rng.random() < 0.3
