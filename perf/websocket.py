@@ -174,7 +174,7 @@ def _measure(kind: Kind, server: Server, requests: int) -> float:
         except TimeoutError:
             break
     assert reply.count(_VALUE.encode()) == kind.commands, reply
-    _ask(kind.request, len(reply), connections, _CONNECTIONS * 20)  # the memo knows it then
+    _ask(kind.request, len(reply), connections, _CONNECTIONS * 20)  # caches are warm then
     before = server.cpu_us()
     _ask(kind.request, len(reply), connections, requests // kind.commands)
     cost = server.cpu_us() - before

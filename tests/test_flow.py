@@ -69,7 +69,7 @@ async def test_a_head_that_trickles_in_is_answered_with_408(clock: Clock, head: 
     worker = Worker(head_seconds=10)
     client = worker.client()
     if full:
-        head = b"\r\n" + head  # the fast parser declines that
+        head = b"\r\n" + head  # the compiled core declines that
     for at in range(len(head)):
         clock(worker, 10 / len(head) - 0.01)
         client.send(head[at : at + 1])

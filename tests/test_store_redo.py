@@ -198,7 +198,7 @@ def assert_usable(store: Store, *, bystanders: bool) -> None:
 
 
 def raw(store: Store, words: dict[int, int]) -> set[str]:
-    """What somebody sees who only looks whether slots hold their old words, as the memo of a worker does."""
+    """What a reader sees that only compares slots with their old words, as one without a lock does."""
     return {"there" if store.words[slot] == word else "gone" for slot, word in words.items()}
 
 

@@ -129,8 +129,8 @@ async def until(holds: Callable[[], bool]) -> None:
 
 BEFORE = (
     ("nothing", b"", b""),
-    ("a request of the fast parser", get("a"), hit("a", "1")),
-    ("one of the full parser", get("a", b"Range: x\r\nUpgrade: y\r\n"), hit("a", "1")),
+    ("a request of the compiled core", get("a"), hit("a", "1")),
+    ("a request of the parser", get("a", b"Range: x\r\nUpgrade: y\r\n"), hit("a", "1")),
     ("an offer that is not taken", get("a", b"Connection: upgrade\r\nUpgrade: h2c\r\n"), hit("a", "1")),
     ("several of both", get("a") * 3 + get("a", b"Origin: http://a\r\n") + get("a"), hit("a", "1") * 5),
 )

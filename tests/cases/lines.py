@@ -4,8 +4,8 @@ from cases.case import GET, GOOD, HOST, MAX_HEAD_BYTES, Case, bad, bad_line, goo
 
 # A head of as many bytes as may be, and the one beyond, by the letters in its target.
 _FILL = MAX_HEAD_BYTES - len(b"GET / HTTP/1.1\r\n" + HOST + b"\r\n")
-# The longest line that the fast parser takes, and the longest that any does.
-_FAST_FILL = MAX_HEAD_BYTES // 2 - len(b"GET / HTTP/1.1\r\n")
+# A line of half the longest head, and the longest line.
+_HALF_FILL = MAX_HEAD_BYTES // 2 - len(b"GET / HTTP/1.1\r\n")
 _LINE_FILL = MAX_HEAD_BYTES - len(b"GET / HTTP/1.1\r\n")
 
 _ODD_METHODS = (
@@ -113,9 +113,9 @@ _ENDS = (
 )
 
 _SIZES = (
-    good_line("line a byte below half", "RFC 9112, 3", b"GET /" + b"a" * (_FAST_FILL - 1)),
-    good_line("line of half of the head", "RFC 9112, 3", b"GET /" + b"a" * _FAST_FILL),
-    good_line("line a byte above half", "RFC 9112, 3", b"GET /" + b"a" * (_FAST_FILL + 1)),
+    good_line("line a byte below half", "RFC 9112, 3", b"GET /" + b"a" * (_HALF_FILL - 1)),
+    good_line("line of half of the head", "RFC 9112, 3", b"GET /" + b"a" * _HALF_FILL),
+    good_line("line a byte above half", "RFC 9112, 3", b"GET /" + b"a" * (_HALF_FILL + 1)),
     good_line("longest head but a byte, by its line", "RFC 9112, 3", b"GET /" + b"a" * (_FILL - 1)),
     good_line("longest head by its line", "RFC 9112, 3", b"GET /" + b"a" * _FILL),
     bad_line("head too long by its line", "RFC 6585, 5", b"GET /" + b"a" * (_FILL + 1) + b" HTTP/1.1", 431),
