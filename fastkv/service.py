@@ -36,7 +36,7 @@ _MOST_REFUSED: Final = 64
 # What a connection takes that keeps nothing; with TLS OpenSSL's part comes besides.
 _PLAIN_BYTES: Final = 4 << 10
 
-_INTERNAL_ERROR: Final = error_reply(500, "The server made a mistake; it is logged there.")
+_INTERNAL_ERROR: Final = error_reply(500, "Internal server error; see the server log.")
 _COLUMN_OF: Final = {
     401: Column.UNAUTHORIZED,
     413: Column.BODY_TOO_LONG,

@@ -1192,7 +1192,7 @@ async def test_a_bug_in_a_handler_ends_one_connection_and_no_other(caplog: pytes
 
     worker.routes.handlers[b"GET /broken"] = broken
     request = b"GET /broken HTTP/1.1\r\nHost: a\r\n\r\n"
-    message = "The server made a mistake; it is logged there."
+    message = "Internal server error; see the server log."
     assert client.ask(request + get("a")) == error("500 Internal Server Error", message, b"", CLOSE)
     assert worker.counters[Column.INTERNAL_ERRORS] == 1
     assert "ZeroDivisionError" in caplog.text

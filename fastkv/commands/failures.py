@@ -60,4 +60,4 @@ def failure(error: Exception, counters: Counters) -> CommandError:
             return CommandError(text.format(error), oversized=kind is ValueTooLong)
     counters[Column.INTERNAL_ERRORS] += 1
     _log.error("A command failed in a way that nobody foresaw.", exc_info=error)
-    return CommandError("ERR the server made a mistake; it is logged there")
+    return CommandError("ERR internal server error; see the server log")
