@@ -235,7 +235,9 @@ def test_each_byte_of_a_target() -> None:
             is_one = byte in TARGET_BYTES and byte != ord("%")
             in_query = text.query_key(raw + VERSION)
             in_path = text.path_key(raw + VERSION)
-            if is_one and byte != ord("&"):
+            if byte == ord("&"):
+                assert in_query == ((before, True, len(before)) if before else None)
+            elif is_one:
                 assert in_query == (raw.replace(b"+", b" "), True, len(raw))
             elif byte != ord(" ") or not before:
                 assert in_query is None

@@ -89,6 +89,22 @@ class TestEngine:
                 payload(len(key), 50) if key[:1] == b"k" and len(key) in KEY_LENGTHS else None for key in keys
             ]
 
+    def test_an_entry_is_missing_only_where_it_had_expired_when_its_word_was_seen_last(
+        self, engine_of: Callable[[Store], Any]
+    ) -> None:
+        with open_store() as store:
+            engine = engine_of(store)
+            engine.put(b"key", b"old", clock, 0, NOW_MS)
+
+            def late() -> int:
+                """Another process replaces the entry while the clock is read."""
+                store.readable.put(b"key", b"new", clock)
+                return NOW_MS
+
+            entry = engine.get(b"key", late)
+            assert entry is not None
+            assert entry[0] == b"new"
+
     @pytest.mark.parametrize("metadata", [b"", b"m", b"m" * MAX_METADATA_BYTES])
     @pytest.mark.parametrize("deadline_ms", [0, NOW_MS + 1])
     def test_values_of_every_length_come_back_with_all_that_belongs_to_them(

@@ -81,25 +81,19 @@ cdef class Engine:
     cdef uint64_t[REASONS] counts
     cdef Py_buffer buffer
     cdef object readable
-    # The clock by which ``look``, ``replace`` and ``erase`` find an entry expired.
+    # The clock by which ``look`` finds an entry expired.
     cdef public Clock clock
 
     # MISS, also for what has expired | DONE | DECLINED
     cdef int look(self, const uint8_t *key, size_t key_len, Found *found) noexcept
     # Whether the bytes that were copied are the entry's; counts the access.
     cdef bint holds(self, Found *found) noexcept
-    # DONE | DECLINED; as ``put``, whatever is there. Metadata has 255 bytes at most.
-    cdef int write(
-        self, const uint8_t *key, size_t key_len, const uint8_t *value, size_t value_len,
-        const uint8_t *metadata, size_t metadata_len, uint32_t flags, uint64_t deadline_ms, Written *written,
-    ) noexcept
-    # The same as an update: over an entry that has expired it declines, because that is removed first.
-    cdef int replace(
-        self, const uint8_t *key, size_t key_len, const uint8_t *value, size_t value_len,
-        const uint8_t *metadata, size_t metadata_len, uint32_t flags, uint64_t deadline_ms, Written *written,
-    ) noexcept
-    # MISS | DONE | DECLINED; it declines over an entry that has expired, too.
-    cdef int erase(self, const uint8_t *key, size_t key_len) noexcept
+    # DONE | DECLINED; as ``Store.put``. With a clock as an update: what has expired is removed first, which
+    # is not noted, so that it is to be used only while nothing listens to what expires.
+    cdef int write(self, const NewEntry *entry, Clock clock, Written *written) noexcept
+    # MISS | DONE | DECLINED; without a clock what has a deadline has expired. That is removed, too, and is a
+    # MISS, if it is ``unheard``, because nothing listens to what expires; else it is declined.
+    cdef int erase(self, const uint8_t *key, size_t key_len, Clock clock, bint unheard) noexcept
 
     cdef void release(self) noexcept
     cdef int decline(self, Reason reason) noexcept
@@ -115,5 +109,3 @@ cdef class Engine:
         self, uint64_t shard, uint64_t key_hash, const uint8_t *key, size_t key_len, Buckets *buckets,
         Place *place,
     ) noexcept
-    cdef int put_entry(self, const NewEntry *entry, Clock clock, Written *written) noexcept
-    cdef int remove_entry(self, const uint8_t *key, size_t key_len, Clock clock) noexcept

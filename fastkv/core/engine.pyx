@@ -124,6 +124,14 @@ cdef inline tuple entry_of(const Found *found):
     return value, found.flags, found.version, found.deadline_ms, found.slot, found.word, metadata
 
 
+cdef inline void remove(const Arena *arena, uint64_t header, const Place *place) noexcept:
+    """Remove an entry, under the shard's lock; under the pool's, too, where its segment would be freed."""
+    store_release(arena.words + place.slot, 0)
+    fence_release()
+    add(arena, header + SH_ENTRIES, -1)
+    bury(arena, header, place.segment, place.length)
+
+
 @cython.final
 cdef class Engine:
     """The operations on single keys of one store, for what is ordinary; the readable engine does the rest."""
@@ -352,42 +360,22 @@ cdef class Engine:
             flags,
             deadline_ms,
         )
-        if likely(self.put_entry(&entry, None, &written) == DONE):
+        if likely(self.write(&entry, None, &written) == DONE):
             return written.version
         return self.readable.put(key, value, clock, flags, deadline_ms, metadata)
 
     def delete(self, bytes key not None, clock: object) -> bool:
         """Remove an entry, as ``fastkv.store.engine.Engine.delete``."""
-        cdef int outcome = self.remove_entry(
+        cdef int outcome = self.erase(
             <const uint8_t *> PyBytes_AS_STRING(key),
             PyBytes_GET_SIZE(key),
             <Clock> clock if type(clock) is Clock else None,
+            False,
         )
         return outcome == DONE if outcome != DECLINED else self.readable.delete(key, clock)
 
-    cdef int write(
-        self, const uint8_t *key, size_t key_len, const uint8_t *value, size_t value_len,
-        const uint8_t *metadata, size_t metadata_len, uint32_t flags, uint64_t deadline_ms, Written *written,
-    ) noexcept:
-        cdef NewEntry entry = NewEntry(
-            key, key_len, value, value_len, metadata, metadata_len, flags, deadline_ms
-        )
-        return self.put_entry(&entry, None, written)
-
-    cdef int replace(
-        self, const uint8_t *key, size_t key_len, const uint8_t *value, size_t value_len,
-        const uint8_t *metadata, size_t metadata_len, uint32_t flags, uint64_t deadline_ms, Written *written,
-    ) noexcept:
-        cdef NewEntry entry = NewEntry(
-            key, key_len, value, value_len, metadata, metadata_len, flags, deadline_ms
-        )
-        return self.put_entry(&entry, self.clock, written)
-
-    cdef int erase(self, const uint8_t *key, size_t key_len) noexcept:
-        return self.remove_entry(key, key_len, self.clock)
-
-    cdef int put_entry(self, const NewEntry *entry, Clock clock, Written *written) noexcept:
-        """Insert or replace an entry; with a clock one that has expired is declined.
+    cdef int write(self, const NewEntry *entry, Clock clock, Written *written) noexcept:
+        """Insert or replace an entry.
 
         All that it needs is looked at before the first store: from there on nothing can fail.
         """
@@ -397,7 +385,7 @@ cdef class Engine:
         cdef Place place
         cdef Tail tail
         cdef int outcome
-        cdef bint opens, pool
+        cdef bint has_expired = False, opens, pool
         if unlikely(arena.words == NULL):
             return self.decline(WHY_CLOSED)
         if unlikely(not 0 < entry.key_len <= LONGEST_HASHED):
@@ -424,9 +412,10 @@ cdef class Engine:
             place.slot = vacancy(arena, &buckets)
             if unlikely(not place.slot):
                 return self.give_up(shard, False, WHY_SPLIT)
-        elif unlikely(clock is not None and place.deadline_ms and place.deadline_ms <= clock.now_ms()):
-            return self.give_up(shard, False, WHY_EXPIRED)
-        if unlikely(not find_tail(arena, shard, outcome == MISS and was_evicted(arena, key_hash), &tail)):
+        elif clock is not None and place.deadline_ms:
+            has_expired = place.deadline_ms <= clock.now_ms()
+        written.created = outcome == MISS or has_expired
+        if unlikely(not find_tail(arena, shard, written.created and was_evicted(arena, key_hash), &tail)):
             return self.give_up(shard, False, WHY_DAMAGED)
         opens = not has_room(arena, &tail, length)
         pool = opens or (outcome == DONE and would_free(arena, place.segment, place.length))
@@ -437,7 +426,11 @@ cdef class Engine:
                 return self.give_up(shard, True, WHY_FULL)
 
         # From here on nothing is declined.
-        if outcome == MISS:
+        if unlikely(has_expired):
+            remove(arena, header, &place)
+            add(arena, header + SH_EXPIRED, 1)
+            place.slot = vacancy(arena, &buckets)
+        if written.created:
             count_at(arena, place.slot)[0] = 0
         if opens:
             open_segment(arena, shard, &tail)
@@ -446,23 +439,22 @@ cdef class Engine:
         # Before the entry is seen: a version that a client was shown is never given again.
         store_release(arena.words + header + SH_VERSION, version)
         store_release(arena.words + place.slot, word_of(arena, key_hash, version, placed))
-        if outcome == DONE:
-            bury(arena, header, place.segment, place.length)
-        else:
+        if written.created:
             add(arena, header + SH_ENTRIES, 1)
+        else:
+            bury(arena, header, place.segment, place.length)
         self.unlock(shard, pool)
         written.version = version
-        written.created = outcome == MISS
         return DONE
 
-    cdef int remove_entry(self, const uint8_t *key, size_t key_len, Clock clock) noexcept:
-        """Remove an entry; without a clock one that has a deadline is declined."""
+    cdef int erase(self, const uint8_t *key, size_t key_len, Clock clock, bint unheard) noexcept:
+        """Remove an entry."""
         cdef const Arena *arena = &self.arena
         cdef uint64_t key_hash, shard, header
         cdef Buckets buckets
         cdef Place place
         cdef int outcome
-        cdef bint pool
+        cdef bint has_expired = False, pool
         if unlikely(arena.words == NULL):
             return self.decline(WHY_CLOSED)
         if unlikely(key_len > LONGEST_HASHED):
@@ -479,19 +471,20 @@ cdef class Engine:
         if outcome == MISS:
             self.unlock(shard, False)
             return MISS
-        if unlikely(place.deadline_ms and (clock is None or place.deadline_ms <= clock.now_ms())):
+        if place.deadline_ms:
+            has_expired = clock is None or place.deadline_ms <= clock.now_ms()
+        if unlikely(has_expired and not unheard):
             return self.give_up(shard, False, WHY_EXPIRED)
         pool = would_free(arena, place.segment, place.length)
         if unlikely(pool and not self.lock_pool(shard)):
             return DECLINED
 
         # From here on nothing is declined.
-        store_release(arena.words + place.slot, 0)
-        fence_release()
-        add(arena, header + SH_ENTRIES, -1)
-        bury(arena, header, place.segment, place.length)
+        remove(arena, header, &place)
+        if unlikely(has_expired):
+            add(arena, header + SH_EXPIRED, 1)
         self.unlock(shard, pool)
-        return DONE
+        return MISS if has_expired else DONE
 
     # -- under the shard's lock ----------------------------------------------------------------------------
 

@@ -6,7 +6,7 @@ No byte at or behind `end` is read; those before `begin` neither.
 from libc.stdint cimport UINT64_MAX, uint8_t, uint32_t, uint64_t
 from libc.string cimport memcmp, memcpy
 
-from fastkv.core.hashing cimport read_64
+from fastkv.core.memory cimport read_64
 from fastkv.core.scan cimport BLOCK_BYTES, control_bytes, lowest_bit, unusual_in_names
 
 cdef extern from *:

@@ -6,8 +6,8 @@ The xxhash package gives the same; a call of it costs several times what a short
 """
 
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
-from libc.string cimport memcpy
 
+from fastkv.core.memory cimport read_32, read_64
 from fastkv.core.native cimport folded_product
 
 cdef extern from *:
@@ -40,28 +40,12 @@ cdef extern from "<byteswap.h>" nogil:
 
 cdef extern from "<endian.h>" nogil:
     uint32_t htobe32(uint32_t)
-    uint32_t le32toh(uint32_t)
-    uint64_t le64toh(uint64_t)
 
 cdef enum:
     LONGEST_HASHED = 240
 
 
-# -- words and steps ---------------------------------------------------------------------------------------
-
-
-cdef inline uint32_t read_32(const uint8_t *at) noexcept nogil:
-    """Read four bytes, the lowest first, wherever they begin."""
-    cdef uint32_t word
-    memcpy(&word, at, sizeof(word))
-    return le32toh(word)
-
-
-cdef inline uint64_t read_64(const uint8_t *at) noexcept nogil:
-    """Read eight bytes, the lowest first, wherever they begin."""
-    cdef uint64_t word
-    memcpy(&word, at, sizeof(word))
-    return le64toh(word)
+# -- steps -------------------------------------------------------------------------------------------------
 
 
 cdef inline uint32_t rotate_32(uint32_t word, int bits) noexcept nogil:

@@ -26,7 +26,7 @@ from fastkv.core.fields cimport (
     CASE_BIT, CASE_BITS, copy_texts, end_of_name, end_of_value, is_keep_alive, is_same,
     is_same_in_constant_time, is_same_size, read_digits, read_number, size_of, strip,
 )
-from fastkv.core.hashing cimport read_64
+from fastkv.core.memory cimport are_equal, read_64
 
 # What is done with a field, as `http/fields.py` numbers it.
 cdef enum:
@@ -85,7 +85,7 @@ cdef inline const uint8_t *end_of_known(
     at = read_digits(at, end, content_length)
     if at == NULL or content_length[0] > <uint64_t> INT64_MAX or <size_t> (end - at) < known.after:
         return NULL
-    if memcmp(at, known.text + known.before, known.after) != 0:
+    if not are_equal(at, known.text + known.before, known.after):
         return NULL
     return at + known.after
 

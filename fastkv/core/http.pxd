@@ -46,6 +46,7 @@ cdef class Http:
     cdef bytes take(self)
     cdef void clear(self) noexcept
     cdef bint reserve_scratch(self, size_t n) noexcept
+    cdef uint64_t deadline_in(self, uint64_t ttl_seconds) noexcept
     cdef void count(self, size_t column) noexcept
     cdef Py_ssize_t decline(self, Reason reason) noexcept
     cdef void count_decline(self, const uint8_t *line, const uint8_t *end) noexcept

@@ -27,6 +27,7 @@ from fastkv.core.headers cimport (
     DELETE_ANY, PUT_JSON, PUT_RESOURCE, READ_JSON, READ_RESOURCE, Section, Sections
 )
 from fastkv.core.native cimport likely, load_relaxed, store_relaxed, unlikely
+from fastkv.core.records cimport NewEntry
 from fastkv.core.replies cimport (
     CHANGED, DIGITS, UNWRITABLE, WRITTEN, Outcome, Part, add, put_part, reserve, write_escaped, write_plain,
     write_resource,
@@ -180,6 +181,7 @@ cdef class Http:
         replies.miss_head = self.part(missing + headless, texts)
         replies.put_ok = self.part(ok + templates.put_ok, texts)
         replies.delete_ok = self.part(ok + templates.delete_ok, texts)
+        replies.resource_plain = self.part(ok + isolation + content + self.no_content + length, texts)
         replies.resource_start = self.part(ok + isolation + content, texts)
         replies.length_name = self.part(length, texts)
         replies.etag_name = self.part(etag, texts)
@@ -405,9 +407,9 @@ cdef class Http:
         """PUT and POST of /put; ``at`` is the space before the version."""
         cdef Section section
         cdef PutBody item
+        cdef NewEntry entry
         cdef Written written
         cdef size_t n
-        cdef uint64_t deadline_ms = 0
         if not self.sections.read(at, end, PUT_JSON, at - line, &section):
             return self.decline(SECTION)
         n = section.content_length
@@ -426,12 +428,11 @@ cdef class Http:
             or item.key_len > self.max_key or item.value_len > self.max_value
         ):
             return self.decline(BODY)
-        if item.ttl_seconds:
-            deadline_ms = self.clock.now_ms() + 1000 * item.ttl_seconds
-        if unlikely(self.engine.write(
+        entry = NewEntry(
             item.key, item.key_len, item.value, item.value_len, NULL, 0, PLAIN if item.plain else 0,
-            deadline_ms, &written,
-        ) != store.DONE):
+            self.deadline_in(item.ttl_seconds),
+        )
+        if unlikely(self.engine.write(&entry, None, &written) != store.DONE):
             return self.decline(ENGINE)
         self.count(self.puts)
         add(&self.replies, &self.replies.put_ok)
@@ -445,18 +446,19 @@ cdef class Http:
         cdef const uint8_t *key
         cdef size_t key_len = 0, n
         cdef bint plain
-        cdef uint64_t ttl_seconds = 0, deadline_ms = 0
+        cdef uint64_t ttl_seconds = 0
         cdef Section section
+        cdef NewEntry entry
         cdef Written written
         cdef uint8_t *out
         if begins(path, end, b"/kv/", 4):
             at = self.key_of(path + 4, end, True, &key, &key_len, &plain)
-            if at != NULL and at[0] == c"?":
-                at = ttl_in_query(at + 1, end, &ttl_seconds)
         elif begins(path, end, b"/kv?key=", 8):
             at = self.key_of(path + 8, end, False, &key, &key_len, &plain)
         else:
             return self.decline(ROUTE)
+        if at != NULL and at[0] != c" ":
+            at = ttl_in_query(at + 1, end, &ttl_seconds)
         if unlikely(at == NULL):
             return self.decline(TARGET)
         if not self.sections.read(at, end, PUT_RESOURCE, at - line, &section):
@@ -474,12 +476,11 @@ cdef class Http:
             return line - at - <Py_ssize_t>n
         if unlikely(not reserve(&self.replies, self.replies.fixed)):
             return self.decline(ENGINE)
-        ttl_seconds += section.ttl_seconds
-        if ttl_seconds:
-            deadline_ms = self.clock.now_ms() + 1000 * ttl_seconds
-        if unlikely(self.engine.replace(
-            key, key_len, at, n, section.metadata, section.metadata_len, 0, deadline_ms, &written
-        ) != store.DONE):
+        entry = NewEntry(
+            key, key_len, at, n, section.metadata, section.metadata_len, 0,
+            self.deadline_in(ttl_seconds + section.ttl_seconds),
+        )
+        if unlikely(self.engine.write(&entry, self.clock, &written) != store.DONE):
             return self.decline(ENGINE)
         self.count(self.puts)
         out = put_part(
@@ -517,7 +518,7 @@ cdef class Http:
             return self.decline(LISTENED)
         if unlikely(not reserve(&self.replies, self.replies.fixed)):
             return self.decline(ENGINE)
-        erased = self.engine.erase(key, key_len)
+        erased = self.engine.erase(key, key_len, self.clock, True)
         if erased == store.DONE:
             self.count(self.deletes)
             add(&self.replies, &self.replies.delete_ok if in_json else &self.replies.deleted)
@@ -527,18 +528,23 @@ cdef class Http:
             return self.decline(ENGINE)
         return at + section.size - line
 
+    cdef inline uint64_t deadline_in(self, uint64_t ttl_seconds) noexcept:
+        """When what is written now expires; 0: never."""
+        return self.clock.now_ms() + 1000 * ttl_seconds if ttl_seconds else 0
+
     cdef inline void count(self, size_t column) noexcept:
         """Add one to a counter of the row, which has no other writer."""
         store_relaxed(self.counters + column, load_relaxed(self.counters + column) + 1)
 
     cdef Outcome reply_resource(self, Found *found, bint headless) noexcept:
         """Reply with a value as it is."""
-        cdef bytes content = self.no_content
+        cdef bytes content
         cdef Part lines
-        if found.metadata_len:
-            content = self.content_of(found.metadata, found.metadata_len)
-            if content is None:
-                return CHANGED
+        if not found.metadata_len:
+            return write_resource(&self.replies, self.engine, self.clock, found, NULL, headless)
+        content = self.content_of(found.metadata, found.metadata_len)
+        if content is None:
+            return CHANGED
         lines.at = <const uint8_t *>PyBytes_AS_STRING(content)
         lines.size = PyBytes_GET_SIZE(content)
         return write_resource(&self.replies, self.engine, self.clock, found, &lines, headless)

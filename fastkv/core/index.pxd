@@ -1,7 +1,6 @@
 """Keys in the index and among the ghosts, as ``fastkv.store.index`` and ``ghosts`` have them."""
 
 from libc.stdint cimport uint8_t, uint64_t
-from libc.string cimport memcmp
 
 from fastkv.core.layout cimport (
     BUCKET_SLOTS,
@@ -14,6 +13,7 @@ from fastkv.core.layout cimport (
     TAG_SHIFT,
     Arena,
 )
+from fastkv.core.memory cimport are_equal
 from fastkv.core.native cimport fence_acquire, likely, load_acquire, load_relaxed, unlikely
 from fastkv.core.records cimport Record, parse_record
 
@@ -62,7 +62,7 @@ cdef inline Search look_at(
     if (
         parse_record(arena, word[0] & arena.location_mask, record)
         and record.key_len == key_len
-        and memcmp(record.key, key, key_len) == 0
+        and are_equal(record.key, key, key_len)
     ):
         return PRESENT
     fence_acquire()

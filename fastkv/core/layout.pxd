@@ -35,6 +35,7 @@ cdef enum:
     SH_MAIN_OLDEST = 7
     SH_DEADEST = 9
     SH_MOST_DEAD = 10
+    SH_EXPIRED = 12
     SH_DUE = 15
     SHARD_WORDS = 16
 

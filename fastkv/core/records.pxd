@@ -12,6 +12,7 @@ from fastkv.core.layout cimport (
     Arena,
     bytes_at,
 )
+from fastkv.core.memory cimport put_bytes
 from fastkv.core.native cimport load_relaxed
 
 cdef struct Record:
@@ -122,13 +123,11 @@ cdef inline void build_record(
         end += 8
     (<uint64_t *> start)[0] = content_len_of(entry) << 32 | flags << 16 | entry.key_len
     (<uint64_t *> start)[1] = version
-    memcpy(end, entry.key, entry.key_len)
-    end += entry.key_len
-    memcpy(end, entry.value, entry.value_len)
-    end += entry.value_len
+    end = put_bytes(end, entry.key, entry.key_len)
+    end = put_bytes(end, entry.value, entry.value_len)
     if entry.metadata_len:
-        memcpy(end, entry.metadata, entry.metadata_len)
-        end[entry.metadata_len] = <uint8_t> entry.metadata_len
-        end += entry.metadata_len + 1
+        end = put_bytes(end, entry.metadata, entry.metadata_len)
+        end[0] = <uint8_t> entry.metadata_len
+        end += 1
     fits = checksum(start, end - start)
     memcpy(end, &fits, CHECKSUM_BYTES)

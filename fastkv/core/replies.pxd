@@ -8,6 +8,7 @@ from libc.stdlib cimport realloc
 from libc.string cimport memcpy, memmove
 
 from fastkv.core.engine cimport Clock, Engine, Found
+from fastkv.core.memory cimport put_bytes
 from fastkv.core.native cimport likely, unlikely
 from fastkv.core.text cimport escape, put_decimal, put_hex
 
@@ -31,8 +32,8 @@ cdef struct Replies:
     size_t room
     # A hit in JSON: up to the length, up to the body, the three parts of the body; the second and the third.
     Part hit_start, hit_end, hit_open, hit_middle, hit_close, hit_end_open
-    # A value as it is: up to the lines on its content, and up to each number behind them.
-    Part resource_start, length_name, etag_name, resource_end, ttl_name, ttl_end
+    # A value as it is: up to its length without lines on its content; up to these, and to each number behind.
+    Part resource_plain, resource_start, length_name, etag_name, resource_end, ttl_name, ttl_end
     # What a PUT of a resource is answered with, up to the version and behind it.
     Part created, replaced, put_end
     # Whole replies.
@@ -41,16 +42,9 @@ cdef struct Replies:
     size_t around, fixed
 
 
-cdef inline uint8_t *put_raw(uint8_t *out, const uint8_t *raw, size_t n) noexcept:
-    """Write some bytes and return what is behind them."""
-    memcpy(out, raw, n)
-    return out + n
-
-
 cdef inline uint8_t *put_part(uint8_t *out, const Part *part) noexcept:
     """Write a part of a reply and return what is behind it."""
-    memcpy(out, part.at, part.size)
-    return out + part.size
+    return put_bytes(out, part.at, part.size)
 
 
 cdef inline uint8_t *put_seconds(uint8_t *out, uint64_t ms) noexcept:
@@ -101,8 +95,8 @@ cdef inline Outcome write_plain(
     if headless:
         out = put_part(out, &replies.hit_end)
     else:
-        out = put_raw(put_part(out, &replies.hit_end_open), key, key_len)
-        out = put_raw(put_part(out, &replies.hit_middle), found.value, found.value_len)
+        out = put_bytes(put_part(out, &replies.hit_end_open), key, key_len)
+        out = put_bytes(put_part(out, &replies.hit_middle), found.value, found.value_len)
         out = put_part(out, &replies.hit_close)
     if unlikely(not engine.holds(found)):
         return CHANGED
@@ -150,13 +144,18 @@ cdef inline Outcome write_escaped(
 cdef inline Outcome write_resource(
     Replies *replies, Engine engine, Clock clock, Found *found, const Part *content, bint headless
 ) noexcept:
-    """Reply with a value as it is; the lines on its content are given."""
+    """Reply with a value as it is; the lines on its content are given, or NULL for those without metadata."""
     cdef uint64_t now_ms
     cdef uint8_t *out
-    if unlikely(not reserve(replies, replies.fixed + content.size + found.value_len)):
+    cdef size_t more = content.size if content != NULL else 0
+    if unlikely(not reserve(replies, replies.fixed + more + found.value_len)):
         return CHANGED
-    out = put_part(put_part(replies.out + replies.size, &replies.resource_start), content)
-    out = put_part(out, &replies.length_name)
+    out = replies.out + replies.size
+    if content == NULL:
+        out = put_part(out, &replies.resource_plain)
+    else:
+        out = put_part(put_part(out, &replies.resource_start), content)
+        out = put_part(out, &replies.length_name)
     out += put_decimal(out, found.value_len)
     out = put_part(out, &replies.etag_name)
     out += put_hex(out, found.version)
@@ -168,7 +167,7 @@ cdef inline Outcome write_resource(
     else:
         out = put_part(out, &replies.resource_end)
     if not headless:
-        out = put_raw(out, found.value, found.value_len)
+        out = put_bytes(out, found.value, found.value_len)
     if unlikely(not engine.holds(found)):
         return CHANGED
     replies.size = out - replies.out

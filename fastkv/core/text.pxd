@@ -29,9 +29,10 @@ cdef bint is_plain(const uint8_t *raw, size_t n) noexcept
 cdef Py_ssize_t unescape_percent(const uint8_t *raw, size_t n, bint form, uint8_t *out) noexcept
 
 # The key of a request target, from `at` (behind "key=" or "/kv/") on. They return where it ends, which is
-# before `end`: at the space before the version, or, in a path, at a `?`. NULL: declined (an empty key, a
-# malformed escape, another parameter, a byte that no target has, or no end). An encoded key is decoded into
-# `scratch`, which has room for `end - at`; cut `end` to the longest request line. `plain`: as `is_plain`.
+# before `end`: at the space before the version, or where parameters follow: at `?` in a path, else at `&`.
+# NULL: declined (an empty key, a malformed escape, a byte that no target has, or no end). An encoded key is
+# decoded into `scratch`, which has room for `end - at`; cut `end` to the longest request line. `plain`: as
+# `is_plain`.
 cdef const uint8_t *key_in_query(
     const uint8_t *at, const uint8_t *end, uint8_t *scratch, const uint8_t **key, size_t *key_len, bint *plain
 ) noexcept
@@ -39,12 +40,13 @@ cdef const uint8_t *key_in_path(
     const uint8_t *at, const uint8_t *end, uint8_t *scratch, const uint8_t **key, size_t *key_len
 ) noexcept
 
-# "ttl=" and seconds, from `at` (behind the `?`) on: the space before the version; NULL: anything else.
+# "ttl=" and seconds, from `at` (behind `?` or `&`) on: the space before the version; NULL: anything else.
 cdef const uint8_t *ttl_in_query(const uint8_t *at, const uint8_t *end, uint64_t *ttl_seconds) noexcept
 
 # Digits without leading zeros, 1 to 10,000,000,000: where they end, which may be `end`; NULL: anything else.
 cdef const uint8_t *parse_ttl(const uint8_t *at, const uint8_t *end, uint64_t *ttl_seconds) noexcept
 
-# A number in digits: the bytes written, 20 at most in decimal; 16 in hexadecimal, which is lower case.
+# A number in digits, the bytes of them: 20 at most in decimal; 16 in hexadecimal, which is lower case;
+# `out` has room for as many in any case.
 cdef size_t put_decimal(uint8_t *out, uint64_t number) noexcept
 cdef size_t put_hex(uint8_t *out, uint64_t number) noexcept

@@ -13,6 +13,9 @@ from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcmp, memcpy, memset
 
+cdef extern from "endian.h" nogil:
+    uint64_t htobe64(uint64_t)
+
 from fastkv.core.scan cimport BLOCK_BYTES, bit_length, end_of_text, lowest_bit, unusual_bytes
 
 cdef enum:
@@ -38,12 +41,6 @@ cdef uint8_t KINDS[256]
 
 # 0 to 15, or NOT_HEX.
 cdef uint8_t HEX_VALUES[256]
-
-cdef struct Reader:
-    const uint8_t *begin
-    const uint8_t *at
-    const uint8_t *end
-    uint8_t *scratch        # where the next decoded string goes
 
 cdef struct String:
     const uint8_t *at
@@ -120,40 +117,42 @@ cdef Py_ssize_t escape(const uint8_t *raw, size_t n, uint8_t *out) noexcept:
 
 # JSON of a PUT
 
-cdef inline void skip_space(Reader *reader) noexcept:
-    """Go past white space (RFC 8259, 2)."""
-    cdef uint8_t byte
-    while reader.at < reader.end:
-        byte = reader.at[0]
-        if byte > c" " or not (byte == c" " or byte == c"\n" or byte == c"\r" or byte == c"\t"):
-            return
-        reader.at += 1
+cdef inline const uint8_t *behind_space(const uint8_t *at, const uint8_t *end) noexcept:
+    """Where white space ends (RFC 8259, 2)."""
+    while at < end and at[0] <= c" " and (
+        at[0] == c" " or at[0] == c"\n" or at[0] == c"\r" or at[0] == c"\t"
+    ):
+        at += 1
+    return at
 
 
-cdef inline bint take(Reader *reader, uint8_t byte) noexcept:
-    """Go past white space and `byte`; False where another one, or the end, is there."""
-    if reader.at < reader.end and reader.at[0] != byte:
-        skip_space(reader)
-    if reader.at < reader.end and reader.at[0] == byte:
-        reader.at += 1
-        return True
-    return False
+cdef inline const uint8_t *behind(const uint8_t *at, const uint8_t *end, uint8_t byte) noexcept:
+    """What follows white space and `byte`; NULL where another one, or the end, is there."""
+    if at < end and at[0] != byte:
+        at = behind_space(at, end)
+    return at + 1 if at < end and at[0] == byte else NULL
 
 
-cdef inline int read_name(Reader *reader) noexcept:
-    """Read a member's name and the quotes around it; one with escapes is unknown."""
-    cdef const uint8_t *at = reader.at
-    cdef Py_ssize_t left = reader.end - at
-    if left >= 5 and memcmp(at, b'"key"', 5) == 0:
-        reader.at += 5
-        return KEY
-    if left >= 7 and memcmp(at, b'"value"', 7) == 0:
-        reader.at += 7
-        return VALUE
-    if left >= 5 and memcmp(at, b'"ttl"', 5) == 0:
-        reader.at += 5
-        return TTL
-    return UNKNOWN
+cdef inline const uint8_t *behind_opening(const uint8_t *at, const uint8_t *end) noexcept:
+    """What follows a colon and the quote that opens a string; NULL where others, or the end, are there."""
+    if end - at >= 2 and memcmp(at, b':"', 2) == 0:
+        return at + 2
+    at = behind(at, end, c":")
+    return behind(at, end, c'"') if at != NULL else NULL
+
+
+cdef inline const uint8_t *read_name(const uint8_t *at, const uint8_t *end, Member *member) noexcept:
+    """Read a member's name and the quotes around it; NULL for another one, and one with escapes."""
+    if end - at >= 5 and memcmp(at, b'"key"', 5) == 0:
+        member[0] = KEY
+        return at + 5
+    if end - at >= 7 and memcmp(at, b'"value"', 7) == 0:
+        member[0] = VALUE
+        return at + 7
+    if end - at >= 5 and memcmp(at, b'"ttl"', 5) == 0:
+        member[0] = TTL
+        return at + 5
+    return NULL
 
 
 cdef inline uint32_t four_hex_digits(const uint8_t *at) noexcept:
@@ -228,20 +227,24 @@ cdef inline const uint8_t *read_escape(
     return at + 6
 
 
-cdef bint decode_string(Reader *reader, const uint8_t *backslash, String *out) noexcept:
+cdef const uint8_t *decode_string(
+    const uint8_t *start, const uint8_t *backslash, const uint8_t *end, uint8_t **scratch, String *out
+) noexcept:
     """Decode a string into the scratch, of which it takes less than it is long itself.
 
     Args:
-        reader: stands behind the opening quote, and then behind the closing one.
-        backslash: the first of the string.
+        start: behind its opening quote.
+        backslash: its first one.
+        end: where the text ends that it stands in.
+        scratch: where it is decoded to, and then what is behind it.
         out: the string.
 
     Returns:
-        False for what is no string.
+        Where it ends, behind its closing quote; NULL for what is no string.
     """
-    cdef const uint8_t *start = reader.at
+    cdef const uint8_t *begin = start
     cdef const uint8_t *stop = backslash
-    cdef uint8_t *to = reader.scratch
+    cdef uint8_t *to = scratch[0]
     cdef uint32_t character
     out.at = to
     out.plain = True
@@ -252,74 +255,66 @@ cdef bint decode_string(Reader *reader, const uint8_t *backslash, String *out) n
             break
         # Several in a row are common: in ASCII each letter of some languages is one.
         while stop[0] == c"\\":
-            stop = read_escape(stop + 1, reader.end, &character)
-            if stop == NULL or stop == reader.end:
-                return False
+            stop = read_escape(stop + 1, end, &character)
+            if stop == NULL or stop == end:
+                return NULL
             if character < 0x20 or character == c'"' or character == c"\\":
                 out.plain = False
             to = put_utf8(to, character)
         start = stop
-        stop = end_of_text(reader.begin, start, reader.end)
-        if stop == NULL or stop == reader.end:
-            return False
+        stop = end_of_text(begin, start, end)
+        if stop == NULL or stop == end:
+            return NULL
     if stop[0] != c'"':
-        return False
-    out.len = to - reader.scratch
-    reader.at = stop + 1
-    reader.scratch = to
-    return True
+        return NULL
+    out.len = to - scratch[0]
+    scratch[0] = to
+    return stop + 1
 
 
-cdef inline bint read_string(Reader *reader, String *out) noexcept:
-    """Read a string, from behind its opening quote to behind its closing one; False for what is none."""
-    cdef const uint8_t *stop = end_of_text(reader.begin, reader.at, reader.end)
-    if stop == NULL or stop == reader.end:
-        return False
+cdef inline const uint8_t *read_string(
+    const uint8_t *begin, const uint8_t *at, const uint8_t *end, uint8_t **scratch, String *out
+) noexcept:
+    """Read a string from behind its opening quote on: what is behind the closing one; NULL for no string."""
+    cdef const uint8_t *stop = end_of_text(begin, at, end)
+    if stop == NULL or stop == end:
+        return NULL
     if stop[0] == c'"':
         # Without an escape nothing is in it that would need one.
-        out.at = reader.at
-        out.len = stop - reader.at
-        out.plain = True
-        reader.at = stop + 1
-        return True
-    return stop[0] == c"\\" and decode_string(reader, stop, out)
+        out[0] = String(at, stop - at, True)
+        return stop + 1
+    return decode_string(at, stop, end, scratch, out) if stop[0] == c"\\" else NULL
 
 
 cdef int parse_put(const uint8_t *body, size_t n, uint8_t *scratch, PutBody *out) noexcept:
-    cdef Reader reader = Reader(body, body, body + n, scratch)
-    cdef String string
-    cdef int member
-    out.key_len = 0
-    out.value = NULL
+    cdef const uint8_t *end = body + n
+    cdef const uint8_t *at = behind(body, end, c"{")
+    cdef String key, value
+    cdef Member member
+    key.len = 0
+    value.at = NULL
     out.ttl_seconds = 0
-    if not take(&reader, c"{"):
-        return 0
     # Of members with one name the last counts, as in orjson.
-    while True:
-        skip_space(&reader)
-        member = read_name(&reader)
-        if member == UNKNOWN or not take(&reader, c":"):
+    while at != NULL:
+        at = read_name(behind_space(at, end), end, &member)
+        if at == NULL:
             return 0
         if member == TTL:
-            skip_space(&reader)
-            reader.at = parse_ttl(reader.at, reader.end, &out.ttl_seconds)
-            if reader.at == NULL:
-                return 0
-        elif not take(&reader, c'"') or not read_string(&reader, &string):
-            return 0
-        elif member == KEY:
-            out.key = string.at
-            out.key_len = string.len
+            at = behind(at, end, c":")
+            at = parse_ttl(behind_space(at, end), end, &out.ttl_seconds) if at != NULL else NULL
         else:
-            out.value = string.at
-            out.value_len = string.len
-            out.plain = string.plain
-        if take(&reader, c"}"):
-            break
-        if not take(&reader, c","):
+            at = behind_opening(at, end)
+            if at != NULL:
+                at = read_string(body, at, end, &scratch, &key if member == KEY else &value)
+        if at == NULL:
             return 0
-    skip_space(&reader)
-    return reader.at == reader.end and out.key_len > 0 and out.value != NULL
+        at = behind_space(at, end)
+        if at < end and at[0] == c"}":
+            out.key, out.key_len = key.at, key.len
+            out.value, out.value_len, out.plain = value.at, value.len, value.plain
+            return behind_space(at + 1, end) == end and key.len > 0 and value.at != NULL
+        at = behind(at, end, c",")
+    return 0
 
 
 # Targets
@@ -374,7 +369,7 @@ cdef const uint8_t *key_in_query(
     cdef uint8_t seen
     cdef Py_ssize_t length
     cdef const uint8_t *stop = end_of_key(at, end, AS_IT_IS | PERCENT | PLUS | QUESTION, &seen)
-    if stop == end or stop == at or stop[0] != c" ":
+    if stop == end or stop == at or (stop[0] != c" " and stop[0] != c"&"):
         return NULL
     key[0] = at
     key_len[0] = stop - at
@@ -445,13 +440,25 @@ cdef size_t put_decimal(uint8_t *out, uint64_t number) noexcept:
     return digits
 
 
+cdef inline uint64_t hex_digits(uint32_t number) noexcept:
+    """The eight digits of a number, one in each byte, the first one in the lowest."""
+    cdef uint64_t digits = number
+    digits = (digits | digits << 16) & 0x0000FFFF0000FFFFULL
+    digits = (digits | digits << 8) & 0x00FF00FF00FF00FFULL
+    digits = (digits | digits << 4) & 0x0F0F0F0F0F0F0F0FULL
+    # From 10 on letters, which follow 39 places behind the digits.
+    digits += 0x3030303030303030ULL + (digits + 0x0606060606060606ULL >> 4 & 0x0101010101010101ULL) * 39
+    return htobe64(digits)
+
+
 cdef size_t put_hex(uint8_t *out, uint64_t number) noexcept:
     cdef size_t digits = (bit_length(number) + 3) >> 2
-    cdef size_t left = digits
-    while left:
-        left -= 1
-        out[left] = HEX_DIGITS[number & 15]
-        number >>= 4
+    cdef uint64_t first, last
+    number <<= 4 * (16 - digits)
+    first = hex_digits(number >> 32)
+    last = hex_digits(<uint32_t>number)
+    memcpy(out, &first, 8)
+    memcpy(out + 8, &last, 8)
     return digits
 
 

@@ -33,6 +33,11 @@ under which the entry was found, and the caller's metadata (empty for none). Whi
 the entry is unchanged."""
 
 
+def has_expired(entry: Entry, clock: Callable[[], int]) -> bool:
+    """Tell whether an entry's deadline has passed; the clock is called only if it has one."""
+    return bool(entry[3]) and entry[3] <= clock()
+
+
 def may_reorder(machine: str) -> bool:
     """Tell whether a machine may show the stores of one processor to another out of their order.
 
@@ -81,18 +86,21 @@ class Reader:
         if sequence == UNVERIFIED:
             entry = self._verifier.entry(key_hash, key)
             if arena.sequence_of(shard) == UNVERIFIED:
-                return entry if entry and not 0 < entry[3] <= clock() else None
+                return None if entry is None or has_expired(entry, clock) else entry
             sequence = arena.sequence_of(shard)
         try:
             entry = self._read_unlocked(key_hash, key)
         except (struct.error, ValueError, IndexError):
             sequence |= 1  # what it followed was overwritten meanwhile
             entry = None
+        # Before the last look at the word: at the time that the clock shows the entry still stood there.
+        is_gone = entry is None or has_expired(entry, clock)
         undisturbed = not sequence & 1 and arena.sequence_of(shard) == sequence
         if not undisturbed or (entry and arena.words[entry[4]] != entry[5]):
             with self._guard.holding(self._shards[shard]):
                 entry = self._read_locked(key_hash, key)
-        if entry is None or (entry[3] and entry[3] <= clock()):
+                is_gone = entry is None or has_expired(entry, clock)
+        if entry is None or is_gone:
             return None
         arena.count_access(entry[4])
         return entry
