@@ -15,6 +15,7 @@ from fastkv.service import Service
 from fastkv.settings import Settings
 from fastkv.stats import Board, Column, State
 from fastkv.store import Store
+from fastkv.turns import Turns
 from fastkv.wires import open_wires
 
 P = ParamSpec("P")
@@ -233,7 +234,9 @@ class Worker:
         self.service = Service(self.store, chosen, self.routes, board, row, Preludes(0))
         if READABLE if readable is None else readable:
             self.service.http = None
-        self.service.turn_seconds = 3600.0  # so that a slow machine changes nothing
+        # So that a slow machine changes nothing, nor the order in which clients have their turns.
+        self.service.turn_seconds = 3600.0
+        self.service.turns = Turns(3600.0)
 
     @property
     def now_ms(self) -> int:
