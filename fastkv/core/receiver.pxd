@@ -5,7 +5,7 @@ from fastkv.core.http cimport Http
 cdef class Receiver:
     cdef public bint heard, fast_path_ok
     cdef Http http
-    cdef object output, write_output
+    cdef object output
     cdef int fd
     cdef bint queued
     cdef size_t most

@@ -46,7 +46,6 @@ cdef class Receiver:
         """
         self.http = http
         self.output = output
-        self.write_output = output.write
         self.fd = fd
         self.most = most
         self.queued = True  # output of another protocol may wait in the transport
@@ -55,7 +54,7 @@ cdef class Receiver:
         """Answer and send nothing any more: from here on the socket may be closed, or another protocol's."""
         self.fast_path_ok = False
         self.fd = -1
-        self.http = self.output = self.write_output = None
+        self.http = self.output = None
 
     def data_received(self, data):
         """Answer what is ordinary at the beginning; leave the rest to ``receive(data, at, more)``.
@@ -102,9 +101,9 @@ cdef class Receiver:
         Args:
             data: the replies.
         """
-        if self.write_output is not None:
+        if self.output is not None:
             self.queued = True
-            self.write_output(data)
+            self.output.write(data)
 
     cdef send(self, Http http):
         """Send what ``http`` has written, as much of it as the socket takes; the rest is the transport's."""
