@@ -4,7 +4,7 @@ PYTHON ?= python3
 ARGS ?=
 # What `make test` does without ARGS: a process per core, and who is through takes tests from the other.
 IN_PARALLEL := --numprocesses auto --dist worksteal
-# Tests of what the core does; where the core is not asked for they run over both implementations.
+# Tests of what the core does; those that run over both implementations anyway are left out.
 BOTH := $(wildcard tests/test_store_*.py tests/test_http_*.py) \
     $(patsubst %,tests/test_%.py,conformance connection core crash linearizability rest)
 SECONDS ?= 60
@@ -30,7 +30,7 @@ FUZZED := .fuzzed
 # Not for the offset 0 to a null pointer, which Cython's own code has.
 COVERED = $(SANITIZERS),fuzzer-no-link -fno-sanitize=pointer-overflow
 # Without those that fork while they test, kill or step a process, or build: a sanitizer sees one process.
-SANITIZED_TESTS := $(wildcard tests/test_core_*.py tests/test_http_*.py) \
+SANITIZED_TESTS := $(filter-out tests/test_core_portable.py,$(wildcard tests/test_core_*.py tests/test_http_*.py)) \
     $(patsubst %,tests/test_%.py,connection rest store_engine store_sizes store_store)
 # Other servers in Python, apart: what they ask for is not what fastkv runs on.
 RIVALS := .venv-bench/rivals.stamp
@@ -63,7 +63,7 @@ test: core $(TOOLS) $(NODE) ## run the tests, on all cores; ARGS="-k settings" p
 	@$(VENV)/bin/python -m pytest $(or $(ARGS),$(IN_PARALLEL))
 
 readable: core $(TOOLS) ## run the tests of store and HTTP in readable Python alone
-	@FASTKV_PURE=1 $(VENV)/bin/python -m pytest $(or $(ARGS),$(IN_PARALLEL) $(BOTH))
+	@FASTKV_PURE=1 $(VENV)/bin/python -m pytest $(or $(ARGS),$(IN_PARALLEL) -m "not readable" $(BOTH))
 
 check: core $(TOOLS) ## format check, lint, strict types, then the tests: what CI runs
 	@$(VENV)/bin/ruff format --check .

@@ -22,6 +22,15 @@ def pytest_configure() -> None:
         raise pytest.UsageError(f"CORE_REQUIRED is set, but there is no compiled core. {core.REASON}")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark tests that choose the readable Python by themselves: they do the same where there is no core."""
+    for item in items:
+        names, call = getattr(item, "fixturenames", ()), getattr(item, "callspec", None)
+        chosen = [call.params.get(name) for name in ("implementation", "memory_order")] if call else []
+        if "readable_engine" in names or "readable" in chosen or "out of order" in chosen:
+            item.add_marker("readable")
+
+
 @pytest.fixture(scope="module", params=["compiled", "readable"])
 def implementation(request: pytest.FixtureRequest) -> Iterator[str]:
     """Requests are answered by the compiled core where it can, then by the readable path alone."""
