@@ -4,8 +4,11 @@ PYTHON ?= python3
 ARGS ?=
 # What `make test` does without ARGS: a process per core, and who is through takes tests from the other.
 IN_PARALLEL := --numprocesses auto --dist worksteal
+# What is in Python in any case, below the engine and beside it.
+READABLE_TESTS := $(patsubst %,tests/test_store_%.py,\
+    agenda cursors datafile digests eviction ghosts index layout lock migrate records redo segments superblock tiling)
 # Tests of what the core does; those that run over both implementations anyway are left out.
-BOTH := $(wildcard tests/test_store_*.py tests/test_http_*.py) \
+BOTH := $(filter-out $(READABLE_TESTS),$(wildcard tests/test_store_*.py tests/test_http_*.py)) \
     $(patsubst %,tests/test_%.py,conformance connection core crash linearizability rest)
 SECONDS ?= 60
 RUNS ?= 10000
