@@ -150,6 +150,8 @@ ORDINARY: Final = (
     request(b"GET", b"/get?key=t"),
     request(b"GET", b"/kv/t"),
     request(b"HEAD", b"/kv/t"),
+    put(b'{"key":"t","value":"x","ttl":8,"ttl":9}'),
+    request(b"GET", b"/kv/t"),
     request(b"PUT", b"/kv/r", b"", b"hello"),
     request(b"PUT", b"/kv/r", b"", b"hello again"),
     request(b"GET", b"/kv/r"),
