@@ -150,7 +150,7 @@ def _tune_kernel(**typed: Any) -> None:
     except BrokenPipeError:  # typer's to handle: the reader has seen enough
         raise
     except OSError as error:
-        typer.echo(f"fastkv: {action} was done, but cannot be shown ({error.strerror}).", err=True)
+        typer.echo(f"fastkv: {action}: done, but the result cannot be shown ({error.strerror}).", err=True)
         raise typer.Exit(1) from None
     raise typer.Exit(0 if report.ok else 1)
 

@@ -241,6 +241,7 @@ TABLES: Final[dict[str, tuple[str, Callable[[Result], str]]]] = {
     "autobahn": ("autobahn", autobahn),
     "cpu-short": ("bench", comparison.short),
     "cpu-own": ("bench", comparison.own_ratios),
+    "cpu-beside": ("beside", comparison.own_ratios),
     "cpu": ("bench", comparison.cpu),
     "connections": ("bench", comparison.connections),
     "latency": ("bench", comparison.latency),

@@ -47,7 +47,7 @@ _EXITKILL: Final = 1 << 20
 
 # Between the fork and the call that is stepped through there are a few thousand instructions.
 _MOST_BEFORE: Final = 100_000
-# One of so many deaths is a real one.
+# One death of this number is a real one.
 _REAL: Final = 16
 
 
@@ -266,7 +266,7 @@ class Stepped:
     def changes(self) -> Iterator[int]:
         """Stop behind each instruction that changes what is watched.
 
-        Whoever changes that meanwhile has to put it back.
+        A change of that in the meantime has to be put back.
 
         Yields:
             How many instructions the process has executed.
@@ -370,7 +370,7 @@ def deaths(store: Store, operation: Callable[[], object], module: ModuleType) ->
     """Bring a store into each state in which the death of a process within a call can leave it.
 
     The process stands still behind each instruction that has changed the arena or a lock, and its locks are
-    marked as the kernel would mark them. When it goes on it has all again as it was. One death of so many,
+    marked as the kernel would mark them. When it goes on it has all again as it was. One death of some,
     the first included, is a real one before that, and has to leave the same.
 
     Args:

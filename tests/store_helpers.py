@@ -306,7 +306,7 @@ WAITERS = 1 << 31
 _OWNER_DIED = 1 << 30
 _TID_MASK = _OWNER_DIED - 1
 _WORDS_OF_LOCK = _STRIDE // 4
-# One of so many deaths is a real one.
+# One death of this number is a real one.
 _REAL = 32
 
 

@@ -293,7 +293,7 @@ def test_what_cannot_be_told_is_no_traceback(tmp_path: Path) -> None:
                 check=False,
             )
         assert done.returncode == 1
-        assert b"cannot be told (No space left on device).\n" in done.stderr
+        assert b"the result cannot be shown (No space left on device).\n" in done.stderr
         assert b"Traceback" not in done.stderr
 
 

@@ -287,7 +287,7 @@ def test_recover_repairs_a_shard_whose_lock_the_caller_has_and_lets_go_of_it() -
         store.readable.recover(0)
         assert (store.words[at], store.stats()["repairs"]) == (1, 1)
         assert end_of(start(lambda: store.delete(b"key", clock))) == 0
-        assert not store.readable.locks[0].acquire()  # nobody died with it any more
+        assert not store.readable.locks[0].acquire()  # its last owner is alive
         store.readable.locks[0].release()
 
 

@@ -171,7 +171,7 @@ def test_death_of_who_rebuilds_the_free_list_is_survived(pool: Pool) -> None:
 
 
 def test_what_was_a_page_is_nothing_else_until_the_pages_are_released(pool: Pool) -> None:
-    """A reader may stand still before it counts an access there, for how long nobody knows."""
+    """A reader may stand still before it counts an access there, for any time."""
     segments = pool.segments
     page, log = segments.take(0, PAGE_NEW), segments.take(0, OPEN)
     segments.give_back(page)

@@ -291,7 +291,7 @@ def test_reload_answers_pipelined_requests_under_way() -> None:
     with running(workers=1) as server, server.connect() as client, client.makefile("rb") as stream:
         put(server, "a", "1")
         burst = b"GET /get?key=a HTTP/1.1\r\nHost: a\r\n\r\n" * 16
-        for _ in range(4):  # so often that the worker knows them by heart
+        for _ in range(4):
             client.sendall(burst)
             assert [read_reply(stream).status for _ in range(16)] == [200] * 16
         old = server.workers()
@@ -302,7 +302,8 @@ def test_reload_answers_pipelined_requests_under_way() -> None:
             while True:
                 replies.append(read_reply(stream))
         assert {reply.status for reply in replies} == {200}
-        assert replies[-1].closes
+        # The old worker may hear that it has to end only after it has answered.
+        assert len(replies) == 16 or replies[-1].closes
         stream.close()
         client.close()
         wait_until(lambda: has_ended(*old), "the old worker ends")

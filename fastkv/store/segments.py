@@ -229,7 +229,7 @@ class Segments:
     def release_pages(self) -> None:
         """Let what was an index page be anything again, with the pool's lock held.
 
-        Nobody else uses the arena: no reader stands still that could count an access there.
+        The arena has no other user: no reader stands still that could count an access there.
         """
         for segment in self.used():
             row = self.row(segment)

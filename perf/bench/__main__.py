@@ -1,6 +1,6 @@
 """What a request costs the server, side by side in one run.
 
-    python -m perf.bench [--quick] [--servers fastkv,redis] [--workloads hot,put] [--rounds 5]
+    python -m perf.bench [--quick] [--servers fastkv,redis] [--workloads hot,put] [--rounds 5] [--save NAME]
 
 Every server with one worker has a CPU of its own, the load generator another. Servers take turns within each
 round. A run of everything is kept in perf/results/bench.json; a part is only if --save says so, and one that
@@ -57,7 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     else:
         print(f"\n{(time.monotonic() - started) / 60:.0f} minutes.")
         if chosen.whole or chosen.save:
-            print(save("bench", ["httptools"], **result))
+            print(save(chosen.save or "bench", ["httptools"], **result))
         else:
             print("A part is not kept (--save keeps it).")
         return 0

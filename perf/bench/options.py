@@ -83,7 +83,7 @@ def read_options(arguments: Sequence[str] | None, description: str | None) -> ar
     add("--percent", action="store_true", help="percent-encode the keys")
     add("--python", default=rivals_python(), help="the interpreter that has the servers in Python")
     add("--quick", action="store_true", help="a first look, in two minutes")
-    add("--save", action="store_true", help="keep a part too")
+    add("--save", nargs="?", const="bench", metavar="NAME", help="keep a part too, in perf/results/NAME.json")
     chosen = parser.parse_args(arguments)
     parts = (chosen.quick, chosen.servers, chosen.workloads, chosen.connections is not None, chosen.percent)
     chosen.whole = not any(parts) and chosen.headers == "plain"

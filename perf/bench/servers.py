@@ -29,7 +29,7 @@ _BACKLOG: Final = 4096
 _IDLE_SECONDS: Final = 75
 _MEMORY: Final = "512mb"
 _MOST_CONNECTIONS: Final = 16_384
-_ONE_BY_ONE: Final = frozenset({"pipelined hot", "pipelined uniform"})
+_ONE_BY_ONE: Final = frozenset({"pipelined hot", "pipelined uniform", "pipelined put"})
 _LARGE: Final = frozenset({"1 KiB", "64 KiB"})
 _NGINX: Final = """
 daemon off; master_process off; worker_processes 1;
@@ -273,7 +273,7 @@ SERVERS: Final = {
             _nginx,
             _program("nginx", "-v", "nginx-light"),
             constant=True,
-            cannot=_LARGE | {"put", "mix"},
+            cannot=_LARGE | {"put", "mix", "pipelined put"},
         ),
         Server("fastkv", FASTKV, _fastkv, _own, websocket=True),
         Server("workers", MANY, lambda place: _fastkv(place, place.workers), _own, several=True),

@@ -46,6 +46,7 @@ WORKLOADS: Final = {
         Workload("64 KiB", "uniform", value_bytes=65536, keys=100),
         Workload("pipelined hot", "hot", depth=PIPELINE),
         Workload("pipelined uniform", "uniform", depth=PIPELINE),
+        Workload("pipelined put", "uniform", put_percent=100, depth=PIPELINE),
         Workload("connection per request", "hot", reconnect=True),
         Workload("websocket", "uniform", wire=WEBSOCKET),
     )

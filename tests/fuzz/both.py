@@ -94,7 +94,7 @@ class Both:
 async def _converse(
     worker: Worker, connect: type[Connection], reads: Sequence[bytes], slow: bool
 ) -> tuple[bytes, bool, bool]:
-    """What a client gets, whether it is told that this is all, and whether the connection is closed."""
+    """What a client gets, whether that is said to be all, and whether the connection is closed."""
     client = Client(worker.service, connect)
     transport = client.transport
     transport.slow = slow
@@ -111,7 +111,7 @@ async def _converse(
 
 
 async def _compare(cases: int, seed: int) -> str:
-    """Compare until so many requests were answered; what was declined, as text."""
+    """Compare until this number of requests is answered; what was declined, as text."""
     dice = random.Random(seed)
     total, number, declined = 0, 0, Counter[str]()
     _Counting.answers = 0

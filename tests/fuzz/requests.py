@@ -1,4 +1,4 @@
-"""Requests as clients write them, and as nobody should: for both paths of requests to answer."""
+"""Requests as clients write them, and wrong ones: for both paths of requests to answer."""
 
 import random
 from collections.abc import Sequence
