@@ -20,10 +20,20 @@ class Reader:
     """
 
     def __init__(self) -> None:
-        self.stream = RequestStream(lambda: Parser(MAX_HEAD_BYTES, MAX_BODY_BYTES))
+        self.stream = RequestStream(self._make_parser)
+        self._parser: Parser | None = None  # of the last message
         self.messages: list[Message] = []
         self.refusal: HttpError | None = None
         self.expects = False
+
+    def _make_parser(self) -> Parser:
+        self._parser = Parser(MAX_HEAD_BYTES, MAX_BODY_BYTES)
+        return self._parser
+
+    @property
+    def headless(self) -> bool:
+        """True where the last message, which may have no more than begun, is a HEAD."""
+        return self._parser is not None and self._parser.headless
 
     @property
     def error(self) -> int | None:

@@ -1,9 +1,10 @@
 """Runs the harnesses; see the package.
 
-`python -m fuzz SECONDS` runs each in a process of its own, and ends with 1 where one has found something; the
-input is then in `fuzz-found/`. `python -m fuzz core SECONDS` runs those of the compiled core, which has to be
-built for it (`make fuzz-core`). `python -m fuzz NAME ...` is one of these processes: what follows are
-libFuzzer's own arguments. `python -m fuzz compare CASES [SEED]` is `both.main` (`make compare`).
+`python -m fuzz SECONDS [ARGUMENT ...]` runs each in a process of its own, with these arguments for
+libFuzzer, and ends with 1 where one has found something; the input is then in `fuzz-found/`. `python -m
+fuzz core SECONDS` runs those of the compiled core, which has to be built for it (`make fuzz-core`). `python
+-m fuzz NAME ...` is one of these processes: what follows are libFuzzer's own arguments. `python -m fuzz
+compare CASES [SEED]` is `both.main` (`make compare`).
 """
 
 import importlib
@@ -55,19 +56,20 @@ def fuzz(name: str, arguments: list[str]) -> None:
     atheris.Fuzz()
 
 
-def run_all(names: Sequence[str], seconds: int) -> int:
+def run_all(names: Sequence[str], seconds: int, *more: str) -> int:
     """Run harnesses at once.
 
     Args:
         names: Which.
-        seconds: How long.
+        seconds: How long, at most.
+        more: Arguments for libFuzzer.
 
     Returns:
         The exit code: 1 where one has found something.
     """
     FOUND.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory() as work:
-        running = {name: _start(name, seconds, Path(work) / name) for name in names}
+        running = {name: _start(name, seconds, Path(work) / name, more) for name in names}
         failed = False
         for name, process in running.items():
             log, _ = process.communicate()
@@ -85,7 +87,7 @@ def run_all(names: Sequence[str], seconds: int) -> int:
     return int(failed)
 
 
-def _start(name: str, seconds: int, work: Path) -> "subprocess.Popen[str]":
+def _start(name: str, seconds: int, work: Path, more: Sequence[str]) -> "subprocess.Popen[str]":
     """Start a harness; what it finds interesting goes to `work`, the committed corpus stays as it is."""
     work.mkdir()
     arguments = [
@@ -96,6 +98,7 @@ def _start(name: str, seconds: int, work: Path) -> "subprocess.Popen[str]":
         f"-timeout={MAX_INPUT_SECONDS}",
         f"-artifact_prefix={FOUND}/{name}-",
         "-print_final_stats=1",
+        *more,
     ]
     path = os.pathsep.join([os.environ.get("PYTHONPATH", ""), str(HERE.parent), str(HERE.parent.parent)])
     return subprocess.Popen(
@@ -116,4 +119,4 @@ if __name__ == "__main__":
     elif first == "core":
         sys.exit(run_all(CORE_NAMES, int(others[0])))
     else:
-        sys.exit(run_all(NAMES, int(first)))
+        sys.exit(run_all(NAMES, int(first), *others))

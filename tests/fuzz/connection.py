@@ -102,13 +102,12 @@ def _is_refused_on_head(final: list[Reply], expected: Reader) -> bool:
 def _check(client: Client, expected: Reader) -> None:
     """Each message has its reply, a refusal its own, and there is no other."""
     methods = [line.partition(b" ")[0] for line, _, _ in expected.messages]
-    headless = expected.stream.headless
     # What is refused may be a body, asked for before it came.
     unfinished = expected.stream.in_body or expected.error is not None
     expecting = sum(head.expect_continue for _, head, _ in expected.messages) + unfinished
     refused = None
     ended = client.transport.ended
-    replies = read_replies(bytes(client.transport.sent), [*methods, b"HEAD" if headless else b""])
+    replies = read_replies(bytes(client.transport.sent), [*methods, b"HEAD" if expected.headless else b""])
     final = [reply for reply in replies if reply.status >= 200]
     assert len(replies) - len(final) <= expecting
     if _is_refused_on_head(final, expected):
