@@ -34,6 +34,7 @@ from fastkv.store.sweep import KEEP_ALL, KEEP_NONE
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from types import ModuleType
 
     from fastkv.store import Entry, Store
     from fastkv.store.transaction import Transaction
@@ -476,10 +477,12 @@ def states(store: Store, operation: Callable[[], object], modules: str, stride: 
     return found
 
 
-def stepped_states(store: Store, operation: Callable[[], object]) -> list[State]:
-    """The same behind each instruction of the compiled engine that has changed something."""
+def stepped_states(
+    store: Store, operation: Callable[[], object], module: ModuleType | None = None
+) -> list[State]:
+    """The same behind each instruction of the engine, or of another module, that has changed something."""
     mem, locks = stepping.shared(store)
-    with Stepped(operation, core.engine, (mem, locks)) as writer:
+    with Stepped(operation, module or core.engine, (mem, locks)) as writer:
         found = [(mem[:], locks[:]) for _ in writer.changes()]
         writer.finish()
     return found
@@ -498,7 +501,11 @@ MIDSTS: Final[dict[str, tuple[Callable[[Store], None], Callable[[Store], list[St
     ),
     "emptying": (in_the_upper_page, lambda store: states(store, store.flush, "commit index segments", 97)),
     "a transaction": (a_few, lambda store: states(store, lambda: transact(store), "commit redo", 37)),
-    "relocating": (a_few, lambda store: states(store, lambda: relocate(store), "sweep shard log", 37)),
+    "relocating": (a_few, lambda store: states(store, lambda: relocate(store), "sweep segments", 7)),
+    "relocating records": (
+        a_few,
+        lambda store: stepped_states(store, lambda: relocate(store), core.sweep),
+    ),
 }
 
 

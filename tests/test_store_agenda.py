@@ -5,7 +5,8 @@ from __future__ import annotations
 import random
 from typing import TYPE_CHECKING
 
-from fastkv.store.agenda import OFFSET_BITS, Agenda
+from fastkv.store.agenda import Agenda
+from fastkv.store.layout import OFFSET_BITS
 
 if TYPE_CHECKING:
     import pytest

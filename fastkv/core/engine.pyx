@@ -59,10 +59,6 @@ from fastkv.store import segments as _segments
 include "layout.pxi"
 include "sources.pxi"
 
-cdef extern from "pthread.h" nogil:
-    int pthread_mutex_trylock(pthread_mutex_t *)
-    int pthread_mutex_unlock(pthread_mutex_t *)
-
 cdef extern from "errno.h" nogil:
     int EOWNERDEAD
 

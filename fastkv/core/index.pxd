@@ -115,21 +115,30 @@ cdef inline uint64_t vacancy(const Arena *arena, const Buckets *buckets) noexcep
     return buckets.first + (at_first if first[buckets.home] else buckets.home)
 
 
-cdef inline bint was_evicted(const Arena *arena, uint64_t key_hash) noexcept nogil:
-    """Return whether a key was evicted not long ago, as ``Ghosts.recalls``: a hint, read without a lock."""
+cdef inline uint64_t ghosts_of(const Arena *arena, uint64_t key_hash) noexcept nogil:
+    """The word of the ghost table that a key's tag stands in if it was evicted; 0 if there is none."""
     cdef uint64_t ghosts = load_relaxed(arena.words + POOL_GHOST_WORDS)
-    cdef uint64_t number, segment, base, tags
-    cdef int bits
+    cdef uint64_t number, segment, base
     if not ghosts:
-        return False
+        return 0
     number = (key_hash >> HIGH_SHIFT) * ghosts >> (64 - HIGH_SHIFT)
     segment = number >> arena.segment_shift
     if segment >= arena.most_ghosts:
-        return False
+        return 0
     base = load_relaxed(arena.words + arena.ghosts_at + segment)
     if not is_page(arena, base):
+        return 0
+    return base + (number & (arena.segment_words - 1))
+
+
+cdef inline bint was_evicted(const Arena *arena, uint64_t key_hash) noexcept nogil:
+    """Return whether a key was evicted not long ago, as ``Ghosts.recalls``: a hint, read without a lock."""
+    cdef uint64_t at = ghosts_of(arena, key_hash)
+    cdef uint64_t tags
+    cdef int bits
+    if not at:
         return False
-    tags = load_relaxed(arena.words + base + (number & (arena.segment_words - 1)))
+    tags = load_relaxed(arena.words + at)
     # At each byte, not only at whole tags, because the readable one searches bytes.
     for bits in range(0, 64 - TAG_BITS + 1, 8):
         if (tags >> bits ^ key_hash) & TAG_MASK == 0:

@@ -16,6 +16,7 @@ cdef enum:
     COUNT_MAX = 3
     RESERVE = 3
     UNVERIFIED = 1
+    OFFSET_BITS = 15
 
     POOL_FREE_HEAD = 16
     POOL_FREE_TAIL = 17
@@ -36,6 +37,7 @@ cdef enum:
     SH_DEADEST = 9
     SH_MOST_DEAD = 10
     SH_EXPIRED = 12
+    SH_RELOCATED = 13
     SH_DUE = 15
     SHARD_WORDS = 16
 
@@ -66,6 +68,8 @@ cdef enum:
     FRAGMENT = 0x400
     METADATA = 0x800
     MAX_METADATA_BYTES = 255
+
+    LEAST_RECORD_WORDS = 3
 
     CREDIT_SEGMENTS = 64
 
@@ -141,3 +145,9 @@ cdef inline uint64_t word_of(
     """The slot word of a record; ``place`` is that without tag and version."""
     cdef uint64_t check = (version & arena.version_mask) << arena.version_shift
     return (key_hash & TAG_MASK) << TAG_SHIFT | check | place
+
+
+cdef inline uint64_t moved(const Arena *arena, uint64_t word, uint64_t place) noexcept nogil:
+    """The slot word of an entry whose record lies elsewhere now; its tag and version stay."""
+    cdef uint64_t kept = <uint64_t> TAG_MASK << TAG_SHIFT | arena.version_mask << arena.version_shift
+    return word & kept | place

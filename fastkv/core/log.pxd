@@ -1,6 +1,7 @@
 """A shard's log: where its next record goes, as ``fastkv.store.log`` has it. Under the shard's lock."""
 
 from libc.stdint cimport uint64_t
+from libc.string cimport memcpy
 
 from fastkv.core.layout cimport (
     OPEN,
@@ -10,6 +11,7 @@ from fastkv.core.layout cimport (
     SH_OPEN,
     SH_OPEN_MAIN,
     Arena,
+    bytes_at,
     header_of,
     row_of,
     segment_of,
@@ -76,12 +78,29 @@ cdef inline uint64_t append(
     Returns:
         Its slot word without tag and version.
     """
-    cdef uint64_t row = row_of(arena, tail.segment)
-    cdef uint64_t place = tail.opened + tail.head
     # What lay here before belonged to words that were cleared or replaced: that is seen before the bytes.
     fence_release()
-    build_record(arena, place & arena.location_mask, entry, version)
+    build_record(arena, (tail.opened + tail.head) & arena.location_mask, entry, version)
+    return cover(arena, shard, tail, length, entry.deadline_ms)
+
+
+cdef inline uint64_t append_copy(
+    const Arena *arena, uint64_t shard, const Tail *tail, uint64_t length, uint64_t location,
+    uint64_t deadline_ms,
+) noexcept nogil:
+    """Copy a record, for which there is room, from elsewhere in the arena; as ``append``."""
+    cdef uint64_t place = tail.opened + tail.head
+    fence_release()
+    memcpy(bytes_at(arena, place & arena.location_mask), bytes_at(arena, location), length << 3)
+    return cover(arena, shard, tail, length, deadline_ms)
+
+
+cdef inline uint64_t cover(
+    const Arena *arena, uint64_t shard, const Tail *tail, uint64_t length, uint64_t deadline_ms
+) noexcept nogil:
+    """Set the head of a segment past a record that was written at its end; as ``append``."""
+    cdef uint64_t row = row_of(arena, tail.segment)
     store_release(arena.words + row + SEG_HEAD, tail.head + length)
-    if entry.deadline_ms:
-        note_deadline(arena, header_of(arena, shard), row, entry.deadline_ms)
-    return place
+    if deadline_ms:
+        note_deadline(arena, header_of(arena, shard), row, deadline_ms)
+    return tail.opened + tail.head

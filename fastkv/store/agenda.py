@@ -10,10 +10,8 @@ from __future__ import annotations
 from array import array
 from typing import Final
 
-from fastkv.store.layout import MAX_SEGMENT, WORD
+from fastkv.store.layout import OFFSET_BITS
 
-# A deadline and the offset of its record in one word.
-OFFSET_BITS: Final = (MAX_SEGMENT // WORD - 1).bit_length()
 _OFFSET_MASK: Final = (1 << OFFSET_BITS) - 1
 
 # All segments together: 8 MiB.

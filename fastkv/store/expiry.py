@@ -15,9 +15,10 @@ from __future__ import annotations
 from random import randrange
 from typing import TYPE_CHECKING, Final
 
-from fastkv.store.agenda import OFFSET_BITS, Agenda
+from fastkv.store.agenda import Agenda
 from fastkv.store.layout import (
     LOG_STATES,
+    OFFSET_BITS,
     SEG_DUE,
     SEG_HEAD,
     SEG_STAMP,

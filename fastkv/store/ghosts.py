@@ -25,6 +25,8 @@ from fastkv.store.layout import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from fastkv.store.arena import Arena
     from fastkv.store.segments import Segments
 
@@ -71,7 +73,7 @@ class Ghosts:
         at = words[self._directory_at + (number >> self._segment_shift)] + (number & self._mask) << 3
         return self._mem.find((key_hash & TAG_MASK).to_bytes(2, "little"), at, at + 8) >= 0
 
-    def remember(self, key_hashes: list[int]) -> None:
+    def remember(self, key_hashes: Iterable[int]) -> None:
         """Take note of evictions, if there is a table.
 
         Args:

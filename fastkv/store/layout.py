@@ -132,6 +132,8 @@ COUNT_MAX = 3
 
 MIN_SEGMENT = 4 << 10
 MAX_SEGMENT = 256 << 10
+# A word's offset in a segment takes so many.
+OFFSET_BITS = (MAX_SEGMENT // WORD - 1).bit_length()
 MIN_MEMORY = 1 << 20
 # Segments that new entries leave in the pool. The last is for eviction and cleaning, which need one to start
 # from; the others are for overwriting: a segment filled with old versions of a hot key comes back as soon as

@@ -209,6 +209,8 @@ class Store:
             arena, self._shards, self._segments, index, self._guard, reader, multi_get, room
         )
         self._compiled = core.engine.Engine(readable) if core.COMPILED and not verify_reads else None
+        if self._compiled:
+            sweep.compiled = core.sweep.Sweeper(self._compiled)
         # On the way of every request: bound, not wrapped.
         engine = self.engine = self._compiled or readable
         self.get = engine.get

@@ -1,21 +1,25 @@
 """Going through a segment: each record that is alive stays, moves to the main queue, or goes.
 
-Eviction, cleaning and expiry are this one loop with another rule. It is written out for the ordinary record,
-0.9 µs for one that is dropped: the key is hashed, its home slot looked at, the slot emptied. The segment's
-and the shard's counters change once, at the end. Everything here runs under the shard's lock.
+Eviction, cleaning and expiry are this one loop with another rule. For each record the key is hashed, its slot
+looked at, the slot emptied or its word replaced. The segment's and the shard's counters change once, at the
+end. Everything here runs under the shard's lock.
+
+Where there is a compiled core it goes through the ordinary records (``fastkv.core.sweep``), and this loop
+looks at each one that it leaves. As long as something listens to what is removed, all are looked at here.
 """
 
 from __future__ import annotations
 
+from array import array
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from fastkv.store.agenda import OFFSET_BITS
 from fastkv.store.layout import (
     BUCKET_WORDS,
     CLOSED,
     COUNT_MAX,
     HIGH_SHIFT,
     MAIN_STATES,
+    OFFSET_BITS,
     OPEN,
     OPEN_MAIN,
     SEG_DEAD,
@@ -41,6 +45,7 @@ from fastkv.store.records import (
 from fastkv.store.removals import EVICTED, EXPIRED
 
 if TYPE_CHECKING:
+    from fastkv.core import sweep as compiled
     from fastkv.store.arena import Arena
     from fastkv.store.ghosts import Ghosts
     from fastkv.store.index import Index
@@ -71,14 +76,52 @@ class Swept(NamedTuple):
     stuck: bool
 
 
+class _Part:
+    """The part of a segment that is swept, and what has become of it so far.
+
+    Attributes:
+        base: where the segment begins.
+        location: where the next record lies.
+        end: where there are no more.
+        looks: how many may be looked at, from here on.
+        moves: how many may be moved.
+        dead: words that are dead now, to be counted.
+        expired: entries that have expired.
+        evicted: the hashes of the keys of those that were evicted.
+        stuck: whether the next record could not be moved.
+    """
+
+    __slots__ = ("base", "dead", "end", "evicted", "expired", "location", "looks", "moves", "stuck")
+
+    def __init__(self, base: int, location: int, end: int, looks: int, moves: int) -> None:
+        self.base = base
+        self.location = location
+        self.end = end
+        self.looks = looks
+        self.moves = moves
+        self.dead = self.expired = 0
+        self.evicted = array("Q")
+        self.stuck = False
+
+    @property
+    def goes_on(self) -> bool:
+        """Whether there is more to look at."""
+        return self.location < self.end and self.looks > 0 and self.moves > 0 and not self.stuck
+
+
 class Sweep:
-    """Sweeps the segments of all shards."""
+    """Sweeps the segments of all shards.
+
+    Attributes:
+        compiled: sweeps what is ordinary; None where there is no compiled core.
+    """
 
     __slots__ = (
         "_arena",
         "_ghosts",
         "_index",
         "_segments",
+        "compiled",
     )
 
     def __init__(self, arena: Arena, segments: Segments, index: Index, ghosts: Ghosts) -> None:
@@ -94,6 +137,7 @@ class Sweep:
         self._segments = segments
         self._index = index
         self._ghosts = ghosts
+        self.compiled: compiled.Sweeper | None = None
 
     def run(
         self,
@@ -122,22 +166,68 @@ class Sweep:
         Returns:
             How far it came. A closed segment in which nothing is left is given back.
         """
-        words, mem, counts = self._arena.words, self._arena.mem, self._arena.counts
-        geometry, hash_of, directory = self._arena.geometry, self._arena.hash_of, self._index.directory
-        location_mask, bucket_mask = geometry.location_mask, geometry.bucket_mask
-        entry_mask, entry_shift = geometry.entry_mask, geometry.entry_shift
+        words = self._arena.words
         row = self._segments.row(segment)
         state = words[row + SEG_STATE]
         main = state & 0xFF in MAIN_STATES
         # Open, the segment is not freed under our feet when an entry with several records is dropped.
         words[row + SEG_STATE] = shard.number << 8 | (OPEN_MAIN if main else OPEN)
         base = self._segments.base(segment)
-        location = location or base
-        end = base + words[row + SEG_HEAD]
-        evicted: list[int] = []
+        part = _Part(base, location or base, base + words[row + SEG_HEAD], looks, moves)
+        compiled = None if self._arena.removals.wanted[0] else self.compiled
+        while part.goes_on:
+            if compiled is not None:
+                part.location, part.looks, part.moves, dead, expired, evicted = compiled.stretch(
+                    shard.number,
+                    segment,
+                    rule,
+                    rule == PROMOTE,
+                    now_ms,
+                    part.location,
+                    part.end,
+                    part.looks,
+                    part.moves,
+                    deadlines,
+                )
+                part.dead += dead
+                part.expired += expired
+                part.evicted.frombytes(evicted)
+            if part.goes_on:
+                self._look(shard, rule, now_ms, part, part.looks if compiled is None else 1, deadlines)
+        header = shard.header
+        words[header + SH_ENTRIES] -= len(part.evicted) + part.expired
+        words[header + SH_EVICTED] += len(part.evicted)
+        words[header + SH_EXPIRED] += part.expired
+        words[row + SEG_DEAD] += part.dead
+        words[row + SEG_STATE] = state
+        if state & 0xFF >= CLOSED:
+            # What an eviction has begun with it will go on with; nobody has to clean it.
+            self._segments.free_if_dead(header, segment, evicted=rule > KEEP_ALL)
+        if not main:
+            (self._ghosts if compiled is None else compiled).remember(part.evicted)
+        return Swept(0 if part.location >= part.end else part.location, looks - part.looks, part.stuck)
+
+    def _look(
+        self, shard: Shard, rule: int, now_ms: int, part: _Part, looks: int, deadlines: list[int] | None
+    ) -> None:
+        """Go through records of any kind.
+
+        Args:
+            shard: the owner.
+            rule: as for ``run``.
+            now_ms: now.
+            part: where; it is kept up to date.
+            looks: how many to look at.
+            deadlines: as for ``run``.
+        """
+        words, mem, counts = self._arena.words, self._arena.mem, self._arena.counts
+        geometry, hash_of, directory = self._arena.geometry, self._arena.hash_of, self._index.directory
+        location_mask, bucket_mask = geometry.location_mask, geometry.bucket_mask
+        entry_mask, entry_shift = geometry.entry_mask, geometry.entry_shift
+        base, location, end, moves = part.base, part.location, part.end, part.moves
+        evicted, removals = part.evicted, self._arena.removals
         looked = dead = expired = 0
-        leave = rule == LEAVE
-        removals = self._arena.removals if self._arena.removals.wanted[0] else None
+        leave, listened = rule == LEAVE, removals.wanted[0]
         stuck = False
         while location < end and looked < looks:
             looked += 1
@@ -194,22 +284,14 @@ class Sweep:
                 evicted.append(key_hash)
             words[slot] = 0
             dead += location - here
-            if removals:
+            if listened:
                 removals.note(EXPIRED if past else EVICTED, mem[at : at + key_len])
-        if stuck:
-            location = here
-        header = shard.header
-        words[header + SH_ENTRIES] -= len(evicted) + expired
-        words[header + SH_EVICTED] += len(evicted)
-        words[header + SH_EXPIRED] += expired
-        words[row + SEG_DEAD] += dead
-        words[row + SEG_STATE] = state
-        if state & 0xFF >= CLOSED:
-            # What an eviction has begun with it will go on with; nobody has to clean it.
-            self._segments.free_if_dead(header, segment, evicted=rule > KEEP_ALL)
-        if not main:
-            self._ghosts.remember(evicted)
-        return Swept(0 if location >= end else location, looked, stuck)
+        part.location = here if stuck else location
+        part.looks -= looked
+        part.moves = moves
+        part.dead += dead
+        part.expired += expired
+        part.stuck = stuck
 
     def _slot_of(self, key_hash: int, location: int) -> tuple[int, int]:
         """The slot and word that refer to a record, zeros if none does."""

@@ -1,0 +1,76 @@
+"""Deaths in the core's bulk work, behind each store: the next owner finds what was acknowledged."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+import pytest
+import stepping
+from store_helpers import NOW_MS, clock, open_store, payload, value_of
+from test_core_sweep import Request, a_closed_segment, begin_ghosts
+
+from fastkv import core
+from fastkv.store.sweep import KEEP_ALL, KEEP_NONE, LEAVE, PROMOTE
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from fastkv.store import Store
+
+stepping.require_core()
+
+
+# -- sweeps ----------------------------------------------------------------------------------------------
+
+
+class Death(NamedTuple):
+    """A sweep in which a process dies.
+
+    Attributes:
+        prepare: fills a store; returns the segment to sweep.
+        rule: for whom.
+        now_ms: when.
+        gone: whether entries may be gone after it, each.
+    """
+
+    prepare: Callable[[Store], int]
+    rule: int
+    now_ms: int
+    gone: bool
+
+
+def with_ghosts(store: Store) -> int:
+    begin_ghosts(store)
+    return a_closed_segment(store)
+
+
+DEATHS: Final = {
+    "evicting": Death(with_ghosts, KEEP_NONE, NOW_MS, gone=True),
+    "moving": Death(a_closed_segment, PROMOTE, NOW_MS, gone=False),
+    "cleaning": Death(a_closed_segment, KEEP_ALL, NOW_MS, gone=False),
+    "expiring": Death(a_closed_segment, LEAVE, NOW_MS + 1, gone=True),
+}
+
+
+@pytest.mark.parametrize("name", DEATHS)
+def test_death_in_a_sweep_is_survived(name: str) -> None:
+    death = DEATHS[name]
+    with open_store() as store:
+        segment = death.prepare(store)
+        request = Request(0, segment, death.rule, 0, 512, 256)
+        model = {b"%d" % number: payload(number, 100) for number in range(6)}
+        died = 0
+        for steps in stepping.deaths(store, lambda: request.run(store, death.now_ms), core.sweep):
+            if died % 3 == 0:
+                assert store.check() == [], f"step {steps}"
+            if died % 3 == 1:
+                assert store.put(b"target", b"next", clock), f"step {steps}"
+            for key, value in model.items():
+                assert value_of(store, key) == value or (death.gone and store.get(key, clock) is None), key
+            assert store.put(b"0", b"next", clock)
+            assert value_of(store, b"0") == b"next"
+            assert store.check() == [], f"step {steps}"
+            died += 1
+        assert died >= (18 if not death.gone else 3)
+        gone = [key for key in model if store.get(key, clock) is None]
+        assert len(gone) == (0 if not death.gone else 6 if death.rule == KEEP_NONE else 3)
