@@ -25,6 +25,9 @@ static inline uint64_t folded_product(uint64_t a, uint64_t b) {
     return (uint64_t)product ^ (uint64_t)(product >> 64);
 }
 
+/* Have a cache line fetched; from no address is that an error. */
+static inline void prefetch(const void *at) { __builtin_prefetch(at); }
+
 #define likely(x) __builtin_expect(!!(x), 1)
 #define unlikely(x) __builtin_expect(!!(x), 0)
 

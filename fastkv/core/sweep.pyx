@@ -37,7 +37,7 @@ from fastkv.core.layout cimport (
     segment_of,
 )
 from fastkv.core.log cimport Tail, append_copy, find_tail, has_room, open_segment
-from fastkv.core.native cimport fence_release, likely, store_relaxed, store_release, unlikely
+from fastkv.core.native cimport fence_release, likely, prefetch, store_relaxed, store_release, unlikely
 from fastkv.core.records cimport Record, parse_record, record_words
 from fastkv.core.segments cimport add, has_segment, is_log_of
 
@@ -45,6 +45,11 @@ include "sources.pxi"
 
 cdef extern from "errno.h" nogil:
     int EOWNERDEAD
+
+cdef enum:
+    # So many records are hashed, and their slots fetched, before the first of them is looked at: what a record
+    # costs is waiting for memory.
+    AHEAD = 8
 
 cdef enum Outcome:
     DONE
@@ -73,6 +78,17 @@ cdef struct Part:
     uint64_t evicted
     uint64_t fresh
 
+# An ordinary record.
+cdef struct Seen:
+    uint64_t location
+    uint64_t length
+    # Of its key; only if it may be dropped or moved.
+    bint counts
+    uint64_t key_hash
+    bint has_deadline
+    bint has_passed
+    uint64_t deadline_ms
+
 
 cdef inline uint64_t slot_of(
     const Arena *arena, uint64_t key_hash, uint64_t page, uint64_t location
@@ -93,11 +109,6 @@ cdef inline uint64_t slot_of(
         if bucket == buckets.second:
             return 0
         bucket = buckets.second
-
-
-cdef inline bint has_passed(const Record *record, uint64_t now_ms) noexcept nogil:
-    """Return whether a record has a deadline, and it has passed."""
-    return record.flags & DEADLINE and record.deadline_ms <= now_ms
 
 
 @cython.final
@@ -185,11 +196,14 @@ cdef class Sweeper:
         cdef const uint64_t *hashes
         cdef Py_buffer buffer
         cdef uint64_t at
-        cdef Py_ssize_t i
+        cdef Py_ssize_t i, count
         PyObject_GetBuffer(key_hashes, &buffer, PyBUF_SIMPLE)
         if arena.words != NULL:
             hashes = <const uint64_t *> buffer.buf
-            for i in range(buffer.len // <Py_ssize_t> sizeof(uint64_t)):
+            count = buffer.len // <Py_ssize_t> sizeof(uint64_t)
+            for i in range(count):
+                if i + AHEAD < count:
+                    prefetch(arena.words + ghosts_of(arena, hashes[i + AHEAD]))
                 at = ghosts_of(arena, hashes[i])
                 if at and is_pooled(arena, segment_of(arena, at)):
                     store_relaxed(arena.words + at, arena.words[at] << TAG_BITS | hashes[i] & TAG_MASK)
@@ -199,65 +213,98 @@ cdef class Sweeper:
         """Go through records as long as they are ordinary."""
         cdef const Arena *arena = &self.engine.arena
         cdef uint64_t base = part.segment << arena.segment_shift
-        cdef Record record
-        cdef uint64_t length
-        cdef Outcome outcome = DONE
+        cdef Seen[AHEAD] seen
+        cdef int number, count
+        cdef Outcome outcome
         if arena.words == NULL or not is_log_of(arena, part.segment, part.shard):
             return LEFT
         if part.location < base or part.end > base + arena.segment_words:
             return LEFT
         while part.location < part.end and part.looks and part.moves:
-            if unlikely(not parse_record(arena, part.location, &record)):
+            count = self.look_ahead(part, seen)
+            if count == 0:
                 return LEFT
-            if unlikely(record.flags & (LARGE | FRAGMENT) or record.key_len > LONGEST_HASHED):
-                return LEFT
-            if unlikely(record.deadline_ms >> (64 - OFFSET_BITS) or part.fresh == self.most):
-                return LEFT
-            length = record_words(record.key_len, record.flags, record.content_len)
-            if part.least >= 0 or has_passed(&record, part.now_ms):
-                outcome = self.look_at(part, &record, length)
-                if unlikely(outcome != DONE):
-                    return outcome
-            if notes and record.flags & DEADLINE and not has_passed(&record, part.now_ms):
-                self.fresh[part.fresh] = record.deadline_ms << OFFSET_BITS | (part.location - base)
-                part.fresh += 1
-            part.location += length
-            part.looks -= 1
+            for number in range(count):
+                if unlikely(not part.looks or not part.moves):
+                    return DONE
+                if seen[number].counts:
+                    outcome = self.look_at(part, &seen[number])
+                    if unlikely(outcome != DONE):
+                        return outcome
+                if notes and seen[number].has_deadline and not seen[number].has_passed:
+                    if unlikely(part.fresh == self.most):
+                        return LEFT
+                    self.fresh[part.fresh] = seen[number].deadline_ms << OFFSET_BITS | (part.location - base)
+                    part.fresh += 1
+                part.location += seen[number].length
+                part.looks -= 1
         return DONE
 
-    cdef Outcome look_at(self, Part *part, const Record *record, uint64_t length) noexcept:
+    cdef int look_ahead(self, const Part *part, Seen *seen) noexcept:
+        """Read the heads of ordinary records, and fetch the slots of those that may be dropped or moved.
+
+        Returns:
+            How many there are up to the first that is not ordinary, or up to the end; AHEAD at most.
+        """
+        cdef const Arena *arena = &self.engine.arena
+        cdef uint64_t location = part.location
+        cdef Buckets buckets
+        cdef Record record
+        cdef int count = 0
+        while count < AHEAD and location < part.end:
+            if unlikely(not parse_record(arena, location, &record)):
+                break
+            if unlikely(record.flags & (LARGE | FRAGMENT) or record.key_len > LONGEST_HASHED):
+                break
+            if unlikely(record.deadline_ms >> (64 - OFFSET_BITS)):
+                break
+            seen.location = location
+            seen.length = record_words(record.key_len, record.flags, record.content_len)
+            seen.has_deadline = record.flags & DEADLINE != 0
+            seen.has_passed = seen.has_deadline and record.deadline_ms <= part.now_ms
+            seen.deadline_ms = record.deadline_ms
+            seen.counts = part.least >= 0 or seen.has_passed
+            if seen.counts:
+                seen.key_hash = hash_short(record.key, record.key_len, self.engine.seed)
+                buckets = buckets_of(arena, seen.key_hash, page_of(arena, seen.key_hash))
+                prefetch(arena.words + buckets.first + buckets.home)
+            location += seen.length
+            seen += 1
+            count += 1
+        return count
+
+    cdef Outcome look_at(self, Part *part, const Seen *seen) noexcept:
         """Drop or move a record if it is alive."""
         cdef const Arena *arena = &self.engine.arena
-        cdef uint64_t key_hash = hash_short(record.key, record.key_len, self.engine.seed)
-        cdef uint64_t page = page_of(arena, key_hash)
+        cdef uint64_t page = page_of(arena, seen.key_hash)
         cdef uint64_t slot
         cdef uint8_t *count
         cdef Outcome outcome
         if unlikely(not is_page(arena, page) or not is_pooled(arena, segment_of(arena, page))):
             return LEFT
-        slot = slot_of(arena, key_hash, page, part.location)
+        slot = slot_of(arena, seen.key_hash, page, seen.location)
         if not slot:
             return DONE
         count = count_at(arena, slot)
-        if has_passed(record, part.now_ms):
+        if seen.has_passed:
             part.expired += 1
         elif count[0] < part.least:
             if unlikely(part.evicted == self.most):
                 return LEFT
-            self.evicted[part.evicted] = key_hash
+            self.evicted[part.evicted] = seen.key_hash
             part.evicted += 1
         else:
-            outcome = self.relocate(part, slot, length, record.deadline_ms)
+            outcome = self.relocate(part, seen, slot)
             if outcome == DONE:
                 count[0] = 0 if part.promotes else <uint8_t> (count[0] - part.least)
-                part.dead += length
+                part.dead += seen.length
                 part.moves -= 1
             return outcome
         store_release(arena.words + slot, 0)
-        part.dead += length
+        part.dead += seen.length
         return DONE
 
-    cdef Outcome relocate(self, Part *part, uint64_t slot, uint64_t length, uint64_t deadline_ms) noexcept:
+    cdef Outcome relocate(self, const Part *part, const Seen *seen, uint64_t slot) noexcept:
         """Move a record to the main queue, as ``Shard.relocate``."""
         cdef const Arena *arena = &self.engine.arena
         cdef Tail tail
@@ -265,7 +312,7 @@ cdef class Sweeper:
         cdef int code
         if unlikely(not find_tail(arena, part.shard, True, &tail) or tail.segment == part.segment):
             return LEFT
-        if unlikely(not has_room(arena, &tail, length)):
+        if unlikely(not has_room(arena, &tail, seen.length)):
             code = pthread_mutex_trylock(self.engine.pool_mutex)
             if unlikely(code != 0):
                 return POOL_DIED if code == EOWNERDEAD else LEFT
@@ -274,7 +321,7 @@ cdef class Sweeper:
                 return LEFT
             open_segment(arena, part.shard, &tail)
             pthread_mutex_unlock(self.engine.pool_mutex)
-        place = append_copy(arena, part.shard, &tail, length, part.location, deadline_ms)
+        place = append_copy(arena, part.shard, &tail, seen.length, seen.location, seen.deadline_ms)
         store_release(arena.words + slot, moved(arena, arena.words[slot], place))
         add(arena, header_of(arena, part.shard) + SH_RELOCATED, 1)
         return DONE
