@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final, NamedTuple
+from array import array
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import pytest
 import stepping
-from store_helpers import NOW_MS, clock, open_store, payload, value_of
+from store_helpers import NOW_MS, SEED, clock, open_store, payload, snapshot, value_of
 from test_core_sweep import Request, a_closed_segment, begin_ghosts
+from xxhash import xxh3_64_intdigest
 
 from fastkv import core
 from fastkv.store.sweep import KEEP_ALL, KEEP_NONE, LEAVE, PROMOTE
@@ -74,3 +77,70 @@ def test_death_in_a_sweep_is_survived(name: str) -> None:
         assert died >= (18 if not death.gone else 3)
         gone = [key for key in model if store.get(key, clock) is None]
         assert len(gone) == (0 if not death.gone else 6 if death.rule == KEEP_NONE else 3)
+
+
+# -- splits ----------------------------------------------------------------------------------------------
+
+
+def before_a_split(store: Store) -> dict[bytes, bytes]:
+    """Putting the target splits a page."""
+    pages = store.stats()["index_pages"]
+    model: dict[bytes, bytes] = {}
+    while True:
+        restore = snapshot(store)
+        store.put(b"target", b"new", clock)
+        grown = store.stats()["index_pages"] > pages
+        restore()
+        if grown:
+            return model
+        key = b"%d" % len(model)
+        model[key] = payload(key, len(model) % 9)
+        store.put(key, model[key], clock)
+
+
+def split(store: Store) -> None:
+    """Split the page, without the put that wants it: what comes before a stepped call has to be short."""
+    (shard,) = store._shards
+    with store._guard.holding(shard):
+        assert shard.make_vacancy(xxh3_64_intdigest(b"target", SEED))
+
+
+@pytest.mark.parametrize("step", ["copy", "name", "clear"])
+def test_death_in_a_split_is_survived(step: str) -> None:
+    """In each part of a split; those before it are done by copies of what they would leave."""
+    with open_store() as store:
+        model = before_a_split(store)
+        index, words, size = store._index, store.words, store.geometry.segment_words
+        restore, before = snapshot(store), index.pages(0)
+        split(store)
+        directory = array("Q", index.directory)
+        (new,) = set(index.pages(0)) - set(before)
+        new_base = store._segments.base(new)
+        page = array("Q", words[new_base : new_base + size])
+        restore()
+
+        def copy(base: int, new_base: int, depth: int) -> None:
+            words[new_base : new_base + size] = memoryview(page)
+
+        def name(first: int, entries: int, base: int) -> None:
+            index.directory[:] = memoryview(directory)
+
+        def split_in_parts() -> None:
+            """In a process of its own: the test's repairs as ever."""
+            parts: Any = SimpleNamespace(copy=copy, name=name, clear=index.clear)
+            setattr(parts, step, getattr(index.compiled, step))
+            index.compiled = parts
+            split(store)
+
+        died = 0
+        for steps in stepping.deaths(store, split_in_parts, core.pages):
+            if died % 16 == 0:
+                assert store.check() == [], f"step {steps}"
+            if died % 16 == 1:
+                assert store.put(b"target", b"next", clock)
+                assert store.check() == [], f"step {steps}"
+            assert [key for key in model if value_of(store, key) != model[key]] == [], f"step {steps}"
+            died += 1
+        assert died >= 64
+        assert store.stats()["index_pages"] == len(before) + 1
+        assert [key for key in model if value_of(store, key) != model[key]] == []

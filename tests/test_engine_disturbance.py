@@ -15,7 +15,8 @@ import pytest
 import stepping
 from fake import Worker
 from stepping import Reader, Stepped
-from store_helpers import NOW_MS, at_opcode, clock, open_store, payload, snapshot
+from store_helpers import NOW_MS, SEED, at_opcode, clock, open_store, payload, snapshot
+from xxhash import xxh3_64_intdigest
 
 from fastkv import core
 from fastkv.errors import StoreBusy
@@ -217,6 +218,13 @@ def split(store: Store) -> None:
     pages = store.stats()["index_pages"]
     put_one_more(store)
     assert store.stats()["index_pages"] > pages
+
+
+def split_alone(store: Store) -> None:
+    """Without the put that wants it."""
+    (shard,) = store._shards
+    with store._guard.holding(shard):
+        assert shard.make_vacancy(xxh3_64_intdigest(KEY, SEED))
 
 
 def split_and_overwrite(store: Store) -> None:
@@ -497,7 +505,11 @@ MIDSTS: Final[dict[str, tuple[Callable[[Store], None], Callable[[Store], list[St
     "deleting": (a_few, lambda store: stepped_states(store, lambda: delete(store))),
     "splitting": (
         before_a_split,
-        lambda store: states(store, lambda: split(store), "index.split segments", 97),
+        lambda store: states(store, lambda: split(store), "index segments", 7),
+    ),
+    "copying words of a page": (
+        before_a_split,
+        lambda store: stepped_states(store, lambda: split_alone(store), core.pages)[::16],
     ),
     "emptying": (in_the_upper_page, lambda store: states(store, store.flush, "commit index segments", 97)),
     "a transaction": (a_few, lambda store: states(store, lambda: transact(store), "commit redo", 37)),

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from fastkv.core import hashing as hashing
     from fastkv.core import headers as headers
     from fastkv.core import http as http
+    from fastkv.core import pages as pages
     from fastkv.core import receiver as receiver
     from fastkv.core import sweep as sweep
     from fastkv.core import text as text

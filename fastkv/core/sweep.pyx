@@ -47,8 +47,8 @@ cdef extern from "errno.h" nogil:
     int EOWNERDEAD
 
 cdef enum:
-    # So many records are hashed, and their slots fetched, before the first of them is looked at: what a record
-    # costs is waiting for memory.
+    # So many records are hashed, and their slots fetched, before the first of them is looked at: most of what
+    # a record costs is waiting for memory.
     AHEAD = 8
 
 cdef enum Outcome:

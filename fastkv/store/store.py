@@ -211,6 +211,7 @@ class Store:
         self._compiled = core.engine.Engine(readable) if core.COMPILED and not verify_reads else None
         if self._compiled:
             sweep.compiled = core.sweep.Sweeper(self._compiled)
+            index.compiled = core.pages.Pages(self._compiled)
         # On the way of every request: bound, not wrapped.
         engine = self.engine = self._compiled or readable
         self.get = engine.get
