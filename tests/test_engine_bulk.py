@@ -10,9 +10,11 @@ import pytest
 import stepping
 from store_helpers import NOW_MS, SEED, clock, open_store, payload, snapshot, value_of
 from test_core_sweep import Request, a_closed_segment, begin_ghosts
+from test_core_verify import repair
 from xxhash import xxh3_64_intdigest
 
 from fastkv import core
+from fastkv.store.layout import PAGE, SEG_COVERS
 from fastkv.store.sweep import KEEP_ALL, KEEP_NONE, LEAVE, PROMOTE
 
 if TYPE_CHECKING:
@@ -144,3 +146,53 @@ def test_death_in_a_split_is_survived(step: str) -> None:
         assert died >= 64
         assert store.stats()["index_pages"] == len(before) + 1
         assert [key for key in model if value_of(store, key) != model[key]] == []
+
+
+# -- repairs ---------------------------------------------------------------------------------------------
+
+
+def damaged(store: Store) -> tuple[Any, int, int, dict[bytes, bytes]]:
+    """A survey that has not begun; a page, what it covers, and what is whole: every third entry is not."""
+    model = {}
+    for number in range(24):
+        key = b"%d" % number
+        store.put(key, payload(number, 60), clock)
+        if number % 3:
+            model[key] = payload(number, 60)
+        else:
+            entry = store.get(key, clock)
+            assert entry is not None
+            store.counts[8 * store._arena.location_of(entry[5]) + 20] ^= 1
+    log = [segment for segment, state in store._segments.owned(0) if state != PAGE]
+    (page,) = store._index.pages(0)
+    covers = store.words[store._segments.row(page) + SEG_COVERS]
+    surveyor = core.verify.Surveyor(store.engine, 0, log)  # type: ignore[arg-type]
+    return surveyor, store._segments.base(page), covers, model
+
+
+@pytest.mark.parametrize("part", ["pages", "segments"])
+def test_death_in_a_repair_is_survived(part: str) -> None:
+    with open_store() as store:
+        surveyor, base, covers, model = damaged(store)
+        (shard,) = store._shards
+        if part == "segments":
+            surveyor.look_through(base, covers, lambda slot, word: None)
+
+        def survey() -> None:
+            shard.lock.acquire()
+            shard.begin_steps()
+            if part == "pages":
+                surveyor.look_through(base, covers, lambda slot, word: None)
+            surveyor.recount(shard.header)
+            shard.end_steps()
+            shard.lock.release()
+
+        died = 0
+        for steps in stepping.deaths(store, survey, core.verify):
+            assert not store.delete(b"absent", clock)  # repairs
+            assert {key: value_of(store, key) for key in model} == model, f"step {steps}"
+            assert store.stats()["entries"] == len(model)
+            assert store.check() == [], f"step {steps}"
+            died += 1
+        assert died >= 3
+        assert repair(store)[0] == len(model)

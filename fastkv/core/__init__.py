@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from fastkv.core import receiver as receiver
     from fastkv.core import sweep as sweep
     from fastkv.core import text as text
+    from fastkv.core import verify as verify
 
 PURE_VARIABLE: Final = "FASTKV_PURE"
 """The environment variable that forces the readable Python; empty and 0 do not."""

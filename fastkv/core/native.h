@@ -25,6 +25,8 @@ static inline uint64_t folded_product(uint64_t a, uint64_t b) {
     return (uint64_t)product ^ (uint64_t)(product >> 64);
 }
 
+/* The number of the lowest bit that is set; of a word that is not 0. */
+static inline int first_bit(uint64_t word) { return __builtin_ctzll(word); }
 /* Have a cache line fetched; from no address is that an error. */
 static inline void prefetch(const void *at) { __builtin_prefetch(at); }
 

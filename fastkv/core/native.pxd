@@ -11,6 +11,7 @@ cdef extern from "native.h" nogil:
     void fence_release()
     const bint STORES_ARE_ORDERED
     uint64_t folded_product(uint64_t, uint64_t)
+    int first_bit(uint64_t)
     void prefetch(const void *)
     bint likely(bint)
     bint unlikely(bint)

@@ -24,13 +24,9 @@ from fastkv.store.layout import (
     REDO,
     SB_DROPPED,
     SEG_COVERS,
-    SEG_DEAD,
-    SEG_DUE,
-    SEG_HEAD,
     SEG_STAMP,
     SEG_STATE,
     SH_DEADEST,
-    SH_DUE,
     SH_ENTRIES,
     SH_MAIN_NEWEST,
     SH_MAIN_OLDEST,
@@ -41,12 +37,9 @@ from fastkv.store.layout import (
     SH_OPEN_MAIN,
     SH_PAGES,
     SH_REPAIRS,
-    SH_VERSION,
     UNVERIFIED,
 )
 from fastkv.store.lock import MOST_HELD
-from fastkv.store.records import HEAD_BYTES, LEAST_RECORD_WORDS, build_filler
-from fastkv.store.verify import LENGTH_BITS, LENGTH_MASK
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -56,7 +49,7 @@ if TYPE_CHECKING:
     from fastkv.store.redo import Redo
     from fastkv.store.segments import Segments
     from fastkv.store.shard import Shard
-    from fastkv.store.verify import Survey, Verifier
+    from fastkv.store.verify import Verifier
 
 _EX_SOFTWARE: Final = 70
 
@@ -179,7 +172,7 @@ class Guard:
         with shard.several_steps():
             pages, log = self._finish_split(shard)
             survey = self._verifier.survey(shard.number, pages, log)
-            self._recount(shard, survey)
+            survey.recount(shard.header)
             # Not before all is verified: from here on reads without the lock look at these pages.
             for page in pages:
                 self._index.map_page(shard.number, page)
@@ -223,45 +216,6 @@ class Guard:
             raise ValueError("its pages overlap or leave something out")
         words[shard.header + SH_PAGES] = len(pages)
         return pages, log
-
-    def _recount(self, shard: Shard, survey: Survey) -> None:
-        """Count entries and live words, and lay one dead record over each stretch of dead ones.
-
-        Whoever goes through a segment goes from record to record: of those that nobody refers to nobody has
-        verified that they are any.
-
-        Args:
-            shard: the shard.
-            survey: what is alive in it.
-
-        Raises:
-            struct.error: if records overlap.
-        """
-        words, mem, segments = self._arena.words, self._arena.mem, self._segments
-        for segment, places in survey.live.items():
-            row = segments.row(segment)
-            base = at = segments.base(segment)
-            alive = 0
-            places.sort()
-            for place in places:
-                location, length = place >> LENGTH_BITS, place & LENGTH_MASK
-                if location != at:
-                    mem[at << 3 : (at << 3) + HEAD_BYTES] = build_filler(location - at)
-                at = location + length
-                alive += length
-            head = words[row + SEG_HEAD]
-            if head - (at - base) < LEAST_RECORD_WORDS:
-                head = at - base  # but for damage it is so already
-            else:
-                mem[at << 3 : (at << 3) + HEAD_BYTES] = build_filler(head - at + base)
-            words[row + SEG_HEAD] = head
-            words[row + SEG_DEAD] = head - alive
-            words[row + SEG_DUE] = 0
-        words[shard.header + SH_DUE] = 0
-        for location, deadline_ms in survey.deadlines:
-            segments.note_deadline(shard.header, location, deadline_ms)
-        words[shard.header + SH_ENTRIES] = survey.entries
-        words[shard.header + SH_VERSION] = max(words[shard.header + SH_VERSION], survey.newest)
 
     def rebuild_queue(self, shard: Shard, log: list[int]) -> None:
         """Close what was open and queue everything by age; what holds nothing alive becomes free.

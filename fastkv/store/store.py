@@ -212,6 +212,7 @@ class Store:
         if self._compiled:
             sweep.compiled = core.sweep.Sweeper(self._compiled)
             index.compiled = core.pages.Pages(self._compiled)
+            verifier.engine = self._compiled
         # On the way of every request: bound, not wrapped.
         engine = self.engine = self._compiled or readable
         self.get = engine.get

@@ -7,10 +7,9 @@ a length or a location, and nothing raises, whatever stands there.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, TypeAlias
 
-from xxhash import xxh32_digest
-
+from fastkv import core
 from fastkv.progress import PROGRESS
 from fastkv.store.layout import (
     BUCKET_WORDS,
@@ -18,29 +17,35 @@ from fastkv.store.layout import (
     LOG_STATES,
     SECOND_BUCKET_SHIFT,
     SEG_COVERS,
+    SEG_DEAD,
+    SEG_DUE,
     SEG_GENERATION,
+    SEG_HEAD,
     SEG_STATE,
+    SH_DUE,
+    SH_ENTRIES,
+    SH_VERSION,
     TAG_BITS,
     TAG_SHIFT,
 )
 from fastkv.store.records import (
     CALLER_FLAGS,
-    CHECKSUM_BYTES,
-    DEADLINE,
     FRAGMENT,
     HEAD_BYTES,
     LARGE,
+    LEAST_RECORD_WORDS,
+    build_filler,
     parse_pieces,
     record_words,
     split_metadata,
-    unpack_deadline,
-    unpack_head,
     whole_record,
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
+    from fastkv.core import engine
+    from fastkv.core import verify as compiled
     from fastkv.store.arena import Arena
     from fastkv.store.index import Index
     from fastkv.store.reading import Entry
@@ -52,33 +57,132 @@ _COUNTS = 0x0303030303030300
 LENGTH_BITS = 16
 LENGTH_MASK = (1 << LENGTH_BITS) - 1
 
+# Version, deadline in ms, and the places of its records.
+Found: TypeAlias = tuple[int, int, list[int]]
 
-class Survey(NamedTuple):
-    """What the slots of a shard lead to.
+
+class Survey:
+    """What the slots of a shard lead to; those that lead to no whole entry of their own are emptied.
+
+    ``fastkv.core.verify`` has the same in C.
 
     Attributes:
         entries: how many entries are whole.
         dropped: how many were not, and are not in their slots any more.
-        newest: the largest version of an entry.
-        live: for each segment of the log, what is alive: location << LENGTH_BITS | words.
-        deadlines: for those that have one, location and ms.
     """
 
-    entries: int
-    dropped: int
-    newest: int
-    live: dict[int, list[int]]
-    deadlines: list[tuple[int, int]]
+    __slots__ = (
+        "_arena",
+        "_deadlines",
+        "_live",
+        "_newest",
+        "_segments",
+        "dropped",
+        "entries",
+    )
+
+    def __init__(self, arena: Arena, segments: Segments, log: list[int]) -> None:
+        """Begin with none.
+
+        Args:
+            arena: the arena.
+            segments: its pool.
+            log: the segments of the shard that are no pages.
+        """
+        self._arena = arena
+        self._segments = segments
+        # For each segment what is alive in it: location << LENGTH_BITS | words.
+        self._live: dict[int, list[int]] = {segment: [] for segment in log}
+        # Segment and deadline of those that have one.
+        self._deadlines: list[tuple[int, int]] = []
+        self._newest = self.entries = self.dropped = 0
+
+    def look_through(self, base: int, covers: int, entry_at: Callable[[int, int], Found | None]) -> None:
+        """Go through a page, and empty every slot that leads to no whole entry of its own.
+
+        Args:
+            base: where the page begins.
+            covers: the tags that it covers, as the segment table has them.
+            entry_at: called with a slot and its word; returns version, deadline and the places of the
+                entry's records, its own first (location << LENGTH_BITS | words), or None if it is not whole.
+        """
+        words = self._arena.words
+        depth = covers.bit_length() - 1
+        foreign_shift, prefix = 64 - depth, covers ^ 1 << depth
+        end = base + self._arena.geometry.segment_words
+        for slot, word in enumerate(words[base:end].tolist(), base):
+            if not word:
+                continue
+            if not slot & BUCKET_WORDS - 1:
+                if word & ~_COUNTS:
+                    words[slot] = word & _COUNTS
+            elif word >> foreign_shift != prefix:
+                words[slot] = 0  # a split has moved it to a deeper page
+            elif found := entry_at(slot, word):
+                self._count(*found)
+            else:
+                words[slot] = 0
+                self.dropped += 1
+
+    def _count(self, version: int, deadline_ms: int, places: list[int]) -> None:
+        for place in places:
+            self._live[self._segments.segment_of(place >> LENGTH_BITS)].append(place)
+        if deadline_ms:
+            self._deadlines.append((places[0] >> LENGTH_BITS, deadline_ms))
+        self._newest = max(self._newest, version)
+        self.entries += 1
+
+    def recount(self, header: int) -> None:
+        """Count entries and live words, and lay one dead record over each stretch of dead ones.
+
+        What goes through a segment goes from record to record: dead ones have not been verified to be any.
+
+        Args:
+            header: word offset of the shard's header.
+
+        Raises:
+            struct.error: if records overlap.
+        """
+        words, mem, segments = self._arena.words, self._arena.mem, self._segments
+        for segment, places in self._live.items():
+            row = segments.row(segment)
+            base = at = segments.base(segment)
+            alive = 0
+            places.sort()
+            for place in places:
+                location, length = place >> LENGTH_BITS, place & LENGTH_MASK
+                if location != at:
+                    mem[at << 3 : (at << 3) + HEAD_BYTES] = build_filler(location - at)
+                at = location + length
+                alive += length
+            head = min(words[row + SEG_HEAD], self._arena.geometry.segment_words)
+            if head - (at - base) < LEAST_RECORD_WORDS:
+                head = at - base  # but for damage it is so already
+            else:
+                mem[at << 3 : (at << 3) + HEAD_BYTES] = build_filler(head - at + base)
+            words[row + SEG_HEAD] = head
+            words[row + SEG_DEAD] = head - alive
+            words[row + SEG_DUE] = 0
+        words[header + SH_DUE] = 0
+        for location, deadline_ms in self._deadlines:
+            segments.note_deadline(header, location, deadline_ms)
+        words[header + SH_ENTRIES] = self.entries
+        words[header + SH_VERSION] = max(words[header + SH_VERSION], self._newest)
 
 
 class Verifier:
-    """Looks entries up, and goes through the pages of a shard."""
+    """Looks entries up, and goes through the pages of a shard.
+
+    Attributes:
+        engine: the compiled engine of the store; None where there is none.
+    """
 
     __slots__ = (
         "_arena",
         "_index",
         "_segments",
         "_shift",
+        "engine",
     )
 
     def __init__(self, arena: Arena, segments: Segments, index: Index) -> None:
@@ -93,6 +197,7 @@ class Verifier:
         self._segments = segments
         self._index = index
         self._shift = arena.geometry.segment_shift
+        self.engine: engine.Engine | None = None
 
     def entry(self, key_hash: int, key: bytes) -> Entry | None:
         """Look a key up.
@@ -154,119 +259,69 @@ class Verifier:
             whole -= len(found[1])
         return None if whole else pieces
 
-    def survey(self, shard: int, pages: Iterable[int], log: Iterable[int]) -> Survey:
+    def survey(self, shard: int, pages: Iterable[int], log: list[int]) -> Survey | compiled.Surveyor:
         """Go through a shard's pages, and empty every slot that leads to no whole entry of its own.
 
-        The caller holds the shard's lock. 1.9 µs for each entry.
-
         Args:
-            shard: its number.
+            shard: its number; its lock is held.
             pages: its pages, no tag covered by two of them.
             log: its segments that are no pages.
 
         Returns:
             What is left.
         """
-        arena, segments = self._arena, self._segments
-        words, mem, geometry = arena.words, arena.mem, arena.geometry
-        hash_of, names_version, shift = arena.hash_of, arena.names_version, self._shift
-        location_mask, entry_mask, bucket_mask = (
-            geometry.location_mask,
-            geometry.entry_mask,
-            geometry.bucket_mask,
-        )
-        generation_shift, generation_mask = geometry.generation_shift, geometry.generation_mask
+        words, segments = self._arena.words, self._segments
+        survey: Survey | compiled.Surveyor
+        if self.engine is None:
+            survey = Survey(self._arena, segments, log)
+        else:
+            survey = core.verify.Surveyor(self.engine, shard, log)
         generations = {segment: words[segments.row(segment) + SEG_GENERATION] for segment in log}
-        live: dict[int, list[int]] = {segment: [] for segment in log}
-        deadlines: list[tuple[int, int]] = []
-        entries = dropped = newest = 0
-        shard_bits = shard << TAG_BITS
+
+        def entry_at(slot: int, word: int) -> Found | None:
+            return self._entry_at(shard, generations, slot, word)
+
         for page in pages:
             PROGRESS.made()
-            base = segments.base(page)
-            covers = words[segments.row(page) + SEG_COVERS]
-            depth = covers.bit_length() - 1
-            foreign_shift, prefix = 64 - depth, covers ^ 1 << depth
-            for i, word in enumerate(words[base : base + geometry.segment_words].tolist()):
-                if not word:
-                    continue
-                if not i & BUCKET_WORDS - 1:
-                    if word & ~_COUNTS:
-                        words[base + i] = word & _COUNTS
-                    continue
-                if word >> foreign_shift != prefix:
-                    words[base + i] = 0  # a split has moved it to a deeper page
-                    continue
-                location = word & location_mask
-                segment = location >> shift
-                at = location << 3
-                end = segment + 1 << shift + 3
-                if generations.get(segment) == word >> generation_shift & generation_mask and at + 16 <= end:
-                    key_len, flags, content_len, version = unpack_head(mem, at)
-                    start = at + HEAD_BYTES + 8 if flags & DEADLINE else at + HEAD_BYTES
-                    stop = start + key_len + content_len
-                    if (
-                        stop + CHECKSUM_BYTES <= end
-                        and names_version(word, version)
-                        and xxh32_digest(mem[at:stop]) == mem[stop : stop + CHECKSUM_BYTES]
-                    ):
-                        key_hash = hash_of(mem[start : start + key_len])
-                        high = key_hash >> HIGH_SHIFT
-                        bucket = i & -BUCKET_WORDS
-                        if (
-                            key_hash & entry_mask == shard_bits | word >> TAG_SHIFT
-                            and (
-                                high & bucket_mask == bucket
-                                or high >> SECOND_BUCKET_SHIFT & bucket_mask == bucket
-                            )
-                            and (
-                                flags <= CALLER_FLAGS
-                                or self._special(live, deadlines, location, key_hash, flags)
-                            )
-                        ):
-                            live[segment].append(
-                                location << LENGTH_BITS | stop + CHECKSUM_BYTES + 7 - at >> 3
-                            )
-                            entries += 1
-                            if version > newest:
-                                newest = version
-                            continue
-                words[base + i] = 0
-                dropped += 1
-        return Survey(entries, dropped, newest, live, deadlines)
+            survey.look_through(segments.base(page), words[segments.row(page) + SEG_COVERS], entry_at)
+        return survey
 
-    def _special(
-        self,
-        live: dict[int, list[int]],
-        deadlines: list[tuple[int, int]],
-        location: int,
-        key_hash: int,
-        flags: int,
-    ) -> bool:
-        """Take an entry that is not an ordinary one into a survey: deadline, fragments or metadata.
+    def _entry_at(self, shard: int, generations: dict[int, int], slot: int, word: int) -> Found | None:
+        """The entry that a slot leads to, if it is whole and stands where its key may stand.
 
         Args:
-            live: the survey's.
-            deadlines: the survey's.
-            location: where its record lies, which is whole.
-            key_hash: the hash of its key.
-            flags: its flags.
+            shard: the number of its shard.
+            generations: those of the segments of the shard's log.
+            slot: the slot.
+            word: the word that stands there.
 
         Returns:
-            False if it is not whole.
+            As for ``Survey.look_through``.
         """
-        if flags & FRAGMENT:
-            return False
+        arena, geometry = self._arena, self._arena.geometry
+        location = arena.location_of(word)
+        segment = location >> self._shift
+        if generations.get(segment) != word >> geometry.generation_shift & geometry.generation_mask:
+            return None
+        found = whole_record(arena.mem, location << 3, segment + 1 << self._shift + 3)
+        if found is None:
+            return None
+        key, content, flags, version, deadline_ms = found
+        key_hash = arena.hash_of(key)
+        high, bucket = key_hash >> HIGH_SHIFT, slot & geometry.bucket_mask
+        if (
+            flags & FRAGMENT
+            or not arena.names_version(word, version)
+            or key_hash & geometry.entry_mask != shard << TAG_BITS | word >> TAG_SHIFT
+            or bucket not in (high & geometry.bucket_mask, high >> SECOND_BUCKET_SHIFT & geometry.bucket_mask)
+        ):
+            return None
+        places = [location << LENGTH_BITS | record_words(len(key), flags, len(content))]
         if flags & LARGE:
-            found = self._record(self._arena.shard_of(key_hash), location)
-            pieces = self._pieces(key_hash, split_metadata(found[1], flags)[0]) if found else None
+            pieces = self._pieces(key_hash, split_metadata(content, flags)[0])
             if pieces is None:
-                return False
-            for piece, value in pieces:
-                live[piece >> self._shift].append(
-                    piece << LENGTH_BITS | record_words(0, FRAGMENT, len(value))
-                )
-        if flags & DEADLINE:
-            (deadline_ms,) = unpack_deadline(self._arena.mem, (location << 3) + HEAD_BYTES)
-            deadlines.append((location, deadline_ms))
-        return True
+                return None
+            places += [
+                piece << LENGTH_BITS | record_words(0, FRAGMENT, len(value)) for piece, value in pieces
+            ]
+        return version, deadline_ms, places
