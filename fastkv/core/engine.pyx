@@ -31,6 +31,7 @@ from fastkv.core.index cimport (
     Buckets,
     Search,
     buckets_of,
+    ghosts_of,
     is_page,
     page_of,
     search,
@@ -46,6 +47,7 @@ from fastkv.core.native cimport (
     likely,
     load_acquire,
     load_relaxed,
+    prefetch,
     store_release,
     unlikely,
 )
@@ -396,6 +398,7 @@ cdef class Engine:
             return self.decline(WHY_LARGE)
         length = record_words(entry.key_len, DEADLINE if entry.deadline_ms else 0, content_len_of(entry))
         key_hash = hash_short(entry.key, entry.key_len, self.seed)
+        prefetch(arena.words + ghosts_of(arena, key_hash))  # for a new key
         shard = shard_of(arena, key_hash)
         header = header_of(arena, shard)
 
