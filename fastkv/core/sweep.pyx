@@ -248,6 +248,7 @@ cdef class Sweeper:
         """
         cdef const Arena *arena = &self.engine.arena
         cdef uint64_t location = part.location
+        cdef uint64_t page
         cdef Buckets buckets
         cdef Record record
         cdef int count = 0
@@ -266,8 +267,10 @@ cdef class Sweeper:
             seen.counts = part.least >= 0 or seen.has_passed
             if seen.counts:
                 seen.key_hash = hash_short(record.key, record.key_len, self.engine.seed)
-                buckets = buckets_of(arena, seen.key_hash, page_of(arena, seen.key_hash))
-                prefetch(arena.words + buckets.first + buckets.home)
+                page = page_of(arena, seen.key_hash)
+                if likely(is_page(arena, page)):
+                    buckets = buckets_of(arena, seen.key_hash, page)
+                    prefetch(arena.words + buckets.first + buckets.home)
             location += seen.length
             seen += 1
             count += 1
