@@ -236,8 +236,8 @@ DEATHS: dict[str, Death] = {
         a_full_page,
         lambda store: store.put(b"target", NEW, clock),
         NEW,
-        "index.split",
-        stride=7,  # of a loop over slots each opcode is met in one round or another
+        "index.split index.name index.clear",
+        stride=53,  # of a loop over slots each opcode is met in one round or another
     ),
     "put that splits a page, in the pool": Death(
         a_full_page, lambda store: store.put(b"target", NEW, clock), NEW, POOL
