@@ -45,8 +45,8 @@ _CONT: Final = 7
 _SETOPTIONS: Final = 0x4200
 _EXITKILL: Final = 1 << 20
 
-# Between the fork and the call that is stepped through there are a few thousand instructions.
-_MOST_BEFORE: Final = 100_000
+# Between the fork and the call that is stepped through, or between two calls, there are some thousands.
+_MOST_BEFORE: Final = 1_000_000
 # One death of this number is a real one.
 _REAL: Final = 16
 
@@ -175,6 +175,7 @@ class Stepped:
         module: ModuleType,
         watched: Sequence[mmap] = (),
         entry: int = 0,
+        before: int = 0,
     ) -> None:
         """Fork a process, and let it run until it is about to enter the module.
 
@@ -183,6 +184,7 @@ class Stepped:
             module: the extension module whose call counts; the first one, if the operation has several.
             watched: shared memory whose changes are looked for.
             entry: that of an earlier process that did the same, which saves its search.
+            before: how many calls with that entry go before the one that counts.
         """
         self._views = [ctypes.c_char.from_buffer(mem) for mem in watched]
         self._shadows = [ctypes.create_string_buffer(len(mem)) for mem in watched]
@@ -205,12 +207,13 @@ class Stepped:
         self.pid = start(work)
         os.waitpid(self.pid, 0)
         _libc.ptrace(_SETOPTIONS, self.pid, None, _EXITKILL)
+        self._range = _code(lambda file: file == module.__file__)
         if entry:
-            self.run_to(entry)
+            for _ in range(before + 1):
+                self._frame.value = 0
+                self.run_to(entry)
         else:
-            ((low, high),) = _code(lambda file: file == module.__file__)
-            self.at = _stepping().step_into(self.pid, low, high, _MOST_BEFORE, self._frame, self._status)
-            assert self.at, f"it did not enter {module.__name__}, and stopped with {self._status.value:#x}"
+            assert self.enter(), f"it did not enter the module, and stopped with {self._status.value:#x}"
         self.entry = self.at
         self.look()
 
@@ -223,6 +226,12 @@ class Stepped:
         if self.pid:
             self.kill()
         self._views.clear()
+
+    def enter(self) -> bool:
+        """Step until the next call into the module begins; False if the process ends before."""
+        ((low, high),) = self._range
+        self.at = _stepping().step_into(self.pid, low, high, _MOST_BEFORE, self._frame, self._status)
+        return bool(self.at)
 
     def look(self) -> None:
         """Take what is watched as it is now; only what is changed after this is a change."""
@@ -366,7 +375,32 @@ class Reader(Stepped):
         return pickle.loads(os.read(self._results, size))
 
 
-def deaths(store: Store, operation: Callable[[], object], module: ModuleType) -> Iterator[int]:
+def calls(operation: Callable[[], object], module: ModuleType) -> list[tuple[int, int]]:
+    """Find the calls of an operation into a module; the operation is done.
+
+    Args:
+        operation: what a process does.
+        module: as for ``Stepped``.
+
+    Returns:
+        The entry of each, and how many calls with that entry go before it.
+    """
+    found: list[tuple[int, int]] = []
+    seen: Counter[int] = Counter()
+    with Stepped(operation, module) as process:
+        while True:
+            found.append((process.at, seen[process.at]))
+            seen[process.at] += 1
+            assert process.go(1 << 30) is Stop.LEFT
+            if not process.enter():
+                assert os.WIFEXITED(process._status.value), f"it stopped with {process._status.value:#x}"
+                process.pid = 0
+                return found
+
+
+def deaths(
+    store: Store, operation: Callable[[], object], module: ModuleType, call: tuple[int, int] = (0, 0)
+) -> Iterator[int]:
     """Bring a store into each state in which the death of a process within a call can leave it.
 
     The process stands still behind each instruction that has changed the arena or a lock, and its locks are
@@ -377,28 +411,29 @@ def deaths(store: Store, operation: Callable[[], object], module: ModuleType) ->
         store: the store; it may be changed in any way after each death.
         operation: what the process does.
         module: as for ``Stepped``.
+        call: which call, as of ``calls``; the first one if its entry is 0.
 
     Yields:
         How many instructions of the call the process has executed. In the end the operation is done.
     """
     begin = snapshot(store)
     real = {}
-    entry = 0
+    entry, before = call
     for change in range(0, 1 << 30, _REAL):
-        with Stepped(operation, module, shared(store), entry=entry) as process:
+        with Stepped(operation, module, shared(store), entry, before) as process:
             entry = process.entry
             stops = sum(1 for _ in zip(range(change + 1), process.changes(), strict=False))
             if stops <= change:
                 break
             process.kill()
-            real[process.steps] = left(store)
+            real[change] = left(store)
         begin()
     begin()
-    with Stepped(operation, module, shared(store), entry=entry) as process:
-        for steps in process.changes():
+    with Stepped(operation, module, shared(store), entry, before) as process:
+        for change, steps in enumerate(process.changes()):
             go_on = snapshot(store)
             mark_dead(store, process.pid)
-            assert real.pop(steps, None) in (None, left(store)), f"step {steps}"
+            assert real.pop(change, None) in (None, left(store)), f"step {steps}"
             yield steps
             go_on()
         process.finish()
