@@ -188,7 +188,8 @@ def _as_text(reply: Reply) -> Any:
     if isinstance(reply, bytes):
         return reply.decode()
     if isinstance(reply, list):
-        return [_as_text(part) for part in reply]
+        # Most parts are strings; a call for each would take as long as all else.
+        return [part.decode() if part.__class__ is bytes else _as_text(part) for part in reply]
     return {"error": reply.text} if isinstance(reply, CommandError) else reply
 
 

@@ -7,13 +7,17 @@ A step takes a few milliseconds at most; the generator yields behind it and retu
 from __future__ import annotations
 
 from collections.abc import Generator
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, Final, TypeAlias, TypeVar
 
 T = TypeVar("T")
 
 Steps: TypeAlias = Generator[float | None, None, T]
 """Work in steps, and its result. It yields None where others may have a turn, or the seconds after which to
 go on where it waits for something. It holds no lock while it is suspended, and may be closed there."""
+
+
+END_OF_TURN: Final = 1e-9
+"""What a step yields behind which others have a turn in any case: the next one may take as long as a turn."""
 
 
 class Unfinished(Exception):

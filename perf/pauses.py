@@ -181,6 +181,8 @@ def _command_much(port: int) -> None:
     for _ in range(3):
         client.ask(_command("SCAN", 0, "COUNT", 10_000))
         client.ask(_command("MGET", *keys))
+        client.ask(_command("EXISTS", *keys[1000:], *(f"no {key}" for key in keys[:1000])))
+        client.ask(_command("DEL", *keys))
         client.ask(_command("MSET", *(word for key in keys for word in (key, "v"))))
         client.ask(_command("KEYS", "*1"))
         client.ask(_command("DBSIZE"))

@@ -34,6 +34,30 @@ def test_commands_together_are_answered_one_by_one(asked: Asked) -> None:
     assert asked.commands.run_together([], NOBODY) == []
 
 
+def test_nothing_but_set_is_answered_and_told_of_as_among_others(asked: Asked) -> None:
+    """Such transactions take one call of the store; of a key that is named twice the last value counts."""
+    for texts in (["SET a 1", "SET b 2"], ["SET a 1", "SET b 2", "SET a 3"], ["SET a 1"]):
+        alone = asked.commands.run_together(words_of(*texts), NOBODY)
+        told, counted = list(asked.told), asked.counted()
+        found = asked.run("MGET a b")
+        asked.run("FLUSHALL")
+        asked.told.clear()
+        asked.counters[:] = [0] * len(asked.counters)
+        among = asked.commands.run_together(words_of(*texts, "PING"), NOBODY)
+        assert isinstance(among, list)
+        assert alone == among[:-1] == [OK] * len(texts)
+        assert (told, counted) == (asked.told, asked.counted())
+        assert found == asked.run("MGET a b")
+        asked.run("FLUSHALL")
+        asked.told.clear()
+        asked.counters[:] = [0] * len(asked.counters)
+    replies = asked.commands.run_together(words_of("SET a 1", "SET b " + "x" * 10_001), NOBODY)
+    assert isinstance(replies, list)
+    assert replies[0] == OK
+    assert error(replies[1]).startswith("ERR the value would have 10001 bytes")
+    assert asked.counted() == {"PUTS": 1, "VALUE_TOO_LONG": 1}
+
+
 @pytest.mark.parametrize("wrong", ["FOO", "GET"])
 def test_one_that_is_wrong_keeps_all_from_being_executed(asked: Asked, wrong: str) -> None:
     refused = asked.commands.run_together(words_of("SET a 1", wrong), NOBODY)

@@ -288,7 +288,7 @@ def test_engines_in_turns_leave_what_the_readable_one_leaves() -> None:
         for each in (reader, writer)[: chance.randrange(3)]:
             do(each, lambda engine: engine.get(key, clock))
         if chance.random() < 0.2:
-            do(reader, lambda engine: engine.get_many([key, b"key1", b"key2"], clock))
+            pair.do(lambda store: store.get_many([key, b"key1", b"key2"], clock))
         clock.freeze(clock() + 1)
 
     for number in range(5000):
@@ -434,7 +434,6 @@ def spy(readable: Engine, declined: list[Any], look: Callable[[], object] = lamb
         recover=readable.recover,
         recover_pool=readable.recover_pool,
         get=note("get", None),
-        get_many=note("get_many", []),
         put=note("put", 0),
         delete=note("delete", False),
     )
@@ -455,11 +454,10 @@ def test_a_closed_engine_declines_everything_and_the_arena_can_be_unmapped() -> 
     engine.close()
     engine.close()
     assert engine.get(b"a", clock) is None
-    assert engine.get_many([b"a"], clock) == []
     assert engine.put(b"a", b"2", clock) == 0
     assert engine.delete(b"a", clock) is False
-    assert [name for name, _ in declined] == ["get", "get_many", "put", "delete"]
-    assert engine.declines["closed"] == 4
+    assert [name for name, _ in declined] == ["get", "put", "delete"]
+    assert engine.declines["closed"] == 3
     store._arena.mem.close()
 
 
@@ -537,7 +535,6 @@ def test_a_damaged_arena_leads_nowhere_else(shape: tuple[int, int, int], seed: i
             for key in chance.sample(keys, 40) + [b"new%d" % number for number in range(40)]:
                 size = chance.randrange(470)
                 engine.get(key, clock)
-                engine.get_many([key, keys[0]], clock)
                 engine.put(key, b"v" * size, clock, 0, chance.choice([0, NOW_MS + 9]), b"m" * (size & 7))
                 if size & 1:
                     engine.delete(key, clock)

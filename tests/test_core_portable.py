@@ -32,6 +32,8 @@ _TESTS = (
 
 # A hit counts if its record vouches for itself and for the word of its slot; misses do not, nor do several.
 _VOUCHES = """
+from types import SimpleNamespace
+
 from fastkv import core
 from store_helpers import MIB, SEED, clock
 from test_core_engine import spy, store_of
@@ -55,7 +57,9 @@ assert engine.get(b"key", clock) is None
 store.words[slot] ^= 1 << store.geometry.version_shift
 assert engine.get(b"none", clock) is None
 assert len(declined) == 8 * size + 2
-assert engine.get_many([b"key"], clock) == []
+readable = SimpleNamespace(get_many=lambda keys, clock: [], count_many=lambda keys, clock: -1)
+many = core.many.Many(engine, readable)
+assert (many.get_many([b"key"], clock), many.count_many([b"key"], clock)) == ([], -1)
 assert engine.get(b"key", clock) == entry
 engine.close()
 assert store.check() == []

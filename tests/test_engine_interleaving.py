@@ -189,7 +189,7 @@ def test_two_writers_at_once_do_what_one_after_the_other_does(name: str) -> None
             with (
                 Stepped(lambda: operations[0](store), core.engine, locks, entries[0]) as first,
                 Stepped(lambda: operations[1](store), core.engine, locks, entries[1]) as second,
-                Stepped(read, core.engine, locks, entries[2]) as reader,
+                Stepped(read, core.many, locks, entries[2]) as reader,
             ):
                 entries = [process.entry for process in (first, second, reader)]
                 interleave((first, second, reader), chance, look)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import suppress
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -46,10 +47,27 @@ if TYPE_CHECKING:
 
     from fastkv.store import Store
 
+
+def readable_engine_of(store: Store) -> Any:
+    """The operations in Python."""
+    many: Any = store.get_many.__self__  # type: ignore[attr-defined]
+    return operations(store.readable, getattr(many, "readable", many))
+
+
+def compiled_engine_of(store: Store) -> Any:
+    """The compiled operations."""
+    return operations(store.engine, store)
+
+
+def operations(engine: Any, many: Any) -> Any:
+    """Those of an engine, and the reading of several keys."""
+    return SimpleNamespace(get=engine.get, put=engine.put, delete=engine.delete, get_many=many.get_many)
+
+
 # From a store to the engine that is tested.
-IMPLEMENTATIONS: dict[str, Callable[[Store], Any]] = {"readable": lambda store: store.readable}
+IMPLEMENTATIONS: dict[str, Callable[[Store], Any]] = {"readable": readable_engine_of}
 if core.COMPILED:
-    IMPLEMENTATIONS["compiled"] = lambda store: store.engine
+    IMPLEMENTATIONS["compiled"] = compiled_engine_of
 
 # Lengths around what a record holds itself, and around what a hash or a comparison treats in one piece.
 KEY_LENGTHS = [*range(1, 70), 127, 128, 129, 239, 240, 241, 254, 255, 256, 257, 900, 1024]

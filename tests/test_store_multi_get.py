@@ -195,6 +195,7 @@ def test_pairs_that_are_written_one_after_the_other_are_never_seen_the_other_way
             assert end_of(pid) == -signal.SIGKILL
 
 
+@pytest.mark.usefixtures("readable_engine")
 def test_the_short_way_is_taken_while_nobody_disturbs(
     memory_order: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

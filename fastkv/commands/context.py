@@ -33,6 +33,25 @@ class Space(Protocol):
     def get_many(self, keys: Sequence[bytes], clock: Callable[[], int]) -> list[Entry | None]:
         """Look several keys up, as they were at one moment."""
 
+    def get_values(self, keys: Sequence[bytes], clock: Callable[[], int]) -> list[bytes | None]:
+        """Look the values of several keys up, as they were at one moment."""
+
+    def count_many(self, keys: Sequence[bytes], clock: Callable[[], int]) -> int:
+        """Count those of several keys that have an entry at one moment."""
+
+    def put_many(
+        self,
+        keys: Sequence[bytes],
+        values: Sequence[bytes],
+        clock: Callable[[], int],
+        *,
+        only_new: bool = False,
+    ) -> bool:
+        """Put several values at one moment, all or none."""
+
+    def delete_many(self, keys: Sequence[bytes], clock: Callable[[], int]) -> list[bytes]:
+        """Remove several entries at one moment; the keys of those that were there."""
+
     def put(
         self,
         key: bytes,
@@ -111,6 +130,9 @@ class Nobody:
 
 NOBODY: Final = Nobody()
 
+ALWAYS: Final = (1,)
+"""The word of listeners where changes are always told."""
+
 
 def _to_nobody(channel: bytes, payload: bytes) -> int:
     """Publish where nobody passes messages on."""
@@ -148,6 +170,7 @@ class Context:
         ahead_ms: what Unix time is ahead of that clock.
         counters: where hits, misses, puts and deletes are counted.
         notify: is told of each change, once it is done: the event's name as Redis has it, and the key.
+        wanted: a view of a word; as long as it is 0 ``notify`` does nothing.
         client: who asks.
         limits: the bounds.
         hub: who passes messages on; None where there is nobody.
@@ -168,6 +191,7 @@ class Context:
         "space",
         "stats",
         "walks",
+        "wanted",
     )
 
     def __init__(
@@ -181,6 +205,7 @@ class Context:
         client: Client,
         limits: Limits,
         hub: Hub | None,
+        wanted: Sequence[int] = ALWAYS,
         stats: Callable[[], Mapping[str, int | str]],
     ) -> None:
         """See the attributes."""
@@ -189,6 +214,7 @@ class Context:
         self.ahead_ms = ahead_ms
         self.counters = counters
         self.notify = notify
+        self.wanted = wanted
         self.client = client
         self.limits = limits
         self.hub = hub
@@ -216,6 +242,29 @@ class Context:
             raise ValueTooLong(
                 f"the value would have {value_len} bytes; --max-value-bytes allows {self.limits.max_value}"
             )
+
+    def check_all(self, keys: Sequence[bytes], values: Sequence[bytes]) -> None:
+        """Find out whether several entries may be written; otherwise as ``check``.
+
+        Args:
+            keys: their keys, one at least.
+            values: their values.
+        """
+        limits = self.limits
+        if not all(keys) or max(map(len, keys)) > limits.max_key or max(map(len, values)) > limits.max_value:
+            for key, value in zip(keys, values, strict=True):
+                self.check(key, len(value))
+
+    def notify_all(self, event: bytes, keys: Sequence[bytes]) -> None:
+        """Tell of the same change of several keys.
+
+        Args:
+            event: as for ``notify``.
+            keys: the keys.
+        """
+        if self.wanted[0]:
+            for key in keys:
+                self.notify(event, key)
 
     def check_batch(self, count: int) -> None:
         """Find out whether so many commands may come together.
@@ -270,4 +319,5 @@ class Context:
         inner = copy(self)
         inner.walks = 0  # in a transaction there is no waiting
         inner.space, inner.counters, inner.notify, inner.publish = space, counters, notify, publish
+        inner.wanted = ALWAYS
         return inner

@@ -11,14 +11,15 @@ from typing import TYPE_CHECKING, Final
 
 from fastkv.clock import unix_ahead_ms
 from fastkv.commands import bits, counters, expiry, keys, keyspace, pubsub, server, strings, transactions
-from fastkv.commands.context import NOBODY, Context
+from fastkv.commands.context import ALWAYS, NOBODY, Context
 from fastkv.commands.failures import failure
 from fastkv.commands.replies import CommandError, size_in_steps, size_of
 from fastkv.commands.table import SPELLINGS, checked, find
 from fastkv.errors import BatchTooLong, ReplyTooLong
+from fastkv.steps import END_OF_TURN
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
     from fastkv.commands.context import Client, Counters, Limits, Notify
     from fastkv.commands.replies import Reply
@@ -29,6 +30,9 @@ if TYPE_CHECKING:
 
 FAMILIES: Final = (bits, counters, expiry, keys, keyspace, pubsub, server, strings, transactions)
 """The modules that have put their commands into the table."""
+
+# To read so many words out of a message takes 0.2 ms.
+_MANY_WORDS: Final = 1024
 
 _NO_ROOM: Final = "not executed: the replies before this one are as long as they may be together"
 
@@ -46,6 +50,7 @@ class Commands:
         *,
         limits: Limits,
         notify: Notify | None = None,
+        wanted: Sequence[int] = ALWAYS,
         hub: Hub | None = None,
         ahead_ms: Callable[[], int] | None = None,
         stats: Callable[[], Mapping[str, int | str]] | None = None,
@@ -59,6 +64,7 @@ class Commands:
             limits: the bounds.
             notify: is told of each change, once it is done: the event's name as Redis has it, and the key;
                 None where nobody listens. It may not use the commands.
+            wanted: a view of a word; as long as it is 0 ``notify`` does nothing.
             hub: who passes messages on; None where there is nobody.
             ahead_ms: what Unix time is ahead of ``clock``; None: what the machine's clocks say of this store.
             stats: what ``INFO`` tells; None: what the store tells.
@@ -72,6 +78,7 @@ class Commands:
             client=NOBODY,
             limits=limits,
             hub=hub,
+            wanted=wanted,
             stats=stats or space.stats,
         )
 
@@ -96,10 +103,19 @@ class Commands:
                 return transactions.enqueue(self._context, session, command, words)
             context = self._context
             context.client = client
+            if len(words) > _MANY_WORDS:
+                return self._in_steps(self._later(command, words, client), client)
             reply = command.handler(context, words)
             return self._in_steps(reply, client) if reply.__class__ is GeneratorType else reply
         except Exception as error:  # noqa: BLE001 - no client ends a worker
             return failure(error, self._context.counters)
+
+    def _later(self, command: Command, words: list[bytes], client: Client) -> Steps[Reply]:
+        """A command of many words, behind a turn of others: to read its words was a step already."""
+        yield END_OF_TURN
+        self._context.client = client
+        reply = command.handler(self._context, words)
+        return (yield from reply) if isinstance(reply, Generator) else reply
 
     def _in_steps(self, steps: Steps[Reply], client: Client) -> Steps[Reply]:
         """Steps of a command whose result is an error where it could not be done."""

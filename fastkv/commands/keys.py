@@ -30,12 +30,9 @@ def _delete(context: Context, words: list[bytes]) -> Reply:
     if len(keys) == 1:
         gone = keys if context.space.delete(keys[0], context.clock) else []
     else:
-        gone = context.space.transact(
-            keys, lambda space: [key for key in keys if space.delete(key, context.clock)], context.clock
-        )
+        gone = context.space.delete_many(keys, context.clock)
     context.counters[_DELETES] += len(gone)
-    for key in gone:
-        context.notify(b"del", key)
+    context.notify_all(b"del", gone)
     return len(gone)
 
 
@@ -54,14 +51,10 @@ def unlink(context: Context, words: list[bytes]) -> Reply:
 def _there(context: Context, words: list[bytes]) -> Reply:
     """How many of some keys are there, at one moment; one that is named twice counts twice."""
     context.check_keys(len(words) - 1)
-    if len(words) == 2:
-        entries = [context.space.get(words[1], context.clock)]
-    else:
-        entries = context.space.get_many(words[1:], context.clock)
-    misses = entries.count(None)
-    context.counters[_MISSES] += misses
-    context.counters[_HITS] += len(entries) - misses
-    return len(entries) - misses
+    found = context.space.count_many(words[1:], context.clock)
+    context.counters[_HITS] += found
+    context.counters[_MISSES] += len(words) - 1 - found
+    return found
 
 
 @command("EXISTS", -2, (1, -1, 1))

@@ -12,7 +12,7 @@ from fastkv.stats import Column
 from fastkv.store import DELETE, LEAVE, Retime, new_value
 
 if TYPE_CHECKING:
-    from fastkv.commands.context import Context, Space
+    from fastkv.commands.context import Context
     from fastkv.commands.replies import Reply
     from fastkv.store import Change, Entry
 
@@ -212,63 +212,48 @@ def getex(context: Context, words: list[bytes]) -> Reply:
 def mget(context: Context, words: list[bytes]) -> Reply:
     """The values of several keys, at one moment."""
     context.check_keys(len(words) - 1)
-    entries = context.space.get_many(words[1:], context.clock)
-    misses = entries.count(None)
+    values = context.space.get_values(words[1:], context.clock)
+    misses = values.count(None)
     context.counters[_MISSES] += misses
-    context.counters[_HITS] += len(entries) - misses
-    context.check_reply(sum(len(entry[0]) for entry in entries if entry))
-    return [entry and entry[0] for entry in entries]
+    context.counters[_HITS] += len(values) - misses
+    context.check_reply(sum(map(len, filter(None, values))))
+    return [*values]
 
 
-def _pairs(context: Context, words: list[bytes]) -> list[tuple[bytes, bytes]]:
-    """The keys and values of MSET, in order."""
-    if not len(words) % 2:
-        raise wrong_number(words[0].decode())
-    context.check_keys(len(words) // 2)
-    pairs = list(zip(words[1::2], words[2::2], strict=True))
-    for key, value in pairs:
-        context.check(key, len(value))
-    return pairs
-
-
-def _put_all(context: Context, pairs: list[tuple[bytes, bytes]], *, only_new: bool) -> bool:
+def _put_all(context: Context, words: list[bytes], *, only_new: bool) -> bool:
     """Put several values at one moment.
 
     Args:
         context: where to.
-        pairs: keys and values.
+        words: of the command: behind its name keys and values.
         only_new: whether nothing is done if one of the keys is there.
 
     Returns:
         Whether it was done.
     """
-
-    def body(space: Space) -> bool:
-        if only_new and any(space.get(key, context.clock) for key, _ in pairs):
-            return False
-        for key, value in pairs:
-            space.put(key, value, context.clock)
-        return True
-
-    if not context.space.transact([key for key, _ in pairs], body, context.clock):
-        return False
-    context.counters[_PUTS] += len(pairs)
-    for key, _ in pairs:
-        context.notify(b"set", key)
-    return True
+    if not len(words) % 2:
+        raise wrong_number(words[0].decode())
+    context.check_keys(len(words) // 2)
+    keys, values = words[1::2], words[2::2]
+    context.check_all(keys, values)
+    done = context.space.put_many(keys, values, context.clock, only_new=only_new)
+    if done:
+        context.counters[_PUTS] += len(keys)
+        context.notify_all(b"set", keys)
+    return done
 
 
 @command("MSET", -3, (1, -1, 2), writes=True)
 def mset(context: Context, words: list[bytes]) -> Reply:
     """Give several keys their values, at one moment."""
-    _put_all(context, _pairs(context, words), only_new=False)
+    _put_all(context, words, only_new=False)
     return OK
 
 
 @command("MSETNX", -3, (1, -1, 2), writes=True)
 def msetnx(context: Context, words: list[bytes]) -> Reply:
     """Give several keys their values, at one moment, if none of them has one."""
-    return int(_put_all(context, _pairs(context, words), only_new=True))
+    return int(_put_all(context, words, only_new=True))
 
 
 @command("APPEND", 3, (1, 1, 1), writes=True)

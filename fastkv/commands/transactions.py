@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Final, TypeAlias
 
 from fastkv.commands.failures import OWN_FAULT, failure
 from fastkv.commands.replies import OK, QUEUED, CommandError, size_of
+from fastkv.commands.strings import set_
 from fastkv.commands.table import command
 from fastkv.errors import BatchTooLong, StoreBusy
-from fastkv.stats import ROW_WORDS
+from fastkv.stats import ROW_WORDS, Column
 from fastkv.steps import finish
 
 if TYPE_CHECKING:
@@ -57,6 +58,8 @@ def together(
         BatchTooLong: if they take longer than they may; nothing was done.
         StoreFull, StoreBusy: as of the store; nothing was done.
     """
+    if not watched and (replies := _set_together(context, commands)) is not None:
+        return replies
     watched = watched or {}
     counts = [0] * ROW_WORDS
     told: list[tuple[bytes, bytes]] = []
@@ -101,6 +104,27 @@ def together(
             if context.publish(channel, payload) is None and context.hub:
                 context.hub.post(channel, payload)
     return replies
+
+
+def _set_together(context: Context, commands: list[tuple[Command, list[bytes]]]) -> list[Reply] | None:
+    """``together`` for nothing but SET without options, in one call of the store.
+
+    Returns:
+        The replies; None if one of the commands is another one, or cannot be done.
+    """
+    if not commands or not all(asked.handler is set_ and len(words) == 3 for asked, words in commands):
+        return None
+    keys = [words[1] for _, words in commands]
+    values = [words[2] for _, words in commands]
+    try:
+        context.check_all(keys, values)
+    except OWN_FAULT:  # it fails alone, and the others are done
+        return None
+    context.check_keys(len(set(keys)))
+    context.space.put_many(keys, values, context.clock)
+    context.counters[Column.PUTS] += len(keys)
+    context.notify_all(b"set", keys)
+    return [OK] * len(keys)
 
 
 def enqueue(context: Context, session: Session, asked: Command, words: list[bytes]) -> Reply:

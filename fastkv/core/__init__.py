@@ -17,10 +17,12 @@ from typing import TYPE_CHECKING, Final
 from fastkv.core.sources import module_names, sources_hash
 
 if TYPE_CHECKING:
+    from fastkv.core import changes as changes
     from fastkv.core import engine as engine
     from fastkv.core import hashing as hashing
     from fastkv.core import headers as headers
     from fastkv.core import http as http
+    from fastkv.core import many as many
     from fastkv.core import pages as pages
     from fastkv.core import receiver as receiver
     from fastkv.core import sweep as sweep

@@ -5,6 +5,7 @@ The memory that a ``Found`` points to is the arena's: copy it, then ask ``holds`
 
 cimport cython
 from cpython.buffer cimport Py_buffer
+from cpython.bytes cimport PyBytes_FromStringAndSize
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
 from fastkv.core.index cimport Buckets
@@ -44,7 +45,7 @@ cdef enum Reason:
     WHY_FULL  # the pool has no segment to spare
     WHY_KEY  # it is empty, or longer than the core hashes
     WHY_LARGE  # a value in fragments, or one that would need some; too much metadata
-    WHY_MISSING  # one of several keys has no entry
+    WHY_MISSING  # a miss, or several keys, where stores may be seen out of their order
     WHY_SPLIT  # the key's buckets have no empty slot
     WHY_UNVERIFIED  # nothing has verified the shard since the start
     REASONS
@@ -63,6 +64,18 @@ cdef extern from "pthread.h" nogil:
         pass
     int pthread_mutex_trylock(pthread_mutex_t *)
     int pthread_mutex_unlock(pthread_mutex_t *)
+
+cdef extern from "errno.h" nogil:
+    int EOWNERDEAD
+
+
+cdef inline tuple entry_of(const Found *found):
+    """An ``Entry``, copied out of the arena."""
+    cdef bytes value = PyBytes_FromStringAndSize(<const char *> found.value, found.value_len)
+    cdef bytes metadata = b""
+    if found.metadata_len:
+        metadata = PyBytes_FromStringAndSize(<const char *> found.metadata, found.metadata_len)
+    return value, found.flags, found.version, found.deadline_ms, found.slot, found.word, metadata
 
 
 @cython.final
@@ -99,8 +112,10 @@ cdef class Engine:
 
     cdef void release(self) noexcept
     cdef int decline(self, Reason reason) noexcept
-    cdef list find_all(self, tuple keys, Found *found)
     cdef int find(self, const uint8_t *key, size_t key_len, Found *found) noexcept
+    cdef int find_hashed(
+        self, uint64_t key_hash, const uint8_t *key, size_t key_len, Found *found
+    ) noexcept
     cdef bint is_unchanged(self, Found *found) noexcept
     cdef void count_access(self, uint64_t slot) noexcept
     cdef bint lock_shard(self, uint64_t shard) noexcept

@@ -1,4 +1,4 @@
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Never, Self, final
 
 from fastkv.store.engine import Engine as ReadableEngine
@@ -20,7 +20,6 @@ class Engine:
     def declines(self) -> dict[str, int]: ...
     def close(self) -> None: ...
     def get(self, key: bytes, clock: Callable[[], int]) -> Entry | None: ...
-    def get_many(self, keys: Sequence[bytes], clock: Callable[[], int]) -> list[Entry | None]: ...
     def put(
         self,
         key: bytes,

@@ -1,6 +1,6 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, initializedcheck=False
 # cython: nonecheck=False, embedsignature=True, auto_pickle=False, autotestdict=False
-"""The engine in C speed: get, get_many, put and delete over the arena of ``fastkv.store``.
+"""The engine in C speed: get, put and delete over the arena of ``fastkv.store``.
 
 ``fastkv.store.engine`` is its specification: after the same operations the arenas are equal byte by byte. An
 operation finishes here, or it is declined with nothing changed, and the readable engine does it. Between lock
@@ -18,7 +18,7 @@ Order, so that readers need no lock on machines that reorder, too:
 
 cimport cython
 from cpython.buffer cimport PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
-from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport free, malloc
 from posix.time cimport clock_gettime, timespec
@@ -60,9 +60,6 @@ from fastkv.store import segments as _segments
 
 include "layout.pxi"
 include "sources.pxi"
-
-cdef extern from "errno.h" nogil:
-    int EOWNERDEAD
 
 cdef extern from "time.h" nogil:
     int CLOCK_BOOTTIME
@@ -111,15 +108,6 @@ cdef inline uint64_t read_clock(object clock) except? 0:
 
 
 # -- the engine --------------------------------------------------------------------------------------------
-
-
-cdef inline tuple entry_of(const Found *found):
-    """An ``Entry``, copied out of the arena."""
-    cdef bytes value = PyBytes_FromStringAndSize(<const char *> found.value, found.value_len)
-    cdef bytes metadata = b""
-    if found.metadata_len:
-        metadata = PyBytes_FromStringAndSize(<const char *> found.metadata, found.metadata_len)
-    return value, found.flags, found.version, found.deadline_ms, found.slot, found.word, metadata
 
 
 cdef inline void remove(const Arena *arena, uint64_t header, const Place *place) noexcept:
@@ -216,55 +204,6 @@ cdef class Engine:
             return None
         return self.readable.get(key, clock)
 
-    def get_many(self, keys: object, clock: object) -> list:
-        """Look several keys up, as ``fastkv.store.engine.Engine.get_many``.
-
-        Here only if all are found, and none has a deadline: what is missing takes locks.
-        """
-        cdef tuple wanted
-        cdef Py_ssize_t count, i
-        cdef Found *found
-        cdef list entries
-        if not STORES_ARE_ORDERED:  # the readable one takes the locks at once
-            return self.readable.get_many(keys, clock)
-        wanted = tuple(keys)
-        count = len(wanted)
-        found = <Found *> malloc((count + 1) * sizeof(Found))
-        if found == NULL:
-            raise MemoryError
-        try:
-            entries = self.find_all(wanted, found)
-            if entries is not None:
-                for i in range(count):
-                    self.count_access(found[i].slot)
-                return entries
-        finally:
-            free(found)
-        return self.readable.get_many(keys, clock)
-
-    cdef list find_all(self, tuple keys, Found *found):
-        """Copy the entries of several keys; None unless all were there at the moment of the last copy."""
-        cdef list entries = []
-        cdef Py_ssize_t i
-        cdef Found *each = found
-        cdef int outcome
-        cdef bytes key
-        for key in keys:
-            if key is None:
-                raise TypeError("a key is bytes")
-            outcome = self.find(<const uint8_t *> PyBytes_AS_STRING(key), PyBytes_GET_SIZE(key), each)
-            if outcome != DONE or each.deadline_ms:
-                if outcome != DECLINED:
-                    self.decline(WHY_EXPIRED if outcome == DONE else WHY_MISSING)
-                return None
-            entries.append(entry_of(each))
-            each += 1
-        for i in range(len(keys)):
-            if not self.is_unchanged(&found[i]):
-                self.decline(WHY_DISTURBED)
-                return None
-        return entries
-
     cdef int look(self, const uint8_t *key, size_t key_len, Found *found) noexcept:
         cdef int outcome = self.find(key, key_len, found)
         # The clock is read before the last look at the word, so the verdict holds for that moment.
@@ -280,17 +219,21 @@ cdef class Engine:
 
     cdef int find(self, const uint8_t *key, size_t key_len, Found *found) noexcept:
         """Find a key's entry without a lock, whatever its deadline."""
+        if unlikely(key_len > LONGEST_HASHED):
+            return self.decline(WHY_KEY)
+        return self.find_hashed(hash_short(key, key_len, self.seed), key, key_len, found)
+
+    cdef int find_hashed(
+        self, uint64_t key_hash, const uint8_t *key, size_t key_len, Found *found
+    ) noexcept:
         cdef const Arena *arena = &self.arena
-        cdef uint64_t key_hash, page, sequence, trailing
+        cdef uint64_t page, sequence, trailing
         cdef const uint64_t *sequence_at
         cdef Buckets buckets
         cdef Record record
         cdef Search outcome
         if unlikely(arena.words == NULL):
             return self.decline(WHY_CLOSED)
-        if unlikely(key_len > LONGEST_HASHED):
-            return self.decline(WHY_KEY)
-        key_hash = hash_short(key, key_len, self.seed)
         sequence_at = arena.words + sequence_of(arena, shard_of(arena, key_hash))
         sequence = load_acquire(sequence_at)
         if unlikely(sequence & 1):

@@ -14,7 +14,7 @@ from fastkv.core.layout cimport (
     Arena,
 )
 from fastkv.core.memory cimport are_equal
-from fastkv.core.native cimport fence_acquire, likely, load_acquire, load_relaxed, unlikely
+from fastkv.core.native cimport fence_acquire, likely, load_acquire, load_relaxed, prefetch, unlikely
 from fastkv.core.records cimport Record, parse_record
 
 cdef enum Search:
@@ -93,6 +93,26 @@ cdef inline Search search(
         if bucket == buckets.second:
             return ABSENT
         bucket = buckets.second
+
+
+cdef inline void prefetch_slots(const Arena *arena, uint64_t key_hash) noexcept nogil:
+    """Have the first bucket of a key fetched that is looked up soon; whatever stands in the directory."""
+    cdef uint64_t page = page_of(arena, key_hash)
+    if likely(is_page(arena, page)):
+        prefetch(arena.words + page + (key_hash >> HIGH_SHIFT & arena.bucket_mask))
+
+
+cdef inline void prefetch_record(const Arena *arena, uint64_t key_hash) noexcept nogil:
+    """Have its record fetched, too, if it stands in that bucket."""
+    cdef uint64_t page = page_of(arena, key_hash), bucket, word
+    cdef int number
+    if unlikely(not is_page(arena, page)):
+        return
+    bucket = page + (key_hash >> HIGH_SHIFT & arena.bucket_mask)
+    for number in range(1, BUCKET_WORDS):
+        word = load_relaxed(arena.words + bucket + number)
+        if word >> TAG_SHIFT == key_hash & TAG_MASK and word & arena.location_mask < arena.total_words:
+            prefetch(arena.words + (word & arena.location_mask))
 
 
 cdef inline uint64_t vacancy(const Arena *arena, const Buckets *buckets) noexcept nogil:

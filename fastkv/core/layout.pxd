@@ -119,6 +119,11 @@ cdef inline uint64_t shard_of(const Arena *arena, uint64_t key_hash) noexcept no
     return (key_hash & arena.entry_mask) >> TAG_BITS
 
 
+cdef inline uint64_t shards_of(const Arena *arena) noexcept nogil:
+    """How many shards there are."""
+    return (arena.entry_mask + 1) >> TAG_BITS
+
+
 cdef inline bint is_pooled(const Arena *arena, uint64_t segment) noexcept nogil:
     """Return whether a number is that of a segment of the pool."""
     return segment - arena.first_segment < arena.segments - arena.first_segment

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 import orjson
 
 from fastkv.commands.context import NOBODY
-from fastkv.commands.replies import CommandError
+from fastkv.commands.replies import OK, CommandError
 from fastkv.http.responses import Reply, json_reply, without_body
 from fastkv.http.urlform import decode_percent, form_pairs
 from fastkv.jsonwire import InexactError, answer, answer_in_steps, load, load_exactly, words_of
@@ -37,6 +37,8 @@ TOKEN_PARAMETER: Final = b"_token"
 
 # What the JSON of an error begins with.
 _ERROR: Final = b'{"error":'
+
+_OK: Final = orjson.dumps(answer(OK))
 
 _NOT_BY_GET: Final = json_reply(
     405, b'{"error":"ERR by GET this command needs a token; by POST it does not"}', b"Allow: POST, PUT\r\n"
@@ -192,6 +194,9 @@ def _reply_to_several(replies: list[Answer] | CommandError, head: Head) -> Steps
     in_base64 = _wants_base64(head)
     bodies = []
     for reply in replies:
+        if reply is OK:
+            bodies.append(_OK)
+            continue
         bodies.append((yield from answer_in_steps(reply, in_base64=in_base64)))
         yield None
     return json_reply(200, b"[%b]" % b",".join(bodies))

@@ -152,6 +152,7 @@ class Routes:
                 max_transaction=settings.max_message_bytes or 0,
             ),
             notify=self.events.notify,
+            wanted=self.wanted,
             hub=hub,
             stats=self._summary,
         )

@@ -10,8 +10,11 @@ and how many segments are wanted; or everything has. The order:
 
 from __future__ import annotations
 
+from collections import Counter
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, NamedTuple
 
+from fastkv import core
 from fastkv.errors import StoreFull
 from fastkv.progress import PROGRESS
 from fastkv.store.layout import (
@@ -22,10 +25,13 @@ from fastkv.store.layout import (
     SH_VERSION,
     count_at,
 )
+from fastkv.store.redo import SlotChanges
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
+    from fastkv.core.changes import Changes
+    from fastkv.core.engine import Engine as CompiledEngine
     from fastkv.store.arena import Arena
     from fastkv.store.ghosts import Ghosts
     from fastkv.store.index import Index
@@ -39,6 +45,7 @@ if TYPE_CHECKING:
 _SPARE_SEGMENTS = 4
 # So many pages are split, or entries of a full bucket evicted, for the new keys of one shard.
 _MOST_VACANCIES = 4096
+_TOO_MANY = "Too many keys of the transaction belong to one place of the index."
 
 
 class Write(NamedTuple):
@@ -78,6 +85,7 @@ class Commit:
 
     __slots__ = (
         "_arena",
+        "_engine",
         "_ghosts",
         "_guard",
         "_index",
@@ -96,6 +104,7 @@ class Commit:
         ghosts: Ghosts,
         redo: Redo,
         guard: Guard,
+        engine: CompiledEngine | None = None,
     ) -> None:
         """Bind to a store.
 
@@ -107,7 +116,9 @@ class Commit:
             ghosts: who was evicted not long ago.
             redo: makes several changes one.
             guard: repairs a shard.
+            engine: the compiled one, where there is one: then ``fastkv.core.changes`` has the loops.
         """
+        self._engine = engine
         self._arena = arena
         self._words = arena.words
         self._shards = shards
@@ -130,16 +141,31 @@ class Commit:
         Raises:
             StoreFull: if the keys can never stand in the index together.
         """
+        writes = list(writes)
+        if (changes := self.changes()) is not None and changes.take_writes(writes):
+            wanted = self.run_changes(changes, versions)
+            if wanted is not None:
+                return wanted
         by_shard: dict[int, list[Write]] = {}
         for write in writes:
             by_shard.setdefault(self._arena.shard_of(write.key_hash), []).append(write)
-        try:
+        with self._recovering(by_shard):
             return self._run(by_shard, versions)
+
+    @contextmanager
+    def _recovering(self, numbers: Iterable[int]) -> Iterator[None]:
+        """Treat an error like a death.
+
+        Args:
+            numbers: of the shards concerned.
+        """
+        try:
+            yield
         except StoreFull:  # before anything was written
             raise
         except BaseException:
             self._redo.recover_or_die()
-            for number in by_shard:
+            for number in numbers:
                 self._guard.repair(self._shards[number])
             raise
 
@@ -187,7 +213,7 @@ class Commit:
             # What was found so far may stand elsewhere afterwards, or be gone.
             if not shard.make_vacancy(write.key_hash):
                 return None
-        raise StoreFull("Too many keys of the transaction belong to one place of the index.")
+        raise StoreFull(_TOO_MANY)
 
     # -- records ---------------------------------------------------------------------------------------------
 
@@ -240,13 +266,19 @@ class Commit:
                     break
                 new = self._arena.word_of(write.key_hash, write.version, place)
             news.append(new)
-        changes = [(slot, old, new) for (_, _, slot, old), new in zip(placed, news, strict=False)]
-        if len(news) == len(placed) and (len(placed) == 1 or self._redo.write(changes)):
+        if len(news) == len(placed) and (
+            len(placed) == 1 or self._redo.write(self._slots(placed, news).flat())
+        ):
             return news
         for (shard, write, _, _), new in zip(placed, news, strict=False):
             if new:
                 self._bury(shard, new, alone=write.content is None)
         return []
+
+    def _slots(self, placed: Sequence[_Placed], news: Sequence[int]) -> SlotChanges:
+        """What becomes of the slots."""
+        changes = [(slot, old, new) for (_, _, slot, old), new in zip(placed, news, strict=True)]
+        return SlotChanges(self._words, changes)
 
     def _bury(self, shard: Shard, word: int, *, alone: bool) -> None:
         """Discount a record, with its fragments unless another one has them now."""
@@ -268,9 +300,7 @@ class Commit:
         for shard in shards.values():
             shard.begin_steps()
         if len(placed) > 1:
-            self._redo.publish(
-                [(slot, old, new) for (_, _, slot, old), new in zip(placed, news, strict=True)]
-            )
+            self._redo.publish(self._slots(placed, news))
         else:
             words[placed[0].slot] = news[0]
         for (shard, write, _, old), new in zip(placed, news, strict=True):
@@ -284,6 +314,89 @@ class Commit:
         """See to it that a version which somebody was shown is never given again."""
         for number, version in versions.items():
             self._words[self._shards[number].header + SH_VERSION] = version
+
+    # -- the same with compiled loops ------------------------------------------------------------------------
+
+    def changes(self) -> Changes | None:
+        """What takes changes for ``run_changes``; None without the compiled engine."""
+        return core.changes.Changes(self._engine) if self._engine else None
+
+    def run_changes(
+        self,
+        changes: Changes,
+        versions: Mapping[int, int],
+        clock: Callable[[], int] | None = None,
+    ) -> int | None:
+        """Publish what was taken; otherwise as ``run``.
+
+        Args:
+            changes: each key once.
+            versions: as for ``run``.
+            clock: as for ``Changes.place``.
+
+        Returns:
+            As ``run``; None if a change is not ordinary, and then nothing has changed.
+        """
+        with self._recovering(changes.shards):
+            return self._run_changes(changes, versions, clock)
+
+    def _run_changes(
+        self, changes: Changes, versions: Mapping[int, int], clock: Callable[[], int] | None
+    ) -> int | None:
+        count = len(changes)
+        tries: Counter[int] = Counter()
+        at = 0
+        while (at := changes.place(at, clock)) < count:
+            if at < 0:
+                return None
+            shard = self._shard_of(changes, at)
+            tries[shard.number] += 1
+            if tries[shard.number] > _MOST_VACANCIES:
+                raise StoreFull(_TOO_MANY)
+            if not shard.make_vacancy(changes.hash_of(at)):
+                return 1
+        changed = changes.changed
+        if not changed:
+            self._spend(versions)
+            return 0
+        wanted = changes.wanted()
+        if wanted < 0:
+            return None
+        if changed > 1:
+            wanted += self._redo.segments_for(changed)
+        if self._segments.free_count() < wanted + RESERVE:
+            return wanted
+        if not self._append_changes(changes):
+            for number, word in changes.appended():
+                self._shards[number].bury(word)
+            return wanted or 1
+        self._publish_changes(changes, versions)
+        return 0
+
+    def _append_changes(self, changes: Changes) -> bool:
+        """Append all records, and write the list; False if the pool ran out."""
+        at = 0
+        while (at := changes.append(at)) < len(changes):
+            number, main = changes.log_of(at)
+            if not self._shards[number].open_segment(main=main):
+                return False
+        return changes.changed == 1 or self._redo.write(changes.flat())
+
+    def _publish_changes(self, changes: Changes, versions: Mapping[int, int]) -> None:
+        self._spend(versions)
+        changes.begin()
+        if changes.changed > 1:
+            self._redo.publish(changes)
+        else:
+            changes.fill()
+        at = 0
+        while (at := changes.settle(at)) < len(changes):
+            self._shard_of(changes, at).bury(changes.old_of(at))
+            at += 1
+        changes.end()
+
+    def _shard_of(self, changes: Changes, number: int) -> Shard:
+        return self._shards[changes.log_of(number)[0]]
 
     # -- everything ------------------------------------------------------------------------------------------
 

@@ -1,4 +1,4 @@
-"""The engine: get, get_many, put and delete of one store, in Python that is written to be read.
+"""The engine: get, put and delete of one store, in Python that is written to be read.
 
 It is the specification of the compiled engine, which does the same over the same arena, byte for byte, and
 leaves to this one whatever is not ordinary. Both keep one order of stores, so that a change is visible,
@@ -20,12 +20,11 @@ from typing import TYPE_CHECKING, TypeAlias
 from fastkv.store.records import join_metadata, parse_record
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
 
     from fastkv.store.arena import Arena
     from fastkv.store.index import Index
     from fastkv.store.lock import RobustLock
-    from fastkv.store.multi_get import MultiGet
     from fastkv.store.reading import Entry, Reader
     from fastkv.store.repair import Guard
     from fastkv.store.room import Room
@@ -36,7 +35,7 @@ if TYPE_CHECKING:
 
 
 class Engine:
-    """The operations on single keys, and the reading of several.
+    """The operations on single keys.
 
     Attributes:
         arena: the arena that it works on.
@@ -47,7 +46,6 @@ class Engine:
     __slots__ = (
         "_guard",
         "_index",
-        "_multi_get",
         "_reader",
         "_room",
         "_segments",
@@ -65,7 +63,6 @@ class Engine:
         index: Index,
         guard: Guard,
         reader: Reader,
-        multi_get: MultiGet,
         room: Room,
     ) -> None:
         """Bind to a store.
@@ -77,7 +74,6 @@ class Engine:
             index: its index.
             guard: holds the locks of shards.
             reader: reads entries without a lock.
-            multi_get: reads several at one moment.
             room: makes segments free for a put that finds none.
         """
         self.arena = arena
@@ -88,7 +84,6 @@ class Engine:
         self._index = index
         self._guard = guard
         self._reader = reader
-        self._multi_get = multi_get
         self._room = room
 
     def get(self, key: bytes, clock: Clock) -> Entry | None:
@@ -105,22 +100,6 @@ class Engine:
             StoreBusy: if a lock was needed and not free within the bound.
         """
         return self._reader.get(key, clock)
-
-    def get_many(self, keys: Sequence[bytes], clock: Clock) -> list[Entry | None]:
-        """Look several keys up, as they were at one moment; accesses are counted as by ``get``.
-
-        Args:
-            keys: the keys.
-            clock: milliseconds now; called only if an entry has a deadline, and then once or twice for all.
-
-        Returns:
-            An entry or None for each, in order.
-
-        Raises:
-            StoreBusy: if a lock was needed and not free within the bound.
-            StoreError: if that were more locks than one process may hold.
-        """
-        return self._multi_get.get_many(keys, clock)
 
     def put(
         self,

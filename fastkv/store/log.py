@@ -145,29 +145,39 @@ class Log:
         Returns:
             Its slot word without tag and version, 0 if the pool has no segment.
         """
-        words = self._words
-        field = self.header + (SH_OPEN_MAIN if main else SH_OPEN)
-        opened = words[field]
-        row = self.row_of(opened)
-        head = words[row + SEG_HEAD] if opened else self._geometry.segment_words
+        opened = self._words[self.header + (SH_OPEN_MAIN if main else SH_OPEN)]
+        head = self.open_head(main=main)
         if head + length > self._geometry.segment_words:
-            if opened:
-                self.close_open(field)
-            segment = self._segments.take(self.number, OPEN_MAIN if main else OPEN, floor)
-            if not segment:
+            opened, head = self.open_segment(floor, main=main), 0
+            if not opened:
                 return 0
-            row = self._segments.row(segment)
-            opened = self._segments.place(segment)
-            words[field] = opened
-            head = 0
         location = self._arena.location_of(opened) + head
         at = location << 3
         self._mem[at : at + len(record)] = record
-        words[row + SEG_HEAD] = head + length
+        self._words[self.row_of(opened) + SEG_HEAD] = head + length
         if deadline_ms:
             self._segments.note_deadline(self.header, location, deadline_ms)
         # Generation and location, as ``opened``.
         return opened + head
+
+    def open_segment(self, floor: int = RESERVE, *, main: bool) -> int:
+        """Close the open segment if there is one, and open another one.
+
+        Args:
+            floor: as for ``append``.
+            main: which of the two.
+
+        Returns:
+            Where it begins, as a slot word without tag and version; 0 if the pool has none.
+        """
+        field = self.header + (SH_OPEN_MAIN if main else SH_OPEN)
+        if self._words[field]:
+            self.close_open(field)
+        segment = self._segments.take(self.number, OPEN_MAIN if main else OPEN, floor)
+        if not segment:
+            return 0
+        self._words[field] = opened = self._segments.place(segment)
+        return opened
 
     def row_of(self, place: int) -> int:
         """The row of the segment in which a slot word's record lies."""

@@ -48,7 +48,7 @@ class MultiGet:
         self._locks = locks
 
     def get_many(self, keys: Sequence[bytes], clock: Callable[[], int]) -> list[Entry | None]:
-        """Look several keys up, as they were at one moment.
+        """Look several keys up, as they were at one moment; accesses are counted as by ``get``.
 
         Args:
             keys: the keys.
@@ -71,6 +71,19 @@ class MultiGet:
                 living(self._reader.read(key_hash, key), now)
                 for key_hash, key in zip(hashes, keys, strict=True)
             ]
+
+    def get_values(self, keys: Sequence[bytes], clock: Callable[[], int]) -> list[bytes | None]:
+        """Look the values of several keys up; otherwise as ``get_many``."""
+        return [entry and entry[0] for entry in self.get_many(keys, clock)]
+
+    def count_many(self, keys: Sequence[bytes], clock: Callable[[], int]) -> int:
+        """Count those of several keys that have an entry at one moment; otherwise as ``get_many``.
+
+        Args:
+            keys: the keys; one that is named twice counts twice.
+            clock: milliseconds now.
+        """
+        return sum(entry is not None for entry in self.get_many(keys, clock))
 
     def _undisturbed(self, keys: list[bytes], now: Instant) -> list[Entry | None] | None:
         """``get_many`` without a lock for what is there; None if something changed meanwhile."""

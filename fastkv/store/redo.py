@@ -23,7 +23,8 @@ import os
 import time
 from array import array
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Final
+from itertools import chain
+from typing import TYPE_CHECKING, Final, Protocol
 
 from xxhash import xxh3_64
 
@@ -46,7 +47,7 @@ from fastkv.store.layout import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Iterator
 
     from fastkv.store.arena import Arena
     from fastkv.store.lock import RobustLock
@@ -54,6 +55,44 @@ if TYPE_CHECKING:
 
 SlotChange = tuple[int, int, int]
 """A slot, the word that stands there, and the word that is to stand there; 0 for none."""
+
+
+class Slots(Protocol):
+    """The slots that a list changes."""
+
+    def empty(self) -> None:
+        """Empty all of them."""
+
+    def fill(self) -> None:
+        """Write all the new words."""
+
+
+class SlotChanges(list[SlotChange]):
+    """The same in Python: each slot once."""
+
+    __slots__ = ("_words",)
+
+    def __init__(self, words: memoryview, changes: Iterable[SlotChange]) -> None:
+        """Bind to an arena's words."""
+        super().__init__(changes)
+        self._words = words
+
+    def flat(self) -> bytes:
+        """Slot, old word and new word of each change, one after the other."""
+        return array("Q", chain.from_iterable(self)).tobytes()
+
+    def empty(self) -> None:
+        """Empty all slots."""
+        words = self._words
+        for slot, _, _ in self:
+            words[slot] = 0
+
+    def fill(self) -> None:
+        """Write all the new words."""
+        words = self._words
+        for slot, _, new in self:
+            words[slot] = new
+
 
 _CHANGE_WORDS: Final = 3
 _EX_SOFTWARE: Final = 70
@@ -117,49 +156,49 @@ class Redo:
         """
         return -(-changes // self._per_segment)
 
-    def write(self, changes: Sequence[SlotChange]) -> bool:
+    def write(self, changes: bytes) -> bool:
         """Write the list; nothing is done yet. Its segments are given back together with the lock.
 
         Args:
-            changes: each slot once.
+            changes: slot, old word and new word of each, one after the other.
 
         Returns:
             False if the pool has too few segments.
         """
         words, segments = self._words, self._segments
-        needed = self.segments_for(len(changes))
+        flat = array("Q", changes)
+        count = len(flat) // _CHANGE_WORDS
+        needed = self.segments_for(count)
         while len(self._held) < needed:
             segment = segments.take(0, REDO)
             if not segment:
                 return False
             self._held.append(segment)
-        checksum = xxh3_64(seed=len(changes))
+        checksum = xxh3_64(seed=count)
+        most = self._per_segment * _CHANGE_WORDS
         for i, segment in enumerate(self._held):
             following = self._held[i + 1] if i + 1 < needed else 0
-            part = changes[i * self._per_segment : (i + 1) * self._per_segment]
-            content = array("Q", [following, *[word for change in part for word in change]])
+            content = array("Q", [following]) + flat[i * most : (i + 1) * most]
             base = segments.base(segment)
             words[base : base + len(content)] = memoryview(content)
             checksum.update(content)
         words[REDO_FIRST] = self._held[0]
-        words[REDO_COUNT] = len(changes)
+        words[REDO_COUNT] = count
         words[REDO_CHECKSUM] = checksum.intdigest()
         return True
 
-    def publish(self, changes: Sequence[SlotChange]) -> None:
+    def publish(self, slots: Slots) -> None:
         """Do what was written, all at once. The sequences of all shards concerned are odd.
 
         Args:
-            changes: as for ``write``.
+            slots: those of the list.
         """
         words = self._words
         words[REDO_STATE] = PREPARED
-        for slot, _, _ in changes:
-            words[slot] = 0
+        slots.empty()
         self._fence()
         words[REDO_STATE] = COMMITTED
-        for slot, _, new in changes:
-            words[slot] = new
+        slots.fill()
         words[REDO_STATE] = IDLE
 
     def publish_flush(self) -> None:

@@ -71,15 +71,17 @@ class Store:
     Attributes:
         geometry: the arena's measures.
         words, counts: the arena as 64-bit words and as bytes, for tests: only the store knows what they mean.
-        engine: the operations on single keys, and the reading of several; compiled where that is to be had.
+        engine: the operations on single keys; compiled where that is to be had.
         readable: the same in Python.
-        get, get_many, put, delete: those of the ``engine``.
+        get, put, delete: those of the ``engine``.
+        get_many, get_values, count_many: those of the ``MultiGet``; compiled likewise.
         entries: how many entries there are, those included that have expired and were not given back yet.
         random_key: the steps to an entry's key, each about as likely as any other; that of the ``Picker``.
         scan: that of the ``Scanner``.
         scan_keys: that of the ``KeyScanner``: all values are empty.
         update: that of the ``Updater``.
-        transact, flush, flush_in_steps: ``run`` and the others of the ``Transactions``.
+        transact, put_many, delete_many, flush, flush_in_steps: ``run`` and the others of the
+            ``Transactions``.
         removals: which entries went by themselves.
         walk: ``entries`` of the ``Walk``, for a store that nobody else uses.
         restore: that of the ``Restorer``.
@@ -100,8 +102,10 @@ class Store:
         "_redo",
         "_segments",
         "_shards",
+        "count_many",
         "counts",
         "delete",
+        "delete_many",
         "engine",
         "entries",
         "flush",
@@ -109,9 +113,11 @@ class Store:
         "geometry",
         "get",
         "get_many",
+        "get_values",
         "max_key_bytes",
         "max_value_bytes",
         "put",
+        "put_many",
         "random_key",
         "readable",
         "removals",
@@ -206,7 +212,7 @@ class Store:
         room = Room(eviction, self._segments)
         multi_get = MultiGet(arena, self._shards, reader, self._guard, locks=verifies)
         readable = self.readable = Engine(
-            arena, self._shards, self._segments, index, self._guard, reader, multi_get, room
+            arena, self._shards, self._segments, index, self._guard, reader, room
         )
         self._compiled = core.engine.Engine(readable) if core.COMPILED and not verify_reads else None
         if self._compiled:
@@ -216,9 +222,12 @@ class Store:
         # On the way of every request: bound, not wrapped.
         engine = self.engine = self._compiled or readable
         self.get = engine.get
-        self.get_many = engine.get_many
         self.put = engine.put
         self.delete = engine.delete
+        many = core.many.Many(self._compiled, multi_get) if self._compiled else multi_get
+        self.get_many = many.get_many
+        self.get_values = many.get_values
+        self.count_many = many.count_many
         scanner = Scanner(arena, self._shards, self._segments, index, self._guard, locks=verifies)
         self.scan = scanner.scan
         self.scan_keys = KeyScanner(
@@ -232,7 +241,16 @@ class Store:
         self.update = Updater(arena, self._shards, reader, room, self._guard).update
         self.max_key_bytes = geometry.longest_key
         self.max_value_bytes = geometry.longest_value
-        commit = Commit(arena, self._shards, self._segments, index, self._ghosts, self._redo, self._guard)
+        commit = Commit(
+            arena,
+            self._shards,
+            self._segments,
+            index,
+            self._ghosts,
+            self._redo,
+            self._guard,
+            self._compiled,
+        )
         transactions = Transactions(
             arena,
             self._shards,
@@ -245,6 +263,8 @@ class Store:
             room,
         )
         self.transact = transactions.run
+        self.put_many = transactions.put_many
+        self.delete_many = transactions.delete_many
         self.flush = transactions.flush
         self.flush_in_steps = transactions.flush_in_steps
 

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from fastkv.steps import Steps
+    from fastkv.store.layout import Geometry
     from fastkv.store.reading import Entry
     from fastkv.store.scan import Scanned, Scanner
     from fastkv.store.transactions import Transactions
@@ -27,10 +28,8 @@ if TYPE_CHECKING:
 
     T = TypeVar("T")
 
-# What a write counts for besides its key and content, in bytes.
-_WRITE_OVERHEAD: Final = 64
-# Besides the longest value one write may always have these.
-_SMALL_PARTS: Final = _WRITE_OVERHEAD + MAX_METADATA_BYTES + 1
+WRITE_OVERHEAD: Final = 64
+"""What a write counts for besides its key and content, in bytes."""
 # Among so many picks one is there, unless the transaction has changed nearly all.
 _PICKS: Final = 16
 
@@ -78,6 +77,29 @@ class Transaction:
     def get_many(self, keys: Sequence[bytes], clock: Callable[[], int]) -> list[Entry | None]:
         """Look several keys up; as ``Store.get_many``."""
         return [self.get(key, clock) for key in keys]
+
+    def get_values(self, keys: Sequence[bytes], clock: Callable[[], int]) -> list[bytes | None]:
+        """Look the values of several keys up; as ``Store.get_values``."""
+        return [entry and entry[0] for entry in self.get_many(keys, clock)]
+
+    def count_many(self, keys: Sequence[bytes], clock: Callable[[], int]) -> int:
+        """Count those of several keys that have an entry; as ``Store.count_many``."""
+        return sum(self.get(key, clock) is not None for key in keys)
+
+    def put_many(
+        self,
+        keys: Sequence[bytes],
+        values: Sequence[bytes],
+        clock: Callable[[], int],
+        *,
+        only_new: bool = False,
+    ) -> bool:
+        """Put several values; as ``Store.put_many``."""
+        return self.transact(keys, putting(keys, values, clock, only_new=only_new), clock)
+
+    def delete_many(self, keys: Sequence[bytes], clock: Callable[[], int]) -> list[bytes]:
+        """Remove several entries; as ``Store.delete_many``."""
+        return self.transact(keys, deleting(keys, clock), clock)
 
     def put(
         self,
@@ -169,7 +191,7 @@ class Transaction:
         if (before := self._writes.get(write.key)) is not None:
             size -= _size(before)
         geometry = self._store.geometry
-        if size > geometry.longest_value + geometry.longest_key + _SMALL_PARTS:
+        if size > longest_transaction(geometry):
             raise ValueTooLong(
                 f"The transaction writes {size} bytes; at most {geometry.longest_value} fit at once."
             )
@@ -300,4 +322,33 @@ class Transaction:
 
 def _size(write: Write) -> int:
     """What a write counts for, in bytes."""
-    return len(write.key) + len(write.content or b"") + _WRITE_OVERHEAD
+    return len(write.key) + len(write.content or b"") + WRITE_OVERHEAD
+
+
+def longest_transaction(geometry: Geometry) -> int:
+    """What a transaction may write, in bytes: one write of the longest key and value may stand in it.
+
+    Args:
+        geometry: the arena's measures.
+    """
+    return geometry.longest_value + geometry.longest_key + WRITE_OVERHEAD + MAX_METADATA_BYTES + 1
+
+
+def putting(
+    keys: Sequence[bytes], values: Sequence[bytes], clock: Callable[[], int], *, only_new: bool = False
+) -> Callable[[Transaction], bool]:
+    """The body of ``Transactions.put_many``."""
+
+    def body(transaction: Transaction) -> bool:
+        if only_new and any(transaction.get(key, clock) for key in keys):
+            return False
+        for key, value in zip(keys, values, strict=True):
+            transaction.put(key, value, clock)
+        return True
+
+    return body
+
+
+def deleting(keys: Sequence[bytes], clock: Callable[[], int]) -> Callable[[Transaction], list[bytes]]:
+    """The body of ``Transactions.delete_many``."""
+    return lambda transaction: [key for key in keys if transaction.delete(key, clock)]

@@ -12,13 +12,15 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, TypeVar
 
 from fastkv.store.layout import SH_VERSION
+from fastkv.store.multi_get import Instant
 from fastkv.store.picking import Picker
 from fastkv.store.scan import KeyScanner, Scanner
-from fastkv.store.transaction import Transaction
+from fastkv.store.transaction import WRITE_OVERHEAD, Transaction, deleting, longest_transaction, putting
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
+    from fastkv.core.changes import Changes
     from fastkv.steps import Steps
     from fastkv.store.arena import Arena
     from fastkv.store.commit import Commit
@@ -131,6 +133,83 @@ class Transactions:
 
         result, segments = attempt()
         return self._room.until(segments, attempt, clock) if segments else result
+
+    def put_many(
+        self,
+        keys: Sequence[bytes],
+        values: Sequence[bytes],
+        clock: Callable[[], int],
+        *,
+        only_new: bool = False,
+    ) -> bool:
+        """Put several values at one moment, all or none.
+
+        Args:
+            keys: the keys; of one that is named twice the last value counts.
+            values: the value of each, which has no deadline and no metadata.
+            clock: milliseconds now; called only if an entry has a deadline or room has to be made.
+            only_new: whether nothing is done if one of the keys has an entry.
+
+        Returns:
+            Whether it was done.
+
+        Raises:
+            KeyTooLong, ValueTooLong, StoreFull, StoreBusy, StoreError: as ``run``.
+        """
+        changes = self._commit.changes()
+        room = longest_transaction(self.geometry) - WRITE_OVERHEAD * len(keys)
+        if changes is not None and room >= 0 and changes.take_puts(keys, values, room):
+            done = self._run_changes(changes, clock, only_new=only_new)
+            if done is not None:
+                return done
+        return self.run(keys, putting(keys, values, clock, only_new=only_new), clock)
+
+    def delete_many(self, keys: Sequence[bytes], clock: Callable[[], int]) -> list[bytes]:
+        """Remove several entries at one moment, all or none.
+
+        Args:
+            keys: the keys.
+            clock: as for ``put_many``.
+
+        Returns:
+            Those that had an entry.
+
+        Raises:
+            StoreFull, StoreBusy, StoreError: as ``run``.
+        """
+        changes = self._commit.changes()
+        size = sum(map(len, keys)) + WRITE_OVERHEAD * len(keys)
+        fits = size <= longest_transaction(self.geometry)
+        if changes is not None and fits and changes.take_removals(keys):
+            done = self._run_changes(changes, clock)
+            if done is not None:
+                return changes.removed()
+        return self.run(keys, deleting(keys, clock), clock)
+
+    def _run_changes(
+        self, changes: Changes, clock: Callable[[], int], *, only_new: bool = False
+    ) -> bool | None:
+        """Do what was taken.
+
+        Returns:
+            False if it is ``only_new`` and a key has an entry; None if a change is not ordinary. Then nothing
+            has changed.
+        """
+        numbers = changes.shards
+
+        def attempt() -> tuple[bool | None, int]:
+            with self._redo.locked(), self._guard.holding_all(numbers, self._shards):
+                now = Instant(clock)
+                there = changes.first_there(now) if only_new else 0
+                if there > 0:
+                    self.count_access(there)
+                if there:
+                    return (False if there > 0 else None), 0
+                segments = self._commit.run_changes(changes, changes.give_versions(), now)
+                return segments is not None or None, segments or 0
+
+        done, segments = attempt()
+        return self._room.until(segments, attempt, clock) if segments else done
 
     def flush(self) -> int:
         """Drop all entries at one moment.
