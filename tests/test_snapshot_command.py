@@ -458,11 +458,12 @@ def test_who_hangs_is_left(run: Run, tmp_path: Path) -> None:
     assert (code, out, err) == (1, "", f"fastkv: the request to {url} failed: timed out.\n")
 
 
-# Who runs the tests in the background may have them ignore SIGINT, and so would all that they start.
-HEEDS_SIGINT = """
+# Tests in the background may ignore SIGINT, those under nohup SIGHUP, and so would all that they start.
+HEEDS_SIGNALS = """
 import signal
 from fastkv.cli import main
 signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 main()
 """
 
@@ -473,16 +474,19 @@ def test_who_is_stopped_tidies_up(tmp_path: Path, number: signal.Signals) -> Non
     write(path, SOME[:1])
     with answering(lambda target, _: STATS if target == "/stats" else FIRST) as (port, asked):
         process = subprocess.Popen(
-            [sys.executable, "-c", HEEDS_SIGINT, "snapshot", "save", str(path), "--port", str(port)],
+            [sys.executable, "-c", HEEDS_SIGNALS, "snapshot", "save", str(path), "--port", str(port)],
             env=environment(),
             cwd=ROOT,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
         )
-        wait_until(lambda: len(asked) > 20, "pages are asked for")
-        assert len(os.listdir(tmp_path)) == 2
-        process.send_signal(number)
-        out, err = process.communicate(timeout=30)
+        try:
+            wait_until(lambda: len(asked) > 20, "pages are asked for")
+            assert len(os.listdir(tmp_path)) == 2
+            process.send_signal(number)
+            out, err = process.communicate(timeout=30)
+        finally:
+            process.kill()
     assert (process.returncode, out, err) == (1, b"", b"fastkv: stopped before the end.\n")
     assert os.listdir(tmp_path) == ["a"]
     assert read(path) == SOME[:1]

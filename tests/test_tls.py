@@ -383,10 +383,13 @@ def _are_more(server: Server, before: int) -> bool:
 
 
 def _have_ended(server: Server, times: int) -> bool:
-    """Whether so many pairs of reloads have; the second one of a pair may begin after the first has ended."""
+    """Whether so many pairs of reloads have; the second one of a pair may begin after the first has ended.
+
+    A worker that has been replaced accepts connections until it heeds that.
+    """
     log = server.log()
     ends = log.rfind("All workers are replaced.") > log.rfind("SIGHUP: the workers")
-    return log.count("SIGHUP: the workers") == 2 * times and ends
+    return log.count("SIGHUP: the workers") == 2 * times and ends and len(server.workers()) == 4
 
 
 def test_a_server_with_a_bad_file_does_not_start(tmp_path: Path) -> None:
