@@ -13,10 +13,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from fastkv.commands.session import Session
+    from fastkv.glob import Glob
     from fastkv.pubsub.hub import Hub
     from fastkv.pubsub.messages import Subscriber
     from fastkv.steps import Steps
-    from fastkv.store import Decide, Entry, Scanned
+    from fastkv.store import Decide, Entry, Page
 
     T = TypeVar("T")
 
@@ -72,9 +73,14 @@ class Space(Protocol):
         """Read an entry and change it, with nobody in between."""
 
     def scan_keys(
-        self, cursor: int, clock: Callable[[], int], limit_bytes: int, limit_entries: int
-    ) -> tuple[list[Scanned], int]:
-        """Read some of all entries, without their values."""
+        self,
+        cursor: int,
+        clock: Callable[[], int],
+        limit_bytes: int,
+        limit_entries: int,
+        glob: Glob | None = None,
+    ) -> Page[bytes]:
+        """Read some of all keys, those that match a pattern."""
 
     def random_key(self, clock: Callable[[], int]) -> Steps[bytes | None]:
         """Pick an entry, each about as likely as any other."""

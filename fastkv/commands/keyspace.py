@@ -6,6 +6,7 @@ What goes through many entries does so in steps, between which other connections
 from __future__ import annotations
 
 import re
+from itertools import chain
 from typing import TYPE_CHECKING, Final
 
 from fastkv.commands.arguments import glob_of, integer, syntax_error
@@ -14,10 +15,13 @@ from fastkv.commands.table import command
 from fastkv.errors import StoreBusy, StoreError, WalkTooLong, WrongCursor
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from fastkv.commands.context import Context
     from fastkv.commands.replies import Reply
     from fastkv.glob import Glob
     from fastkv.steps import Steps
+    from fastkv.store import Page
 
 # Entries that a step looks at, 2.5 µs each, and bytes that it returns, at most.
 _STEP_ENTRIES: Final = 256
@@ -28,15 +32,37 @@ _MOST_STEPS: Final = 64
 # Further clients wait for one of these: what they collect is not counted as memory of their connections.
 _MOST_WALKS: Final = 4
 _WAIT_SECONDS: Final = 0.005
-_SETS: Final = 64
+_SET_WORDS: Final = 1 << 15
 _DEFAULT_COUNT: Final = 10
 _match_cursor = re.compile(rb"[0-9]{0,20}").fullmatch
 
 
-def _some_keys(context: Context, cursor: int, most: int) -> tuple[list[bytes], int]:
-    """Some of the keys, and the cursor to go on with."""
-    entries, cursor = context.space.scan_keys(cursor, context.clock, _STEP_BYTES, most)
-    return [entry[0] for entry in entries], cursor
+def _some_keys(context: Context, cursor: int, most: int, glob: Glob | None) -> Page[bytes]:
+    """Some of the keys, those that match a pattern; None: any."""
+    if glob is not None and glob.matches_all:
+        glob = None
+    return context.space.scan_keys(cursor, context.clock, _STEP_BYTES, most, glob)
+
+
+class Distinct:
+    """Different words, in small sets: one of a million takes 40 ms when it grows."""
+
+    __slots__ = ("_full", "_open")
+
+    def __init__(self) -> None:
+        """Begin with none."""
+        self._full: list[set[bytes]] = []
+        self._open: set[bytes] = set()
+
+    def add(self, words: list[bytes]) -> None:
+        """Add those that are not there yet."""
+        self._open.update(set(words).difference(*self._full) if self._full else words)
+        if len(self._open) > _SET_WORDS:
+            self._full.append(self._open)
+            self._open = set()
+
+    def __iter__(self) -> Iterator[bytes]:
+        return chain(*self._full, self._open)
 
 
 @command("KEYS", 2, all_keys=True)
@@ -58,26 +84,23 @@ def keys(context: Context, words: list[bytes]) -> Steps[Reply]:
 
 
 def _matching_keys(context: Context, glob: Glob) -> Steps[Reply]:
-    """All keys that match a pattern; with 60 to 100 bytes for each of them while they are collected."""
-    # A key may be met twice if what is walked through grows meanwhile. There are many small sets, because one
-    # of a million keys takes 40 ms when it grows.
-    found: list[set[bytes]] = [set() for _ in range(_SETS)]
+    """All keys that match a pattern, each once; with 60 to 100 bytes for each while they are collected."""
+    found: list[Reply] = []
+    # A key may be met twice in its shard if that grows meanwhile, or if it is put anew.
+    shard = Distinct()
     cursor = size = 0
     while True:
-        some, cursor = _some_keys(context, cursor, _STEP_ENTRIES)
-        matching = some if glob.matches_all else list(filter(glob.matches, some))
-        size += sum(map(len, matching))
+        some, cursor, _, settled = _some_keys(context, cursor, _STEP_ENTRIES, glob)
+        size += sum(map(len, some))
         context.check_reply(size)
-        for key in matching:
-            found[hash(key) % _SETS].add(key)
+        if settled >= 0:
+            shard.add(some[:settled])
+            found += shard
+            shard, some = Distinct(), some[settled:]
+        shard.add(some)
         yield None
         if not cursor:
-            break
-    all_found: list[Reply] = []
-    while found:
-        all_found += found.pop()
-        yield None
-    return all_found
+            return found
 
 
 @command("SCAN", -2, all_keys=True)
@@ -91,11 +114,12 @@ def scan(context: Context, words: list[bytes]) -> Steps[Reply]:
     matching: list[Reply] = []
     for _ in range(_MOST_STEPS):
         try:
-            some, cursor = _some_keys(context, cursor, min(left, _STEP_ENTRIES))
+            some, cursor, met, _ = _some_keys(context, cursor, min(left, _STEP_ENTRIES), glob)
         except WrongCursor:
             raise CommandError("ERR invalid cursor") from None
-        matching += [key for key in some if wanted and (glob is None or glob.matches(key))]
-        left -= len(some)
+        if wanted:
+            matching += some
+        left -= met
         if not cursor or left <= 0:
             break
         yield None

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from fastkv.core import sweep as sweep
     from fastkv.core import text as text
     from fastkv.core import verify as verify
+    from fastkv.core import walk as walk
 
 PURE_VARIABLE: Final = "FASTKV_PURE"
 """The environment variable that forces the readable Python; empty and 0 do not."""

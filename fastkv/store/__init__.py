@@ -13,7 +13,7 @@ words.
 from fastkv.store.layout import LAYOUT_VERSION, Geometry
 from fastkv.store.reading import Entry
 from fastkv.store.records import MAX_METADATA_BYTES
-from fastkv.store.scan import Scanned
+from fastkv.store.scan import Page, Scanned
 from fastkv.store.store import Store
 from fastkv.store.transaction import Transaction
 from fastkv.store.update import DELETE, LEAVE, Change, Decide, Retime, new_value
@@ -27,6 +27,7 @@ __all__ = [
     "Decide",
     "Entry",
     "Geometry",
+    "Page",
     "Retime",
     "Scanned",
     "Store",

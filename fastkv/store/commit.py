@@ -444,6 +444,5 @@ class Commit:
         log = list(self._segments.log(shard.header))
         self._guard.rebuild_queue(shard, [])
         self._words[shard.header + SH_ENTRIES] = self._words[shard.header + SH_DUE] = 0
-        for segment in log:
-            self._segments.give_back(segment)
+        self._segments.give_back_all(shard.number, log)
         self._index.merge(shard.header, shard.number)

@@ -83,10 +83,11 @@ class Picker:
         shards = range(len(counts))
         page_words = self._arena.geometry.segment_words
         now_ms = clock()
+        bits = self._arena.geometry.directory_bits
         for shard in choices(shards, counts, k=_LOOKS):
-            page = self._pages(shard)[randrange(1 << self._arena.geometry.directory_bits)]
+            page = self._index.directory[shard << bits | randrange(1 << bits)]
             at = randrange(page_words)
-            key = self._key_at(page + at, now_ms) if at % BUCKET_WORDS else None
+            key = self.key_at(page + at, now_ms) if at % BUCKET_WORDS else None
             if key is not None:
                 return key
         for shard in choices(shards, counts, k=_SHARDS):
@@ -100,7 +101,7 @@ class Picker:
                 ]
                 shuffle(slots)
                 for slot in slots:
-                    key = self._key_at(slot, now_ms)
+                    key = self.key_at(slot, now_ms)
                     if key is not None:
                         return key
                 yield None
@@ -111,7 +112,7 @@ class Picker:
         bits = self._arena.geometry.directory_bits
         return self._index.directory[shard << bits : shard + 1 << bits].tolist()
 
-    def _key_at(self, slot: int, now_ms: int) -> bytes | None:
+    def key_at(self, slot: int, now_ms: int) -> bytes | None:
         """The key of the entry in a slot, None if there is none that is whole and not past its deadline."""
         word = self._words[slot]
         if not word:

@@ -20,7 +20,7 @@ Where stores may be seen out of their order (``CheckedReader``) each few slots a
 from __future__ import annotations
 
 import struct
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Final, Generic, NamedTuple, Protocol, TypeAlias, TypeVar
 
 from fastkv.store.cursors import Cursors, Place
 from fastkv.store.layout import (
@@ -47,12 +47,15 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from contextlib import AbstractContextManager
 
+    from fastkv.glob import Glob
     from fastkv.store.arena import Arena
     from fastkv.store.index import Index
     from fastkv.store.segments import Segments
     from fastkv.store.shard import Shard
 
-Scanned = tuple[bytes, bytes, int, int, int, bytes]
+T = TypeVar("T")
+
+Scanned: TypeAlias = tuple[bytes, bytes, int, int, int, bytes]
 """What scan returns: key, value, the caller's flags, version, deadline in ms (0 for none), and the caller's
 metadata (empty for none)."""
 
@@ -78,8 +81,66 @@ class Holder(Protocol):
         """Hold a shard's lock."""
 
 
-class Scanner:
-    """Walks through the entries of a store."""
+class Stretch(NamedTuple, Generic[T]):
+    """What a few slots of a page hold.
+
+    Attributes:
+        found: what was made of their entries; of a ``KeyScanner`` those that match.
+        end: the number of the word at which it stopped.
+        full: whether a bound was met there.
+        looked: how many slots held something.
+        met: how many entries there were, whether or not they match.
+        size: what these count for, in bytes.
+    """
+
+    found: list[T]
+    end: int
+    full: bool
+    looked: int
+    met: int
+    size: int
+
+
+class Page(NamedTuple, Generic[T]):
+    """What one call finds.
+
+    Attributes:
+        found: as in ``Stretch``.
+        cursor: where to go on; 0 if there is nothing left.
+        met: as in ``Stretch``.
+        settled: how many of ``found`` are of shards that the walk has left behind; -1 if it has left none
+            since the call began. What was found in a shard may be found there again, but in no other.
+    """
+
+    found: list[T]
+    cursor: int
+    met: int
+    settled: int
+
+
+class Slots(Protocol[T]):
+    """What goes through slots: a ``Walker`` itself, or its compiled part."""
+
+    def slots(
+        self,
+        base: int,
+        start: int,
+        end: int,
+        room: int,
+        most: int,
+        now_ms: int,
+        first: bool,
+        glob: Glob | None,
+    ) -> Stretch[T]:
+        """Read the entries of a few slots."""
+
+
+class Walker(Generic[T]):
+    """Walks through the entries of a store, and makes something of each.
+
+    Attributes:
+        compiled: goes through slots as this one does; None where there is no compiled core.
+    """
 
     __slots__ = (
         "_arena",
@@ -94,6 +155,7 @@ class Scanner:
         "_segments",
         "_shards",
         "_words",
+        "compiled",
     )
 
     def __init__(
@@ -129,18 +191,25 @@ class Scanner:
         self._directory = index.directory
         self._cursors = Cursors(geometry, arena.seed)
         self._blank = bytes(geometry.segment_bytes)
+        self.compiled: Slots[T] | None = None
 
-    def scan(
-        self, cursor: int, clock: Callable[[], int], limit_bytes: int, limit_entries: int
-    ) -> tuple[list[Scanned], int]:
+    def page(
+        self,
+        cursor: int,
+        clock: Callable[[], int],
+        limit_bytes: int,
+        limit_entries: int,
+        glob: Glob | None = None,
+    ) -> Page[T]:
         """Read some entries; they do not count as accessed.
 
         Args:
             cursor: 0, or what the call before returned.
             clock: milliseconds now; an entry whose deadline has passed is left out.
-            limit_bytes: the most to return, ``ENTRY_OVERHEAD`` for each entry included. An entry that is
+            limit_bytes: the most to meet, ``ENTRY_OVERHEAD`` for each entry included. An entry that is
                 larger than that comes alone.
-            limit_entries: the most entries to return, at least 1.
+            limit_entries: the most entries to meet, at least 1.
+            glob: the pattern that keys have to match; None: any.
 
         Returns:
             The entries, perhaps none, for one call looks at 1,248 entries and 65,536 slots at most, besides
@@ -153,84 +222,75 @@ class Scanner:
         """
         place = self._cursors.decode(cursor)
         now_ms = clock()
-        entries: list[Scanned] = []
-        room = limit_bytes
+        found: list[T] = []
+        room, met, settled = limit_bytes, 0, -1
         page, before = place, 0
         steps, looks, full = 0, 0, False
         while not full and looks < _MOST_LOOKS and (place.word or steps < _CHUNKS):
             if not place.word:
-                page, before = place, len(entries)
-            found, after, full, looked = self._step(
-                place, room, limit_entries - len(entries), now_ms, not entries
-            )
-            entries += found
-            room -= sum(map(_counted_bytes, found))
+                page, before = place, met
+            some, after = self._step(place, room, limit_entries - met, now_ms, not met, glob)
+            found += some.found
+            room -= some.size
+            met += some.met
             if after is None:
-                return entries, 0
+                return Page(found, 0, met, len(found))
+            if after.shard != place.shard:
+                settled = len(found)
             steps += max(1, (after.word or self._geometry.segment_words) - place.word >> _BLANK_SHIFT)
             place = after
-            looks += looked
-        if full and len(entries) == before:
+            looks += some.looked
+            full = some.full
+        if full and met == before:
             place = page  # nothing came of this page yet, and its beginning is a smaller cursor
-        return entries, self._cursors.encode(place)
+        return Page(found, self._cursors.encode(place), met, settled)
 
     def _step(
-        self, place: Place, room: int, most: int, now_ms: int, first: bool
-    ) -> tuple[list[Scanned], Place | None, bool, int]:
+        self, place: Place, room: int, most: int, now_ms: int, first: bool, glob: Glob | None
+    ) -> tuple[Stretch[T], Place | None]:
         """Read the entries of a few slots; under the shard's lock only if they do not hold still.
 
         Args:
             place: the first of the slots.
-            room: bytes that may be returned.
-            most: how many entries may be returned.
+            room: bytes that may be met.
+            most: how many entries may be met.
             now_ms: milliseconds now.
             first: whether the first entry may be of any size: else a large one could never be passed.
+            glob: the pattern, None for any.
 
         Returns:
-            The entries; the place behind them, None behind the last of all; whether a bound was met; and how
-            many slots held something.
+            What they hold; and the place behind them, None behind the last of all.
         """
         number = place[0]
         sequence = self._arena.sequence_of(number)
         if not sequence & 1 and not self._locks:
             try:
-                done = self._walk(place, room, most, now_ms, first)
+                done = self._walk(place, room, most, now_ms, first, glob)
             except (_Disturbed, struct.error, ValueError, IndexError):
                 pass  # it followed what was overwritten meanwhile
             else:
                 if self._arena.sequence_of(number) == sequence:
                     return done
         with self._guard.holding(self._shards[number]):
-            return self._walk(place, room, most, now_ms, first)
+            return self._walk(place, room, most, now_ms, first, glob)
 
     def _walk(
-        self, place: Place, room: int, most: int, now_ms: int, first: bool
-    ) -> tuple[list[Scanned], Place | None, bool, int]:
+        self, place: Place, room: int, most: int, now_ms: int, first: bool, glob: Glob | None
+    ) -> tuple[Stretch[T], Place | None]:
         """``_step``, to be believed if the sequence was even and has not changed, or under the lock."""
         number, entry, start = place
+        words = self._geometry.segment_words
         base = self._directory[number << self._geometry.directory_bits | entry]
-        if not start and self._mem[base << 3 : base + self._geometry.segment_words << 3] == self._blank:
-            return [], self._behind_page(number, base), False, 0
-        end = min(start + _CHUNK_WORDS, self._geometry.segment_words)
-        found: list[Scanned] = []
-        looked = 0
-        for at, word in enumerate(self._words[base + start : base + end].tolist(), start):
-            if not word or not at % BUCKET_WORDS:  # empty, or the bucket's access counts
-                continue
-            looked += 1
-            try:
-                here = self._entry(base + at, _ANY_SIZE if first and not found else room, now_ms)
-            except _NoRoom:
-                return found, Place(number, entry, at), True, looked
-            if here is None:
-                continue
-            if len(found) == most:
-                return found, Place(number, entry, at), True, looked
-            found.append(here)
-            room -= _counted_bytes(here)
-        if end < self._geometry.segment_words:
-            return found, Place(number, entry, end), False, looked
-        return found, self._behind_page(number, base), False, looked
+        if not start and self._mem[base << 3 : base + words << 3] == self._blank:
+            return Stretch([], words, False, 0, 0, 0), self._behind_page(number, base)
+        stretch = Stretch(
+            *(self.compiled or self).slots(
+                base, start, min(start + _CHUNK_WORDS, words), room, most, now_ms, first, glob
+            )
+        )
+        if stretch.full or stretch.end < words:
+            return stretch, Place(number, entry, stretch.end)
+        return stretch, self._behind_page(number, base)
 
     def _behind_page(self, number: int, base: int) -> Place | None:
         """Where the next page begins: at the first directory entry that this one does not cover."""
@@ -241,7 +301,53 @@ class Scanner:
             return Place(number, entry, 0)
         return Place(number + 1, 0, 0) if number + 1 < len(self._shards) else None
 
-    def _entry(self, slot: int, room: int, now_ms: int) -> Scanned | None:
+    def slots(
+        self,
+        base: int,
+        start: int,
+        end: int,
+        room: int,
+        most: int,
+        now_ms: int,
+        first: bool,
+        glob: Glob | None,
+    ) -> Stretch[T]:
+        """Read the entries of a few slots, as ``_step`` says.
+
+        Args:
+            base: where their page begins.
+            start: the first word of the page to look at.
+            end: the one behind the last.
+            room: as for ``_step``.
+            most: as for ``_step``.
+            now_ms: as for ``_step``.
+            first: as for ``_step``.
+            glob: as for ``_step``.
+
+        Raises:
+            _Disturbed, struct.error, ValueError, IndexError: without the lock only.
+        """
+        found: list[T] = []
+        looked = met = size = 0
+        for at, word in enumerate(self._words[base + start : base + end].tolist(), start):
+            if not word or not at % BUCKET_WORDS:  # empty, or the bucket's access counts
+                continue
+            looked += 1
+            try:
+                here = self._entry(base + at, _ANY_SIZE if first and not met else room - size, now_ms)
+            except _NoRoom:
+                return Stretch(found, at, True, looked, met, size)
+            if here is None:
+                continue
+            if met == most:
+                return Stretch(found, at, True, looked, met, size)
+            met += 1
+            size += self._size(here)
+            if glob is None or glob.parts is None or glob.matches(self._key(here)):
+                found.append(here)
+        return Stretch(found, end, False, looked, met, size)
+
+    def _entry(self, slot: int, room: int, now_ms: int) -> T | None:
         """The entry of a slot, None if there is none that is whole and not past its deadline.
 
         Raises:
@@ -257,6 +363,34 @@ class Scanner:
             if self._words[slot] == word:
                 return entry
         raise _Disturbed
+
+    def _copy(self, word: int, room: int, now_ms: int) -> T | None:
+        """Make something of the entry that a word refers to; as ``_entry``.
+
+        Raises:
+            struct.error, ValueError, IndexError: if there is none that is whole.
+        """
+        raise NotImplementedError
+
+    def _size(self, item: T) -> int:
+        """What an entry counts for against the bound of a call."""
+        raise NotImplementedError
+
+    def _key(self, item: T) -> bytes:
+        """Its key."""
+        raise NotImplementedError
+
+
+class Scanner(Walker[Scanned]):
+    """Walks through the entries of a store."""
+
+    __slots__ = ()
+
+    def scan(
+        self, cursor: int, clock: Callable[[], int], limit_bytes: int, limit_entries: int
+    ) -> tuple[list[Scanned], int]:
+        """Read some entries, as ``page``; what is returned and the next cursor."""
+        return self.page(cursor, clock, limit_bytes, limit_entries)[:2]
 
     def _copy(self, word: int, room: int, now_ms: int) -> Scanned | None:
         """Copy and verify the record that a word refers to, and its fragments."""
@@ -284,9 +418,15 @@ class Scanner:
             raise ValueError(f"the record at byte {at} is damaged")
         return record
 
+    def _size(self, item: Scanned) -> int:
+        return ENTRY_OVERHEAD + len(item[0]) + len(item[1]) + len(item[5])
 
-class KeyScanner(Scanner):
-    """Walks through the entries of a store without their values and metadata.
+    def _key(self, item: Scanned) -> bytes:
+        return item[0]
+
+
+class KeyScanner(Walker[bytes]):
+    """Walks through the keys of a store.
 
     No checksum is looked at, because that covers the value, which may be large and is not copied: it may be
     damaged, but the key is one that has the tag of its slot.
@@ -294,8 +434,29 @@ class KeyScanner(Scanner):
 
     __slots__ = ()
 
-    def _copy(self, word: int, room: int, now_ms: int) -> Scanned | None:
-        """``Scanner._copy``, value and metadata empty."""
+    def scan_keys(
+        self,
+        cursor: int,
+        clock: Callable[[], int],
+        limit_bytes: int,
+        limit_entries: int,
+        glob: Glob | None = None,
+    ) -> Page[bytes]:
+        """Read some keys, as ``page``; those that match.
+
+        A pattern that has no parts is matched here, when nothing is locked: that may take long.
+        """
+        page = self.page(cursor, clock, limit_bytes, limit_entries, glob)
+        if glob is None or glob.parts is not None:
+            return page
+        split = max(page.settled, 0)
+        before, behind = (
+            list(filter(glob.matches, part)) for part in (page.found[:split], page.found[split:])
+        )
+        return page._replace(found=before + behind, settled=len(before) if page.settled >= 0 else -1)
+
+    def _copy(self, word: int, room: int, now_ms: int) -> bytes | None:
+        """The key of the record that a word refers to."""
         at = self._arena.location_of(word) << 3
         key_len, flags, _, version = unpack_head(self._mem, at)
         start = at + HEAD_BYTES
@@ -314,12 +475,13 @@ class KeyScanner(Scanner):
             return None
         if ENTRY_OVERHEAD + key_len > room:
             raise _NoRoom
-        return key, b"", flags & CALLER_FLAGS, version, deadline_ms, b""
+        return key
 
+    def _size(self, item: bytes) -> int:
+        return ENTRY_OVERHEAD + len(item)
 
-def _counted_bytes(entry: Scanned) -> int:
-    """What an entry counts for against the bound of a call."""
-    return ENTRY_OVERHEAD + len(entry[0]) + len(entry[1]) + len(entry[5])
+    def _key(self, item: bytes) -> bytes:
+        return item
 
 
 class _NoRoom(Exception):

@@ -51,6 +51,7 @@ from fastkv.store.layout import (
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from fastkv.core import walk as compiled
     from fastkv.store.arena import Arena
     from fastkv.store.lock import RobustLock
 
@@ -63,6 +64,7 @@ class Segments:
 
     Attributes:
         lock: the pool's lock.
+        compiled: gives back many segments; None where there is no compiled core.
     """
 
     __slots__ = (
@@ -71,6 +73,7 @@ class Segments:
         "_shift",
         "_table",
         "_words",
+        "compiled",
         "lock",
     )
 
@@ -86,6 +89,7 @@ class Segments:
         self._geometry = geometry
         self._words = arena.words
         self.lock = lock
+        self.compiled: compiled.Log | None = None
         self._table = geometry.table_at
         self._shift = geometry.segment_shift
 
@@ -225,6 +229,17 @@ class Segments:
             self._count(state, -1)
             words[row + SEG_STATE] = FREE_PAGE if state in (PAGE, PAGE_NEW) else FREE
             self._list_free(segment)
+
+    def give_back_all(self, shard: int, segments: list[int]) -> None:
+        """Return segments of a shard's log; otherwise as ``give_back``.
+
+        Args:
+            shard: the number of their owner.
+            segments: the segments.
+        """
+        done = self.compiled.give_back(shard, segments) if self.compiled else 0
+        for segment in segments[done:]:
+            self.give_back(segment)
 
     def release_pages(self) -> None:
         """Let what was an index page be anything again, with the pool's lock held.

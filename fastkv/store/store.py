@@ -78,7 +78,7 @@ class Store:
         entries: how many entries there are, those included that have expired and were not given back yet.
         random_key: the steps to an entry's key, each about as likely as any other; that of the ``Picker``.
         scan: that of the ``Scanner``.
-        scan_keys: that of the ``KeyScanner``: all values are empty.
+        scan_keys: that of the ``KeyScanner``.
         update: that of the ``Updater``.
         transact, put_many, delete_many, flush, flush_in_steps: ``run`` and the others of the
             ``Transactions``.
@@ -229,10 +229,9 @@ class Store:
         self.get_values = many.get_values
         self.count_many = many.count_many
         scanner = Scanner(arena, self._shards, self._segments, index, self._guard, locks=verifies)
+        key_scanner = KeyScanner(arena, self._shards, self._segments, index, self._guard, locks=verifies)
         self.scan = scanner.scan
-        self.scan_keys = KeyScanner(
-            arena, self._shards, self._segments, index, self._guard, locks=verifies
-        ).scan
+        self.scan_keys = key_scanner.scan_keys
         picker = Picker(arena, index, scanner)
         self.entries = picker.entries
         self.random_key = picker.key
@@ -262,6 +261,10 @@ class Store:
             commit,
             room,
         )
+        if self._compiled:
+            self._segments.compiled = core.walk.Log(self._compiled)
+            for walker in (scanner, transactions.scanner, key_scanner, transactions.key_scanner):
+                walker.compiled = core.walk.Walk(self._compiled, walker, isinstance(walker, Scanner))
         self.transact = transactions.run
         self.put_many = transactions.put_many
         self.delete_many = transactions.delete_many

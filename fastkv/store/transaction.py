@@ -19,10 +19,11 @@ from fastkv.store.update import DELETE, Retime
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from fastkv.glob import Glob
     from fastkv.steps import Steps
     from fastkv.store.layout import Geometry
     from fastkv.store.reading import Entry
-    from fastkv.store.scan import Scanned, Scanner
+    from fastkv.store.scan import Page, Scanned
     from fastkv.store.transactions import Transactions
     from fastkv.store.update import Decide
 
@@ -272,38 +273,41 @@ class Transaction:
 
         They come all at once, and may be more than the bounds allow.
         """
-        return self._scan(self._store.scanner, cursor, clock, limit_bytes, limit_entries, with_value=True)
+        now = self._begin_walk(clock)
+        scanned, cursor = self._store.scanner.scan(cursor, now, limit_bytes, limit_entries)
+        made = [] if cursor else self._made(now)
+        found = [entry for entry in scanned if entry[0] not in self._writes]
+        for key in [entry[0] for entry in scanned if entry[0] in self._writes] + made:
+            entry = self._see(self._hash(key), key, now)
+            if entry:
+                found.append((key, *entry[:4], entry[6]))
+        return found, cursor
 
     def scan_keys(
-        self, cursor: int, clock: Callable[[], int], limit_bytes: int, limit_entries: int
-    ) -> tuple[list[Scanned], int]:
-        """Read some entries without their values; otherwise as ``scan``."""
-        return self._scan(
-            self._store.key_scanner, cursor, clock, limit_bytes, limit_entries, with_value=False
-        )
-
-    def _scan(
         self,
-        scanner: Scanner,
         cursor: int,
         clock: Callable[[], int],
         limit_bytes: int,
         limit_entries: int,
-        *,
-        with_value: bool,
-    ) -> tuple[list[Scanned], int]:
-        """``scan`` or ``scan_keys``, by what walks through the store."""
+        glob: Glob | None = None,
+    ) -> Page[bytes]:
+        """Read some keys; as ``Store.scan_keys``, otherwise as ``scan``."""
+        now = self._begin_walk(clock)
+        page = self._store.key_scanner.scan_keys(cursor, now, limit_bytes, limit_entries, glob)
+        found = [
+            key
+            for key in page.found
+            if key not in self._writes or self._see(self._hash(key), key, now, with_value=False)
+        ]
+        if not page.cursor:
+            found += [key for key in self._made(now) if glob is None or glob.matches(key)]
+        return page._replace(found=found, settled=-1 if page.cursor else len(found))
+
+    def _begin_walk(self, clock: Callable[[], int]) -> Callable[[], int]:
+        """Begin a step of a walk; the time at which it happens."""
         self._need_all()
         PROGRESS.made()
-        now = self._instant(clock)
-        scanned, cursor = scanner.scan(cursor, now, limit_bytes, limit_entries)
-        made = [] if cursor else self._made(now)
-        found = [entry for entry in scanned if entry[0] not in self._writes]
-        for key in [entry[0] for entry in scanned if entry[0] in self._writes] + made:
-            entry = self._see(self._hash(key), key, now, with_value=with_value)
-            if entry:
-                found.append((key, *entry[:4], entry[6]))
-        return found, cursor
+        return self._instant(clock)
 
     def _made(self, clock: Callable[[], int]) -> list[bytes]:
         """The keys that have an entry by now, and none in the store."""
