@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Final
 from fastkv.core.sources import module_names, sources_hash
 
 if TYPE_CHECKING:
+    from fastkv.core import arrays as arrays
     from fastkv.core import changes as changes
     from fastkv.core import engine as engine
     from fastkv.core import hashing as hashing

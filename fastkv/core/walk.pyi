@@ -20,6 +20,7 @@ class Walk:
         first: bool,
         glob: Glob | None,
     ) -> Stretch[Any]: ...
+    def key_at(self, slot: int, now_ms: int) -> bytes | None: ...
 
 @final
 class Log:

@@ -199,6 +199,25 @@ cdef class Walk:
             part.at += not part.full
         return found, part.at, part.full, part.looked, part.met, part.size
 
+    def key_at(self, uint64_t slot, uint64_t now_ms) -> bytes:
+        """The key of the entry in a slot, as ``Picker.key_at``."""
+        cdef const Arena *arena = &self.engine.arena
+        cdef uint64_t word
+        cdef Record record
+        cdef bytes key
+        if arena.words == NULL or slot >= arena.total_words:
+            return None
+        word = load_acquire(arena.words + slot)
+        if not word or not parse_record(arena, word & arena.location_mask, &record):
+            return None
+        if record.flags & FRAGMENT or not is_whole(arena, word, &record):
+            return None
+        if record.deadline_ms and record.deadline_ms <= now_ms:
+            return None
+        key = PyBytes_FromStringAndSize(<const char *> record.key, record.key_len)
+        fence_acquire()
+        return key if load_relaxed(arena.words + slot) == word else None
+
     cdef bint look_at(self, Part *part, const Pattern *pattern, list found) except -1:
         """Read the entry of a slot.
 

@@ -9,6 +9,7 @@ through all will do. Nothing is locked, and a record is verified by its checksum
 from __future__ import annotations
 
 import struct
+from itertools import accumulate
 from random import choices, randrange, shuffle
 from typing import TYPE_CHECKING, Final
 
@@ -18,6 +19,7 @@ from fastkv.store.records import FRAGMENT, whole_record
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from fastkv.core.walk import Walk
     from fastkv.steps import Steps
     from fastkv.store.arena import Arena
     from fastkv.store.index import Index
@@ -31,7 +33,11 @@ _SHARDS: Final = 4
 
 
 class Picker:
-    """Picks entries."""
+    """Picks entries.
+
+    Attributes:
+        compiled: reads the keys of slots; None where there is no compiled core.
+    """
 
     __slots__ = (
         "_arena",
@@ -40,6 +46,7 @@ class Picker:
         "_index",
         "_scanner",
         "_words",
+        "compiled",
     )
 
     def __init__(self, arena: Arena, index: Index, scanner: Scanner) -> None:
@@ -55,6 +62,7 @@ class Picker:
         self._words = arena.words
         self._index = index
         self._scanner = scanner
+        self.compiled: Walk | None = None
         self._entries_at = geometry.shards_at + SH_ENTRIES
         self._entries_end = geometry.shards_at + geometry.shards * SHARD_WORDS
 
@@ -84,13 +92,15 @@ class Picker:
         page_words = self._arena.geometry.segment_words
         now_ms = clock()
         bits = self._arena.geometry.directory_bits
-        for shard in choices(shards, counts, k=_LOOKS):
+        weights = list(accumulate(counts))
+        for _ in range(_LOOKS):
+            (shard,) = choices(shards, cum_weights=weights)
             page = self._index.directory[shard << bits | randrange(1 << bits)]
             at = randrange(page_words)
-            key = self.key_at(page + at, now_ms) if at % BUCKET_WORDS else None
+            key = (self.compiled or self).key_at(page + at, now_ms) if at % BUCKET_WORDS else None
             if key is not None:
                 return key
-        for shard in choices(shards, counts, k=_SHARDS):
+        for shard in choices(shards, cum_weights=weights, k=_SHARDS):
             pages = list(dict.fromkeys(self._pages(shard)))
             shuffle(pages)
             for page in pages:
@@ -101,7 +111,7 @@ class Picker:
                 ]
                 shuffle(slots)
                 for slot in slots:
-                    key = self.key_at(slot, now_ms)
+                    key = (self.compiled or self).key_at(slot, now_ms)
                     if key is not None:
                         return key
                 yield None

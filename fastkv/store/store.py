@@ -263,6 +263,7 @@ class Store:
         )
         if self._compiled:
             self._segments.compiled = core.walk.Log(self._compiled)
+            picker.compiled = core.walk.Walk(self._compiled, scanner, True)
             for walker in (scanner, transactions.scanner, key_scanner, transactions.key_scanner):
                 walker.compiled = core.walk.Walk(self._compiled, walker, isinstance(walker, Scanner))
         self.transact = transactions.run

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from hiredis import HiredisError, Reader
 
+from fastkv import core
 from fastkv.commands.replies import CommandError, Several, Status, empty_in_steps
 from fastkv.steps import Unfinished
 from fastkv.ws import frames
@@ -113,13 +114,19 @@ def _build_in_steps(replies: list[Reply]) -> Steps[list[bytes]]:
         if reply.__class__ is list and len(reply) > _PARTS:
             built.append(b"*%d\r\n" % len(reply))
             for at in range(0, len(reply), _PARTS):
-                built.append(b"".join(map(build_reply, reply[at : at + _PARTS])))
+                built.append(_parts_of(reply[at : at + _PARTS]))
                 yield None
             yield from empty_in_steps(reply)
         else:
             built.append(build_reply(reply))
             yield None
     return built
+
+
+def _parts_of(parts: list[Reply]) -> bytes:
+    """Build some parts of an array, one behind the other."""
+    built = core.arrays.bulk_strings(parts) if core.COMPILED else None
+    return b"".join(map(build_reply, parts)) if built is None else built
 
 
 def push(message: Message) -> bytes:

@@ -1,0 +1,6 @@
+from typing import Any
+
+SOURCES: str
+
+def json_array(parts: list[Any]) -> bytes | None: ...
+def bulk_strings(parts: list[Any]) -> bytes | None: ...
