@@ -26,6 +26,7 @@ _TESTS = (
     "tests/test_core_text.py",
     "tests/test_core_headers.py",
     "tests/test_core_engine.py",
+    "tests/test_core_walk.py",
     "tests/test_http_both.py::test_cases_in_a_row",
     *("-k", "not Equality and not hardly_ever and not closed_engine"),
 )
