@@ -1,6 +1,7 @@
 """How many entries a budget holds before the first is evicted: fastkv's store, memcached and Redis.
 
     python -m perf.memory --save
+    python -m perf.memory --bytes --save        where the bytes of fastkv's budget are then, to the last one
 
 Also what a serving process tree takes: the proportional set size (PSS) of ``fastkv serve`` with two workers,
 filled over HTTP, and that of the others.
@@ -10,9 +11,23 @@ from __future__ import annotations
 
 import argparse
 import random
+from collections import Counter
+from itertools import islice
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from fastkv.store import Store
+from fastkv.store.layout import (
+    BUCKET_WORDS,
+    GHOSTS,
+    LOG_STATES,
+    OPEN,
+    OPEN_MAIN,
+    PAGE,
+    SEG_HEAD,
+    SEG_STATE,
+    WORD,
+)
+from fastkv.store.records import CHECKSUM_BYTES, head_bytes, record_words, unpack_head
 from perf import rivals
 from perf.report import save
 
@@ -27,6 +42,23 @@ _BATCH: Final = 256
 _SEED: Final = 7
 # When so few segments are free the store is asked after every put.
 _NEARLY_FULL: Final = 16
+_MOMENTS: Final = ("at the first eviction", "after as many further ones")
+_PURPOSES: Final = (
+    "keys",
+    "values",
+    "heads",
+    "checksums",
+    "padding",
+    "slots",
+    "empty slots",
+    "access counts",
+    "dead records",
+    "ends of full segments",
+    "rest of open segments",
+    "ghosts",
+    "free segments",
+    "tables",
+)
 
 
 class Shape(NamedTuple):
@@ -72,18 +104,15 @@ SHAPES: Final = (
 )
 
 
-def in_store(shape: Shape, memory_bytes: int) -> dict[str, Any]:
-    """Fill a store.
+def filled(shape: Shape, memory_bytes: int) -> tuple[Store, int, int]:
+    """Fill a store until it evicts.
 
     Args:
         shape: of the entries.
         memory_bytes: its budget.
 
     Returns:
-        A row of figures.
-
-    Raises:
-        RuntimeError: if it left its budget.
+        The store, how many entries it took before its first eviction, and their bytes.
     """
     store = Store(memory_bytes, seed=_SEED)
     entries = payload = 0
@@ -97,11 +126,99 @@ def in_store(shape: Shape, memory_bytes: int) -> dict[str, Any]:
                 break
         entries += 1
         payload += len(key) + len(value)
+    return store, entries, payload
+
+
+def in_store(shape: Shape, memory_bytes: int) -> dict[str, Any]:
+    """Fill a store.
+
+    Args:
+        shape: of the entries.
+        memory_bytes: its budget.
+
+    Returns:
+        A row of figures.
+
+    Raises:
+        RuntimeError: if it left its budget.
+    """
+    store, entries, payload = filled(shape, memory_bytes)
     mapped, used, problems = store.geometry.memory_bytes, store.stats()["bytes"], store.check()
     store.close()
     if not used <= mapped <= memory_bytes or problems:
         raise RuntimeError(f"{mapped} bytes mapped, {used} used of {memory_bytes}; {problems}")
     return {"system": "fastkv", "entries": entries, "payload_bytes": payload, "mapped_bytes": mapped}
+
+
+def by_purpose(shape: Shape, memory_bytes: int) -> list[dict[str, Any]]:
+    """Fill a store, and tell what each of its bytes is for, then and after as many further entries.
+
+    Args:
+        shape: of the entries; none is as long as to be cut into fragments.
+        memory_bytes: its budget.
+
+    Returns:
+        For each of the two moments the entries that are there, and bytes by purpose.
+
+    Raises:
+        RuntimeError: if they are not all of the arena's bytes.
+    """
+    store, entries, _ = filled(shape, memory_bytes)
+    pairs = islice(shape.pairs(), entries + 1, entries * 2)
+    rows = []
+    for moment in _MOMENTS:
+        rows.append({"moment": moment, "entries": store.stats()["entries"], "bytes": dict(purposes(store))})
+        for key, value in pairs:
+            store.put(key, value, _clock)
+    problems = store.check()
+    store.close()
+    if problems or any(sum(row["bytes"].values()) != memory_bytes for row in rows):
+        raise RuntimeError(f"{rows} {problems}")
+    return rows
+
+
+def purposes(store: Store) -> Counter[str]:
+    """Tell what each byte of a store's arena is for; no entry may be in fragments."""
+    geometry, words, mem = store.geometry, store.words, store._arena.mem
+    size, past = geometry.segment_bytes, geometry.segment_words
+    spent: Counter[str] = Counter(dict.fromkeys(_PURPOSES, 0))
+    spent["tables"] = geometry.first_segment * size
+    live: set[int] = set()
+    logs: list[tuple[int, int]] = []
+    for segment in range(geometry.first_segment, geometry.segments):
+        row, base = store._segments.row(segment), store._segments.base(segment)
+        state = words[row + SEG_STATE] & 0xFF
+        if state == PAGE:
+            page = words[base : base + past].tolist()
+            del page[::BUCKET_WORDS]
+            named = [word & geometry.location_mask for word in page if word]
+            live.update(named)
+            spent["access counts"] += size // BUCKET_WORDS
+            spent["slots"] += len(named) * WORD
+            spent["empty slots"] += (len(page) - len(named)) * WORD
+        elif state in LOG_STATES:
+            end = words[row + SEG_HEAD]
+            logs.append((base, base + end))
+            is_open = state in (OPEN, OPEN_MAIN)
+            spent["rest of open segments" if is_open else "ends of full segments"] += (past - end) * WORD
+        else:
+            spent["ghosts" if state == GHOSTS else "free segments"] += size
+    for base, end in logs:
+        at = base
+        while at < end:
+            key_len, flags, content_len, _ = unpack_head(mem, at << 3)
+            length = record_words(key_len, flags, content_len)
+            if at in live:
+                used = head_bytes(flags) + key_len + content_len + CHECKSUM_BYTES
+                spent["keys"] += key_len
+                spent["values"] += content_len
+                spent["heads"] += head_bytes(flags)
+                spent["checksums"] += CHECKSUM_BYTES
+                spent["padding"] += length * WORD - used
+            else:
+                spent["dead records"] += length * WORD
+            at += length
+    return spent
 
 
 def _clock() -> int:
@@ -144,9 +261,20 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Entries before the first eviction.")
     parser.add_argument("--memory", type=int, default=256, help="the budget in MiB")
     parser.add_argument("--shape", action="append", choices=[shape.name for shape in SHAPES])
-    parser.add_argument("--save", action="store_true", help="write perf/results/memory.json")
+    parser.add_argument(
+        "--bytes", action="store_true", help="what each byte of the first shape's arena is for"
+    )
+    parser.add_argument(
+        "--save", action="store_true", help="write perf/results/memory.json, or memory-bytes.json"
+    )
     chosen = parser.parse_args()
     memory_bytes = chosen.memory * MIB
+    if chosen.bytes:
+        moments = by_purpose(SHAPES[0], memory_bytes)
+        print(*moments, sep="\n")
+        if chosen.save:
+            save("memory-bytes", memory_bytes=memory_bytes, rows=moments)
+        return
     rows = []
     servers: dict[str, str] = {}
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-PAGES: Final = (ROOT / "README.md", ROOT / "docs" / "performance.md")
+PAGES: Final = (ROOT / "README.md", ROOT / "docs" / "performance.md", ROOT / "docs" / "packing.md")
 _PLACE: Final = re.compile(r"(<!-- (table|chart): ([\w-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 _MIB: Final = 1 << 20
 _NO_RESULT: Final = "Not measured yet: `make bench`.\n"
@@ -166,6 +166,29 @@ def memory(result: Result) -> str:
     )
 
 
+def memory_bytes(result: Result) -> str:
+    """What the bytes of a budget are for, for each entry, at two moments."""
+    rows = result["rows"]
+
+    def line(purpose: str, spent: list[int]) -> list[str]:
+        shares = (f"{count / row['entries']:.2f}" for count, row in zip(spent, rows, strict=True))
+        return [purpose, *shares, *(f"{count:,}" for count in spent)]
+
+    moments = [row["moment"] for row in rows]
+    return table(
+        [
+            "bytes",
+            *(f"an entry, {moment}" for moment in moments),
+            *(f"in all, {moment}" for moment in moments),
+        ],
+        [
+            *(line(purpose, [row["bytes"][purpose] for row in rows]) for purpose in rows[0]["bytes"]),
+            line("**together**", [sum(row["bytes"].values()) for row in rows]),
+            ["**entries**", "", "", *(f"{row['entries']:,}" for row in rows)],
+        ],
+    )
+
+
 def pss(result: Result) -> str:
     """What the filled process trees take."""
     return table(
@@ -235,6 +258,7 @@ TABLES: Final[dict[str, tuple[str, Callable[[Result], str]]]] = {
     "hit-ratio": ("hit_ratio", hit_ratio),
     "memory": ("memory", memory),
     "pss": ("memory", pss),
+    "memory-bytes": ("memory-bytes", memory_bytes),
     "pubsub": ("pubsub", pubsub),
     "websocket": ("websocket", websocket),
     "websocket-ratios": ("websocket", websocket_ratios),

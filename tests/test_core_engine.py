@@ -20,7 +20,8 @@ from xxhash import xxh3_64_intdigest
 from fastkv import core
 from fastkv.errors import StoreBusy, StoreFull
 from fastkv.store import DELETE, Change, Retime, Store
-from fastkv.store.records import MAX_METADATA_BYTES
+from fastkv.store.layout import SH_VERSION
+from fastkv.store.records import MAX_METADATA_BYTES, VERSION_BITS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -236,6 +237,27 @@ def test_ordinary_operations_are_hardly_ever_declined() -> None:
         operations += 1
     pair.compare()
     assert sum(declines_of(pair.stores[0]).values()) <= operations * 0.005
+    pair.close()
+
+
+@pytest.mark.parametrize(
+    ("version", "declined"),
+    [(0x12_3456_789A_BCDE, set()), ((1 << VERSION_BITS - 1) - 9, set()), (1 << VERSION_BITS, {"damaged"})],
+)
+def test_all_bits_of_a_version_are_kept(version: int, declined: set[str]) -> None:
+    """One that no compact record has room for, because it was damaged, is left to the readable engine."""
+    pair = Pair(MIB, 1, 4 * KIB)
+    pair.do(lambda store: store.put(b"a", b"before", pair.clock))
+    for store in pair.stores:
+        store.words[store.geometry.shards_at + SH_VERSION] = version
+    pair.do(lambda store: store.put(b"a", b"after", pair.clock))
+    pair.do(lambda store: store.get(b"a", pair.clock))
+    pair.do(lambda store: store.put_many([b"a", b"b"], [b"many", b"more"], pair.clock))
+    pair.compare()
+    entry = pair.stores[0].get(b"b", pair.clock)
+    assert entry is not None
+    assert entry[2] == version + 3
+    assert declines_of(pair.stores[0]).keys() == declined
     pair.close()
 
 

@@ -33,6 +33,7 @@ from fastkv.store.layout import (
     SHARD_WORDS,
     TAG_SHIFT,
 )
+from fastkv.store.records import COMPACT_BYTES
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -229,10 +230,16 @@ DAMAGES: dict[str, tuple[Callable[[Scalpel], object], str]] = {
         lambda cut: cut.swap(cut.slot(b"7"), cut.empty_slot_beside(b"7")),
         "does not belong here",
     ),
-    "record, a byte of the key": (lambda cut: cut.flip(cut.record(b"77") + 16), "is damaged"),
-    "record, a byte of the value": (lambda cut: cut.flip(cut.record(b"49") + 18 + 20, 0x80), "is damaged"),
+    "record, a byte of the key": (lambda cut: cut.flip(cut.record(b"77") + COMPACT_BYTES), "is damaged"),
+    "record, a byte of the value": (
+        lambda cut: cut.flip(cut.record(b"49") + 34, 0x80),
+        "is damaged",
+    ),
     "record, its version": (lambda cut: cut.flip(cut.record(b"49") + 8), "is damaged"),
-    "record, its checksum": (lambda cut: cut.flip(cut.record(b"49") + 16 + 2 + 49), "is damaged"),
+    "record, its checksum": (
+        lambda cut: cut.flip(cut.record(b"49") + COMPACT_BYTES + 2 + 49),
+        "is damaged",
+    ),
     "fragment, a byte of the value": (lambda cut: cut.flip(cut.fragment(b"large") + 99), "is damaged"),
     "fragment, its owner": (lambda cut: cut.flip(cut.fragment(b"large") + 8), "no fragment of this key"),
     "fragment, its flags": (lambda cut: cut.flip(cut.fragment(b"large") + 3, 4), "no fragment of this key"),

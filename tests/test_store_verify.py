@@ -23,6 +23,7 @@ from fastkv.store.layout import (
     WORD,
     count_at,
 )
+from fastkv.store.records import COMPACT_BYTES
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -139,10 +140,10 @@ def add(cut: Cut, at: int, amount: int) -> None:
 # name: what is done, and who is missed then
 CUTS: dict[str, tuple[Callable[[Cut], object], set[bytes]]] = {
     "nothing": (lambda cut: None, set()),
-    "key": (lambda cut: flip(cut, cut.at(b"9") + 16), {b"9"}),
-    "value": (lambda cut: flip(cut, cut.at(b"9") + 20), {b"9"}),
-    "checksum": (lambda cut: flip(cut, cut.at(b"9") + 16 + 1 + 9), {b"9"}),
-    "padding": (lambda cut: flip(cut, cut.at(b"9") + 16 + 1 + 9 + 4), set()),
+    "key": (lambda cut: flip(cut, cut.at(b"9") + COMPACT_BYTES), {b"9"}),
+    "value": (lambda cut: flip(cut, cut.at(b"9") + COMPACT_BYTES + 4), {b"9"}),
+    "checksum": (lambda cut: flip(cut, cut.at(b"9") + COMPACT_BYTES + 1 + 9), {b"9"}),
+    "padding": (lambda cut: flip(cut, cut.at(b"9") + COMPACT_BYTES + 1 + 9 + 4), set()),
     "version": (lambda cut: flip(cut, cut.at(b"9") + 8), {b"9"}),
     "length of the key": (lambda cut: flip(cut, cut.at(b"9") + 1), {b"9"}),
     "length of the value": (lambda cut: flip(cut, cut.at(b"9") + 7), {b"9"}),

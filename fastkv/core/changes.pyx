@@ -57,7 +57,7 @@ from fastkv.core.layout cimport (
 )
 from fastkv.core.log cimport Tail, append, find_tail, has_room
 from fastkv.core.native cimport fence_release, likely, store_release, unlikely
-from fastkv.core.records cimport NewEntry, Record, record_words
+from fastkv.core.records cimport NewEntry, Record, flags_of, record_words, words_of
 from fastkv.core.segments cimport add, bury, is_log_of, state_at, would_free
 
 include "sources.pxi"
@@ -456,7 +456,7 @@ cdef class Changes:
             return DECLINED
         if change.kind == PUT:
             change.new_words = record_words(
-                change.entry.key_len, DEADLINE if change.entry.deadline_ms else 0, change.entry.value_len
+                change.entry.key_len, flags_of(&change.entry), change.entry.value_len
             )
             if not change.slot:
                 change.slot = self.vacancy_besides(&buckets, mask)
@@ -468,7 +468,7 @@ cdef class Changes:
             state = state_at(arena, row_of(arena, segment_of(arena, change.old)))
             change.main = state == OPEN_MAIN or state == CLOSED_MAIN
             change.new_words = record_words(
-                change.entry.key_len, DEADLINE if change.entry.deadline_ms else 0, change.entry.value_len
+                change.entry.key_len, flags_of(&change.entry), change.entry.value_len
             )
             if unlikely(change.new_words > arena.inline_words):
                 return self.engine.decline(WHY_DAMAGED)
@@ -506,7 +506,7 @@ cdef class Changes:
             return self.engine.decline(WHY_DAMAGED)
         if unlikely(record.flags & (LARGE | FRAGMENT)):
             return self.engine.decline(WHY_LARGE)
-        change.old_words = record_words(record.key_len, record.flags, record.content_len)
+        change.old_words = words_of(&record)
         change.old_deadline_ms = record.deadline_ms
         if change.kind == RETIME:
             change.entry.value = record.content

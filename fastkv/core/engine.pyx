@@ -51,7 +51,16 @@ from fastkv.core.native cimport (
     store_release,
     unlikely,
 )
-from fastkv.core.records cimport NewEntry, Record, content_len_of, is_whole, record_words, trailing_bytes
+from fastkv.core.records cimport (
+    NewEntry,
+    Record,
+    content_len_of,
+    flags_of,
+    is_whole,
+    record_words,
+    trailing_bytes,
+    words_of,
+)
 from fastkv.core.segments cimport add, bury, has_segment, is_log_of, would_free
 
 from fastkv.store import layout as _layout
@@ -339,7 +348,7 @@ cdef class Engine:
             or record_words(entry.key_len, DEADLINE, content_len_of(entry)) > arena.inline_words
         ):
             return self.decline(WHY_LARGE)
-        length = record_words(entry.key_len, DEADLINE if entry.deadline_ms else 0, content_len_of(entry))
+        length = record_words(entry.key_len, flags_of(entry), content_len_of(entry))
         key_hash = hash_short(entry.key, entry.key_len, self.seed)
         prefetch(arena.words + ghosts_of(arena, key_hash))  # for a new key
         shard = shard_of(arena, key_hash)
@@ -454,7 +463,7 @@ cdef class Engine:
             return self.give_up(shard, False, WHY_DAMAGED)
         if unlikely(record.flags & (LARGE | FRAGMENT)):
             return self.give_up(shard, False, WHY_LARGE)
-        place.length = record_words(record.key_len, record.flags, record.content_len)
+        place.length = words_of(&record)
         place.deadline_ms = record.deadline_ms
         return DONE
 

@@ -10,6 +10,8 @@ from fastkv.core.layout cimport (
     SEG_HEAD,
     SH_OPEN,
     SH_OPEN_MAIN,
+    SH_VERSION,
+    VERSION_BITS,
     Arena,
     bytes_at,
     header_of,
@@ -38,12 +40,14 @@ cdef inline bint find_tail(const Arena *arena, uint64_t shard, bint main, Tail *
     """Look where a log takes its next record.
 
     Returns:
-        False if what stands there can be no segment of the shard's log.
+        False if what stands there can be no segment of the shard's log, or its version none.
     """
     tail.main = main
     tail.opened = arena.words[open_at(arena, shard, main)]
     tail.segment = segment_of(arena, tail.opened)
     tail.head = arena.words[row_of(arena, tail.segment) + SEG_HEAD]
+    if arena.words[header_of(arena, shard) + SH_VERSION] >> (VERSION_BITS - 1):
+        return False
     return not tail.opened or (
         not tail.opened & (arena.segment_words - 1)
         and tail.head <= arena.segment_words

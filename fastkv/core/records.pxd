@@ -6,6 +6,8 @@ from libc.string cimport memcmp, memcpy
 from fastkv.core.hashing cimport checksum
 from fastkv.core.layout cimport (
     CHECKSUM_BYTES,
+    COMPACT,
+    COMPACT_BYTES,
     DEADLINE,
     HEAD_BYTES,
     METADATA,
@@ -13,7 +15,7 @@ from fastkv.core.layout cimport (
     bytes_at,
 )
 from fastkv.core.memory cimport put_bytes
-from fastkv.core.native cimport load_relaxed
+from fastkv.core.native cimport likely, load_relaxed
 
 cdef struct Record:
     const uint8_t *key
@@ -24,6 +26,8 @@ cdef struct Record:
     uint64_t version
     # 0 for none
     uint64_t deadline_ms
+    # As far as the checksum.
+    uint64_t size
 
 # What is to be written; the memory is the caller's.
 cdef struct NewEntry:
@@ -40,10 +44,19 @@ cdef struct NewEntry:
     uint64_t deadline_ms
 
 
+cdef inline uint64_t head_bytes(uint32_t flags) noexcept nogil:
+    """How far a record's key is from its beginning."""
+    return (COMPACT_BYTES if flags & COMPACT else HEAD_BYTES) + (8 if flags & DEADLINE else 0)
+
+
 cdef inline uint64_t record_words(uint64_t key_len, uint32_t flags, uint64_t content_len) noexcept nogil:
     """The length of a record in words."""
-    cdef uint64_t fixed = HEAD_BYTES + CHECKSUM_BYTES + (8 if flags & DEADLINE else 0)
-    return (fixed + key_len + content_len + 7) >> 3
+    return (head_bytes(flags) + key_len + content_len + CHECKSUM_BYTES + 7) >> 3
+
+
+cdef inline uint64_t words_of(const Record *record) noexcept nogil:
+    """The length of a record that was read, in words."""
+    return (record.size + CHECKSUM_BYTES + 7) >> 3
 
 
 cdef inline bint parse_record(const Arena *arena, uint64_t location, Record *record) noexcept nogil:
@@ -62,22 +75,30 @@ cdef inline bint parse_record(const Arena *arena, uint64_t location, Record *rec
     words = arena.words + location
     # Read once: what is bounded here is what is used.
     head = load_relaxed(words)
-    record.key_len = head & 0xFFFF
     record.flags = head >> 16 & 0xFFFF
-    record.content_len = head >> 32
-    record.version = words[1]
+    if likely(record.flags & COMPACT):
+        record.key_len = head & 0xFF
+        record.content_len = head >> 32 & 0xFFFF
+        memcpy(&record.version, <const uint8_t *> words + 4, 8)
+        record.version = record.version >> 16 | (head & 0xFF00) << 40
+        size = COMPACT_BYTES
+    else:
+        record.key_len = head & 0xFFFF
+        record.content_len = head >> 32
+        record.version = words[1]
+        size = HEAD_BYTES
     record.deadline_ms = 0
-    size = HEAD_BYTES
     if record.flags & DEADLINE:
         size += 8
     record.key = <const uint8_t *> words + size
     record.content = record.key + record.key_len
     size += record.key_len
     size += record.content_len
+    record.size = size
     if size + CHECKSUM_BYTES > room:
         return False
     if record.flags & DEADLINE:
-        record.deadline_ms = words[2]
+        memcpy(&record.deadline_ms, record.key - 8, 8)
     return True
 
 
@@ -107,22 +128,28 @@ cdef inline uint64_t content_len_of(const NewEntry *entry) noexcept nogil:
     return entry.value_len + (entry.metadata_len + 1 if entry.metadata_len else 0)
 
 
+cdef inline uint32_t flags_of(const NewEntry *entry) noexcept nogil:
+    """The flags of a record; its key is one of those that the core takes, and its value not large."""
+    return (
+        entry.flags | COMPACT
+        | (METADATA if entry.metadata_len else 0)
+        | (DEADLINE if entry.deadline_ms else 0)
+    )
+
+
 cdef inline void build_record(
     const Arena *arena, uint64_t location, const NewEntry *entry, uint64_t version
 ) noexcept nogil:
     """Write a record; the bytes behind it, up to a whole word, stay as they are."""
     cdef uint8_t *start = bytes_at(arena, location)
-    cdef uint8_t *end = start + HEAD_BYTES
-    cdef uint64_t flags = entry.flags
+    cdef uint8_t *end = start + COMPACT_BYTES
+    cdef uint64_t lengths = content_len_of(entry) << 32 | entry.key_len
     cdef uint32_t fits
-    if entry.metadata_len:
-        flags |= METADATA
     if entry.deadline_ms:
-        flags |= DEADLINE
         memcpy(end, &entry.deadline_ms, 8)
         end += 8
-    (<uint64_t *> start)[0] = content_len_of(entry) << 32 | flags << 16 | entry.key_len
-    (<uint64_t *> start)[1] = version
+    (<uint64_t *> start)[0] = version << 48 | version >> 48 << 8 | <uint64_t> flags_of(entry) << 16 | lengths
+    (<uint32_t *> start)[2] = <uint32_t> (version >> 16)
     end = put_bytes(end, entry.key, entry.key_len)
     end = put_bytes(end, entry.value, entry.value_len)
     if entry.metadata_len:

@@ -38,7 +38,7 @@ from fastkv.core.layout cimport (
 )
 from fastkv.core.log cimport Tail, append_copy, find_tail, has_room, open_segment
 from fastkv.core.native cimport fence_release, likely, prefetch, store_relaxed, store_release, unlikely
-from fastkv.core.records cimport Record, parse_record, record_words
+from fastkv.core.records cimport Record, parse_record, words_of
 from fastkv.core.segments cimport add, has_segment, is_log_of
 
 include "sources.pxi"
@@ -260,7 +260,7 @@ cdef class Sweeper:
             if unlikely(record.deadline_ms >> (64 - OFFSET_BITS)):
                 break
             seen.location = location
-            seen.length = record_words(record.key_len, record.flags, record.content_len)
+            seen.length = words_of(&record)
             seen.has_deadline = record.flags & DEADLINE != 0
             seen.has_passed = seen.has_deadline and record.deadline_ms <= part.now_ms
             seen.deadline_ms = record.deadline_ms

@@ -38,7 +38,7 @@ from fastkv.core.layout cimport (
     segment_of,
 )
 from fastkv.core.native cimport first_bit, likely, prefetch, store_release, unlikely
-from fastkv.core.records cimport Record, is_whole, parse_record, record_words
+from fastkv.core.records cimport Record, is_whole, parse_record, words_of
 from fastkv.core.segments cimport note_deadline
 
 include "sources.pxi"
@@ -276,7 +276,7 @@ cdef class Surveyor:
                     return False
                 if not parse_record(arena, base + offset, &record):
                     return False
-                length = record_words(record.key_len, record.flags, record.content_len)
+                length = words_of(&record)
                 at = offset + length
                 alive += length
                 if twice[i] >> (offset & 63) & 1:

@@ -40,9 +40,9 @@ from fastkv.store.layout import (
 )
 from fastkv.store.records import (
     FRAGMENT,
-    HEAD_BYTES,
     LARGE,
     METADATA,
+    head_bytes,
     parse_pieces,
     parse_record,
     record_is_whole,
@@ -226,8 +226,8 @@ class Check:
             return f"has an old generation of segment {segment}"
         if location + shard.length(location) > self._segments.base(segment) + self._words[row + SEG_HEAD]:
             return "refers to a record past the segment's head"
-        key, content, flags, version, deadline_ms = parse_record(mem, location << 3)
-        size = HEAD_BYTES + (8 if deadline_ms else 0) + len(key) + len(content) + 4
+        key, content, flags, version, _ = parse_record(mem, location << 3)
+        size = head_bytes(flags) + len(key) + len(content) + 4
         if not record_is_whole(mem[location << 3 : (location << 3) + size]):
             return f"the record of {key!r} is damaged"
         if not self._arena.names_version(word, version):
@@ -251,7 +251,8 @@ class Check:
             _, value, flags, owner, _ = parse_record(self._arena.mem, piece << 3)
             if not flags & FRAGMENT or owner != key_hash:
                 return f"what stands at {piece} is no fragment of this key"
-            if not record_is_whole(self._arena.mem[piece << 3 : (piece << 3) + HEAD_BYTES + len(value) + 4]):
+            size = head_bytes(flags) + len(value) + 4
+            if not record_is_whole(self._arena.mem[piece << 3 : (piece << 3) + size]):
                 return f"the fragment at {piece} is damaged"
             whole -= len(value)
         return f"its fragments miss the value's length by {whole} bytes" if whole else None

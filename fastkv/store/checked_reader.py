@@ -15,10 +15,9 @@ from fastkv.store.reading import Entry, Reader
 from fastkv.store.records import (
     CALLER_FLAGS,
     CHECKSUM_BYTES,
-    DEADLINE,
     FRAGMENT,
-    HEAD_BYTES,
     LARGE,
+    head_bytes,
     parse_pieces,
     parse_record,
     record_is_whole,
@@ -68,7 +67,7 @@ class CheckedReader(Reader):
         """``parse_record`` of a copy whose checksum fits, None if it does not."""
         mem, at = self._arena.mem, location << 3
         key_len, flags, content_len, _ = unpack_head(mem, at)
-        size = HEAD_BYTES + (8 if flags & DEADLINE else 0) + key_len + content_len + CHECKSUM_BYTES
+        size = head_bytes(flags) + key_len + content_len + CHECKSUM_BYTES
         # One copy, so that what is verified is what is used.
         raw = mem[at : at + size] if content_len <= MAX_SEGMENT else b""
         return parse_record(raw, 0) if record_is_whole(raw) else None

@@ -29,8 +29,8 @@ from functools import cached_property
 from fastkv.errors import KeyTooLong, StartError, ValueTooLong
 
 WORD = 8
-LAYOUT_VERSION = 5
-MAGIC = int.from_bytes(b"fastkv\x00\x05", "little")
+LAYOUT_VERSION = 6
+MAGIC = int.from_bytes(b"fastkv\x00\x06", "little")
 
 # The oldest layout whose arenas this release reads; a start moves their entries into a new one. From it to
 # the current one only records may have gained something.
@@ -144,7 +144,7 @@ RESERVE_OVERWRITING = 1
 _FEWEST_SEGMENTS = 14
 # The ghost table may take a segment of so many, beside the one that it begins with.
 _GHOST_SHARE = 32
-# The smallest record (16-byte head, 1-byte key, checksum) and its share of the index.
+# The smallest record (head, 1-byte key, checksum) and its share of the index.
 _SMALLEST_ENTRY = 24 + 12
 
 

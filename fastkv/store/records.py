@@ -5,9 +5,16 @@
     16  deadline in ms (64), only with DEADLINE
     ..  key, content, checksum: xxh32 over all that stands before it
 
+With COMPACT, which is every record but those of large values, of keys without a byte or with more than 255,
+and of versions past the year 4253, the head is 4 bytes shorter:
+
+    0   key length (8 bits) | version, bits 48-55 | flags (16) | content length (16)
+    6   version, bits 0-47
+    12  deadline, key, content, checksum as above
+
 The content is the value. With METADATA it is followed by up to 255 bytes that the caller has put beside the
 value, and one byte that says how many; the content's length includes them, so only a reader of the value has
-to know of them. Layout 4 had no METADATA; else its records are the same.
+to know of them. Layout 4 had no METADATA, layout 5 no COMPACT; else their records are the same.
 
 A record is padded to whole words, lies in one segment, and never changes once the index refers to it. A
 value too large for that is cut into FRAGMENT records; its own record is marked LARGE and holds, in the
@@ -28,6 +35,7 @@ if TYPE_CHECKING:
 
 HEAD: Final = Struct("<HHIQ")
 HEAD_BYTES: Final = HEAD.size
+COMPACT_BYTES: Final = 12
 _DEADLINE: Final = Struct("<Q")
 CHECKSUM_BYTES: Final = 4
 
@@ -37,14 +45,56 @@ DEADLINE: Final = 0x100
 LARGE: Final = 0x200
 FRAGMENT: Final = 0x400
 METADATA: Final = 0x800
+COMPACT: Final = 0x1000
+# Of a version in a compact record: microseconds since 1970 take 51 today.
+VERSION_BITS: Final = 56
 
 MAX_METADATA_BYTES: Final = 255
 
 # A key of one byte without a value, or a fragment of one byte.
 LEAST_RECORD_WORDS: Final = 3
 
-unpack_head = HEAD.unpack_from
 unpack_deadline = _DEADLINE.unpack_from
+
+
+def unpack_head(mem: mmap | bytes, at: int) -> tuple[int, int, int, int]:
+    """Read the head of a record.
+
+    Args:
+        mem: the arena.
+        at: byte offset of the record. Without the shard's lock anything may stand there.
+
+    Returns:
+        Length of the key, flags, length of the content, and version.
+
+    Raises:
+        struct.error: if the arena ends before the head does.
+    """
+    key_len, flags, content_len, version = head = HEAD.unpack_from(mem, at)
+    if not flags & COMPACT:
+        return head
+    version = key_len >> 8 << 48 | (version & 0xFFFFFFFF) << 16 | content_len >> 16
+    return key_len & 0xFF, flags, content_len & 0xFFFF, version
+
+
+def pack_head(key_len: int, flags: int, content_len: int, version: int) -> bytes:
+    """The head of a record, without its deadline.
+
+    Args:
+        key_len: bytes of the key.
+        flags: its flags; COMPACT is set where it can be, and only there.
+        content_len: bytes of the content.
+        version: 64 bits.
+    """
+    if flags & (LARGE | FRAGMENT) or not 0 < key_len < 1 << 8 or content_len >> 16 or version >> VERSION_BITS:
+        return HEAD.pack(key_len, flags & ~COMPACT, content_len, version)
+    first = key_len | version >> 48 << 8, flags | COMPACT, content_len | (version & 0xFFFF) << 16
+    return HEAD.pack(*first, version >> 16)[:COMPACT_BYTES]
+
+
+def head_bytes(flags: int) -> int:
+    """How far a record's key is from its beginning, in bytes."""
+    return (COMPACT_BYTES if flags & COMPACT else HEAD_BYTES) + (WORD if flags & DEADLINE else 0)
 
 
 def record_words(key_len: int, flags: int, content_len: int) -> int:
@@ -58,9 +108,7 @@ def record_words(key_len: int, flags: int, content_len: int) -> int:
     Returns:
         Words, padding included.
     """
-    return (
-        HEAD_BYTES + (WORD if flags & DEADLINE else 0) + key_len + content_len + CHECKSUM_BYTES + WORD - 1
-    ) >> 3
+    return (head_bytes(flags) + key_len + content_len + CHECKSUM_BYTES + WORD - 1) >> 3
 
 
 def join_metadata(value: bytes, metadata: bytes, flags: int) -> tuple[bytes, int]:
@@ -116,7 +164,8 @@ def build_record(key: bytes, content: bytes, flags: int, version: int, deadline_
     Args:
         key: at most 65,535 bytes; empty in a fragment.
         content: as ``join_metadata`` made it, or a fragment's piece of the value.
-        flags: the caller's low byte, METADATA, and LARGE or FRAGMENT; DEADLINE is added where there is one.
+        flags: the caller's low byte, METADATA, and LARGE or FRAGMENT; DEADLINE and COMPACT are as they have
+            to be.
         version: 64 bits.
         deadline_ms: 0 for none.
 
@@ -124,14 +173,10 @@ def build_record(key: bytes, content: bytes, flags: int, version: int, deadline_
         The record.
     """
     if deadline_ms:
-        body = (
-            HEAD.pack(len(key), flags | DEADLINE, len(content), version)
-            + _DEADLINE.pack(deadline_ms)
-            + key
-            + content
-        )
+        head = pack_head(len(key), flags | DEADLINE, len(content), version) + _DEADLINE.pack(deadline_ms)
     else:
-        body = HEAD.pack(len(key), flags, len(content), version) + key + content
+        head = pack_head(len(key), flags, len(content), version)
+    body = head + key + content
     return body + xxh32_digest(body)
 
 
@@ -149,7 +194,7 @@ def key_of(mem: mmap, at: int) -> bytes:
         struct.error: if the arena ends before the record's head does.
     """
     key_len, flags, _, _ = unpack_head(mem, at)
-    start = at + HEAD_BYTES + (WORD if flags & DEADLINE else 0)
+    start = at + head_bytes(flags)
     return mem[start : start + key_len]
 
 
@@ -170,11 +215,8 @@ def parse_record(mem: mmap | bytes, at: int) -> tuple[bytes, bytes, int, int, in
     key_len, flags, content_len, version = unpack_head(mem, at)
     if content_len > MAX_SEGMENT:
         raise ValueError(f"no record at byte {at}")
-    start = at + HEAD_BYTES
-    deadline_ms = 0
-    if flags & DEADLINE:
-        (deadline_ms,) = unpack_deadline(mem, start)
-        start += WORD
+    start = at + head_bytes(flags)
+    deadline_ms = unpack_deadline(mem, start - WORD)[0] if flags & DEADLINE else 0
     middle = start + key_len
     return mem[start:middle], mem[middle : middle + content_len], flags, version, deadline_ms
 
@@ -205,7 +247,7 @@ def whole_record(mem: mmap | bytes, at: int, end: int) -> tuple[bytes, bytes, in
     if at + HEAD_BYTES > end:
         return None
     key_len, flags, content_len, _ = unpack_head(mem, at)
-    size = HEAD_BYTES + (WORD if flags & DEADLINE else 0) + key_len + content_len + CHECKSUM_BYTES
+    size = head_bytes(flags) + key_len + content_len + CHECKSUM_BYTES
     if at + size > end:
         return None
     raw = mem[at : at + size]

@@ -34,8 +34,8 @@ from fastkv.store.records import (
     CALLER_FLAGS,
     DEADLINE,
     FRAGMENT,
-    HEAD_BYTES,
     LARGE,
+    head_bytes,
     parse_pieces,
     split_metadata,
     unpack_deadline,
@@ -459,11 +459,8 @@ class KeyScanner(Walker[bytes]):
         """The key of the record that a word refers to."""
         at = self._arena.location_of(word) << 3
         key_len, flags, _, version = unpack_head(self._mem, at)
-        start = at + HEAD_BYTES
-        deadline_ms = 0
-        if flags & DEADLINE:
-            (deadline_ms,) = unpack_deadline(self._mem, start)
-            start += WORD
+        start = at + head_bytes(flags)
+        deadline_ms = unpack_deadline(self._mem, start - WORD)[0] if flags & DEADLINE else 0
         key = self._mem[start : start + key_len]
         if (
             not self._arena.names_version(word, version)

@@ -115,7 +115,7 @@ def read_measures(head: bytes) -> Measures | str:
         return "is too short for one"
     magic, layout, memory, segment, shards, _ = _MEASURES.unpack_from(head)
     if layout_of(magic) and not OLDEST_LAYOUT <= layout_of(magic) <= LAYOUT_VERSION:
-        readable = " and ".join(map(str, range(OLDEST_LAYOUT, LAYOUT_VERSION + 1)))
+        readable = ", ".join(map(str, range(OLDEST_LAYOUT, LAYOUT_VERSION + 1)))
         return f"has layout version {layout_of(magic)}, and this release reads {readable}"
     checksum = int.from_bytes(head[SB_CHECKSUM * WORD : (SB_CHECKSUM + 1) * WORD], "little")
     if checksum != xxh3_64_intdigest(head[: SB_CHECKSUM * WORD]) or layout != layout_of(magic):

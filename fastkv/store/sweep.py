@@ -33,13 +33,13 @@ from fastkv.store.layout import (
     count_at,
 )
 from fastkv.store.records import (
-    CALLER_FLAGS,
     CHECKSUM_BYTES,
     DEADLINE,
     FRAGMENT,
-    HEAD_BYTES,
     LARGE,
+    head_bytes,
     parse_record,
+    unpack_deadline,
     unpack_head,
 )
 from fastkv.store.removals import EVICTED, EXPIRED
@@ -234,12 +234,11 @@ class Sweep:
             here = location
             at = here << 3
             key_len, flags, value_len, version = unpack_head(mem, at)
-            at += HEAD_BYTES
-            past = False
-            if flags > CALLER_FLAGS:
+            at += head_bytes(flags)
+            deadline_ms, past = 0, False
+            if flags & (DEADLINE | LARGE | FRAGMENT):
                 if flags & DEADLINE:
-                    deadline_ms = words[here + 2]
-                    at += WORD
+                    (deadline_ms,) = unpack_deadline(mem, at - WORD)
                     past = deadline_ms <= now_ms
                     if deadlines is not None and not past:
                         deadlines.append(deadline_ms << OFFSET_BITS | here - base)
@@ -268,9 +267,7 @@ class Sweep:
                 expired += 1
             elif counts[place] < rule:
                 evicted.append(key_hash)
-            elif shard.relocate(
-                slot, word, here, location - here, words[here + 2] if flags & DEADLINE else 0
-            ):
+            elif shard.relocate(slot, word, here, location - here, deadline_ms):
                 counts[place] = counts[place] - rule if rule != PROMOTE else 0
                 dead += location - here
                 moves -= 1
