@@ -67,10 +67,13 @@ class MultiGet:
         now = Instant(clock)
         hashes = [self._arena.hash_of(key) for key in keys]
         with self._guard.holding_all(map(self._arena.shard_of, hashes), self._shards):
-            return [
+            found = [
                 living(self._reader.read(key_hash, key), now)
                 for key_hash, key in zip(hashes, keys, strict=True)
             ]
+            for entry in filter(None, found):
+                self._arena.count_access(entry[4])
+            return found
 
     def get_values(self, keys: Sequence[bytes], clock: Callable[[], int]) -> list[bytes | None]:
         """Look the values of several keys up; otherwise as ``get_many``."""
