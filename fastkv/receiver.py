@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 from fastkv import core
 
 if TYPE_CHECKING:
-    from fastkv.core.http import Http
+    from fastkv.core.framing import Framing
 
 DECLINED: Final = -1
 """``more`` of ``receive``: the message has to be read by the readable path."""
@@ -51,14 +51,14 @@ class PythonReceiver(asyncio.Protocol):
         self.fast_path_ok = False
         self._output: Output | None = None
 
-    def attach(self, http: Http | None, output: Output, fd: int, most: int) -> None:  # noqa: ARG002 - as the core's
+    def attach(self, framing: Framing | None, output: Output, fd: int, most: int) -> None:  # noqa: ARG002 - as the core's
         """Begin with a transport.
 
         Args:
-            http: what answers ordinary requests; None where the readable path alone does.
+            framing: what answers ordinary messages; None where the readable path alone does.
             output: where bytes are written.
             fd: of a socket that may be sent to, -1 for none.
-            most: how many requests may be answered before others have a turn.
+            most: how many messages may be answered before others have a turn.
         """
         self._output = output
 

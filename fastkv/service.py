@@ -12,7 +12,7 @@ from fastkv.access import Access, SenderRefused
 from fastkv.departures import Departures
 from fastkv.errors import KeyTooLong, StoreBusy, StoreFull, ValueTooLong
 from fastkv.flow import Flow
-from fastkv.http.compiled import open_http
+from fastkv.http.compiled import open_frames, open_http
 from fastkv.http.parser import Parser
 from fastkv.http.request import KEEP_ALIVE, HttpError, ValueRefused
 from fastkv.http.responses import RETRY_AFTER, Preludes, Reply, error_reply
@@ -22,6 +22,7 @@ from fastkv.tls import OPENSSL_BYTES
 from fastkv.turns import TURN_SECONDS, Turns
 
 if TYPE_CHECKING:
+    from fastkv.core.frames import TextFrames
     from fastkv.http.body import BodyBound
     from fastkv.http.request import Head
     from fastkv.http.routes import Routes
@@ -70,6 +71,7 @@ class Service:
     __slots__ = (
         "_board",
         "_connection_bytes",
+        "_frames",
         "_most",
         "_most_own",
         "_settings",
@@ -122,6 +124,7 @@ class Service:
         self.http = (
             None if settings.access_log is not None else open_http(settings, routes, self.access, preludes)
         )
+        self._frames: dict[int, TextFrames] = {}  # by the longest reply
         self.flow = Flow(settings, counters, lambda: self.connections)
         self.output_limit = settings.max_output_bytes
         self.pipeline_limit = settings.max_pipeline
@@ -239,6 +242,23 @@ class Service:
         """
         if self.preludes.set_date(unix_seconds) and self.http is not None:
             self.http.set_prefixes(self.preludes.kinds[KEEP_ALIVE])
+
+    def frames(self, max_reply_bytes: int) -> TextFrames | None:
+        """The compiled path of WebSockets' messages, one for all connections with the same bound.
+
+        Args:
+            max_reply_bytes: messages with longer replies are left to the readable path.
+
+        Returns:
+            The path; None where there is none, or an access log.
+        """
+        if self.http is None:
+            return None
+        if max_reply_bytes not in self._frames:
+            self._frames[max_reply_bytes] = open_frames(
+                self._settings, self.routes, self.http, max_reply_bytes
+            )
+        return self._frames[max_reply_bytes]
 
     def turn(self) -> None:
         """Look after the deadlines of some of the connections."""

@@ -555,7 +555,7 @@ def test_garbage_is_read_within_its_bounds(data: bytes, cut: int) -> None:
 @pytest.mark.parametrize("names", [[b""], [b"X"], [b"a" * 49], [b"a_b"], [b"a%d" % i for i in range(2)]])
 def test_a_name_that_the_table_cannot_hold_is_refused(names: list[bytes]) -> None:
     with pytest.raises(ValueError, match="name"):
-        core.headers.Sections(OPEN.admits, metadata_from, dict.fromkeys(names, (1,) * 5), 100, 100)
+        core.headers.Sections(OPEN.admits, metadata_from, dict.fromkeys(names, (1,) * len(Route)), 100, 100)
 
 
 def test_every_listed_name_is_found_and_no_other() -> None:
@@ -564,7 +564,8 @@ def test_every_listed_name_is_found_and_no_other() -> None:
         for a, b in product([b"", b"a-long-beginning-and-", b"if"], [b"x", b"y", b"abcdefgh", b"zz-top"])
     ]
     tables = [
-        dict.fromkeys(names, (treatment,) * 5) | {b"host": (Treatment.HOST,) * 5} for treatment in (0, 1)
+        dict.fromkeys(names, (treatment,) * len(Route)) | {b"host": (Treatment.HOST,) * len(Route)}
+        for treatment in (0, 1)
     ]
     ignoring, declining = (
         core.headers.Sections(OPEN.admits, metadata_from, table, 1000, 100) for table in tables
@@ -581,11 +582,13 @@ def test_every_listed_name_is_found_and_no_other() -> None:
             assert (found is None) is (changed in names)
         assert declining.examine(section(name + b": 1"), Route.READ_JSON) is None
         assert ignoring.examine(section(name + b": 1"), Route.READ_JSON)
+    with pytest.raises(ValueError, match="on each route"):
+        core.headers.Sections(OPEN.admits, metadata_from, {b"host": (1,) * (len(Route) - 1)}, 9, 9)
     with pytest.raises(ValueError, match="same beginning"):
         core.headers.Sections(
             OPEN.admits,
             metadata_from,
-            dict.fromkeys([b"b" * 20, b"b" * 9 + b"c" + b"b" * 10], (1,) * 5),
+            dict.fromkeys([b"b" * 20, b"b" * 9 + b"c" + b"b" * 10], (1,) * len(Route)),
             9,
             9,
         )

@@ -250,7 +250,7 @@ def test_what_is_not_ordinary_is_declined_and_changes_nothing(pair: Pair) -> Non
     for each, reason in DECLINED:
         before, counted = memory_of(pair.compiled.store), bytes(pair.compiled.counters.cast("B"))
         declined = pair.compiled.http.declines[reason]
-        assert pair.compiled.http.serve(each, 0, 1) == (b"", 0, core.http.DECLINED), each
+        assert pair.compiled.http.serve(each, 0, 1) == (b"", 0, core.framing.DECLINED), each
         assert pair.compiled.http.declines[reason] == declined + 1, each
         assert memory_of(pair.compiled.store) == before
         assert bytes(pair.compiled.counters.cast("B")) == counted
@@ -354,13 +354,13 @@ def test_most_and_where_to_begin(worker: Compiled) -> None:
     each = request(b"GET", b"/get?key=a")
     http, stream = worker.http, b"xyz" + 5 * each
     replies, used, more = http.serve(stream, 3, 2)
-    assert (used, more, http.served) == (3 + 2 * len(each), core.http.DONE, 2)
+    assert (used, more, http.served) == (3 + 2 * len(each), core.framing.DONE, 2)
     assert replies.count(b"HTTP/1.1 404 ") == 2
     _, used, more = http.serve(stream, used, 10)
-    assert (used, more, http.served) == (len(stream), core.http.DONE, 3)
-    assert http.serve(stream, len(stream), 10) == (b"", len(stream), core.http.DONE)
-    assert http.serve(stream, 3, 0) == (b"", 3, core.http.DONE)
-    assert http.serve(stream, 0, 10) == (b"", 0, core.http.DECLINED)
+    assert (used, more, http.served) == (len(stream), core.framing.DONE, 3)
+    assert http.serve(stream, len(stream), 10) == (b"", len(stream), core.framing.DONE)
+    assert http.serve(stream, 3, 0) == (b"", 3, core.framing.DONE)
+    assert http.serve(stream, 0, 10) == (b"", 0, core.framing.DECLINED)
     for outside in (-1, len(stream) + 1):
         with pytest.raises(ValueError, match="No message"):
             http.serve(stream, outside, 1)
@@ -370,7 +370,7 @@ def test_output_limit(worker: Compiled) -> None:
     assert worker.client().ask(put(b'{"key":"a","value":"%b"}' % LONGEST_VALUE)).startswith(b"HTTP/1.1 200 ")
     each = request(b"GET", b"/get?key=a")
     replies, used, more = worker.http.serve(100 * each, 0, 1000)
-    assert more == core.http.DONE
+    assert more == core.framing.DONE
     assert used == worker.http.served * len(each) < 100 * len(each)
     longest = len(replies) // worker.http.served
     assert MAX_OUTPUT_BYTES < len(replies) <= MAX_OUTPUT_BYTES + longest
@@ -391,7 +391,7 @@ def test_body_that_is_still_to_come(worker: Compiled) -> None:
             replies, used, more = worker.http.serve(first + whole[:size], 0, 10)
             assert replies.startswith(b"HTTP/1.1 404 ")
             assert (used, more) == (len(first), len(whole))
-        assert worker.http.serve(whole[: head - 1], 0, 10) == (b"", 0, core.http.DECLINED)
+        assert worker.http.serve(whole[: head - 1], 0, 10) == (b"", 0, core.framing.DECLINED)
         assert memory_of(worker.store) == before
     for refused in (
         b"PUT /kv/a HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\n" % (MAX_VALUE_BYTES + 1),
@@ -399,7 +399,7 @@ def test_body_that_is_still_to_come(worker: Compiled) -> None:
         b"PUT /put HTTP/1.1\r\nHost: a\r\nContent-Length: 9999999999999999999\r\n\r\n",
         b"PUT /no HTTP/1.1\r\nHost: a\r\nContent-Length: 10\r\n\r\n",
     ):
-        assert worker.http.serve(refused, 0, 10) == (b"", 0, core.http.DECLINED)
+        assert worker.http.serve(refused, 0, 10) == (b"", 0, core.framing.DECLINED)
 
 
 def test_writes_are_declined_while_keyspace_events_are_listened_to() -> None:
@@ -414,14 +414,14 @@ def test_writes_are_declined_while_keyspace_events_are_listened_to() -> None:
         reads = request(b"GET", b"/get?key=a"), request(b"GET", b"/kv/a")
         wanted[0] = 1
         for each in writes:
-            assert http.serve(each, 0, 1) == (b"", 0, core.http.DECLINED)
-        assert http.serve(stores[:-1], 0, 1) == (b"", 0, core.http.DECLINED)
+            assert http.serve(each, 0, 1) == (b"", 0, core.framing.DECLINED)
+        assert http.serve(stores[:-1], 0, 1) == (b"", 0, core.framing.DECLINED)
         assert http.declines["listened"] == 4
         for each in reads:
-            assert http.serve(each, 0, 1)[1:] == (len(each), core.http.DONE)
+            assert http.serve(each, 0, 1)[1:] == (len(each), core.framing.DONE)
         wanted[0] = 0
         for each in writes:
-            assert http.serve(each, 0, 1)[1:] == (len(each), core.http.DONE)
+            assert http.serve(each, 0, 1)[1:] == (len(each), core.framing.DONE)
         worker.verify()
 
 
@@ -509,7 +509,7 @@ def test_metadata_whose_header_lines_cannot_be_made_is_declined(
     # Each request looks several times, as where the entry is replaced meanwhile.
     for wrong in ("no bytes", ValueError(), KeyboardInterrupt()):
         given[:] = 4 * [wrong]
-        assert http.serve(each, 0, 1) == (b"", 0, core.http.DECLINED)
+        assert http.serve(each, 0, 1) == (b"", 0, core.framing.DECLINED)
         assert not given
     assert interrupted == 4 * [KeyboardInterrupt]
     given.append(content_fields(b"text/plain"))
@@ -728,7 +728,7 @@ def test_nothing_is_sent_after_detach(worker: Compiled) -> None:
         receiver.fast_path_ok = True
         receiver.data_received(miss)
         receiver.write(b"more")
-        assert receiver.left == [(miss, 0, core.http.DECLINED)]
+        assert receiver.left == [(miss, 0, core.framing.DECLINED)]
         assert not sink.written
         assert read_from(client, 1000) == b""
 
@@ -741,7 +741,7 @@ def test_what_switches_the_compiled_path_off(worker: Compiled) -> None:
         assert receiver.heard
         receiver.fast_path_ok = True
         receiver.data_received(bytearray(miss))
-        assert receiver.left == [(miss, 0, core.http.DECLINED), (miss, 0, core.http.DECLINED)]
+        assert receiver.left == [(miss, 0, core.framing.DECLINED), (miss, 0, core.framing.DECLINED)]
         receiver.attach(None, sink, -1, 1000)
         receiver.data_received(miss)
         assert len(receiver.left) == 3
@@ -755,9 +755,9 @@ def test_rest_is_handed_on_with_its_place(worker: Compiled) -> None:
         receiver.data_received(miss + stores[:-1])
         receiver.data_received(miss + b"GET /version HTTP/1.1\r\n\r\n")
         assert [rest[1:] for rest in receiver.left] == [
-            (2 * len(miss), core.http.DONE),
+            (2 * len(miss), core.framing.DONE),
             (len(miss), len(stores)),
-            (len(miss), core.http.DECLINED),
+            (len(miss), core.framing.DECLINED),
         ]
 
 

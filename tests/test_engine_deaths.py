@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 import pytest
 import stepping
+from fake import Worker
 from stepping import Stepped, Stop, address_of, deaths, in_libc
 from store_helpers import (
     NOW_MS,
@@ -43,6 +44,7 @@ from fastkv.store.layout import SH_OPEN, TAG_BITS
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from fastkv.core.commands import JsonCommands
     from fastkv.store import Store
 
 stepping.require_core()
@@ -66,6 +68,40 @@ class Death(NamedTuple):
     operation: Callable[[Store], object]
     after: bytes | None
     metadata: bytes = b""
+    module: str = "engine"
+
+
+_counting: dict[str, JsonCommands] = {}
+
+
+def incr(store: Store) -> object:
+    return _counting["commands"].answer(b'["INCR","target"]')
+
+
+def with_commands(store: Store) -> None:
+    """Make what `incr` asks; before it is stepped through."""
+    worker = Worker(store, readable=False)
+    worker.now_ms = NOW_MS
+    assert worker.service.http is not None
+    _counting["commands"] = worker.service.http.commands
+
+
+def no_number(store: Store) -> dict[bytes, bytes]:
+    with_commands(store)
+    return a_few(store)
+
+
+def a_number(store: Store) -> dict[bytes, bytes]:
+    """The target is a number with everything."""
+    with_commands(store)
+    store.put(b"target", b"41", clock, 0, NOW_MS + 1000, METADATA)
+    return a_few(store) | {b"target": b"41"}
+
+
+def an_expired_number(store: Store) -> dict[bytes, bytes]:
+    with_commands(store)
+    store.put(b"target", b"41", clock, deadline_ms=NOW_MS)
+    return a_few(store)
 
 
 def put(store: Store) -> object:
@@ -149,6 +185,9 @@ DEATHS: Final = {
     "put that leaves the deadest segment": Death(most_of_a_closed_segment, put, NEW),
     "put of a ghost": Death(a_ghost, put, NEW),
     "put of a ghost that closes a segment": Death(a_ghost_and_a_full_segment, put, NEW),
+    "INCR of a new key": Death(no_number, incr, b"1", module="commands"),
+    "INCR": Death(a_number, incr, b"42", METADATA, module="commands"),
+    "INCR of an expired key": Death(an_expired_number, incr, b"1", module="commands"),
     "delete": Death(a_few_and_target, delete, None),
     "delete of a key with metadata": Death(a_few_and_target_with_metadata, delete, None, METADATA),
     "delete that frees a segment": Death(alone_in_a_closed_segment, delete, None),
@@ -163,7 +202,7 @@ def test_death_behind_each_store_is_survived(name: str) -> None:
         model = death.prepare(store)
         old = model.pop(b"target", None)
         died = 0
-        for steps in deaths(store, lambda: death.operation(store), core.engine):
+        for steps in deaths(store, lambda: death.operation(store), getattr(core, death.module)):
             assert steps < _MOST_STEPS, "the engine has declined"
             target: tuple[bytes | None, ...] = old, death.after
             turn = died % 4

@@ -397,6 +397,9 @@ def test_a_read_is_undisturbed_at_each_instruction(name: str) -> None:
 REQUESTS: Final = {
     "/get": b"GET /get?key=target HTTP/1.1\r\nHost: localhost\r\n\r\n",
     "/kv": b"GET /kv/target HTTP/1.1\r\nHost: localhost\r\n\r\n",
+    "GET": b'POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 16\r\n\r\n["GET","target"]',
+    # Of two moments it would be two values.
+    "MGET": b'POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 26\r\n\r\n["MGET","target","target"]',
 }
 # What differs most for a reply: other bytes at the place, no page there, nothing at all.
 ASKED: Final = (
@@ -406,6 +409,10 @@ ASKED: Final = (
     ("/get", "relocates what has a deadline, and reuses"),
     ("/get", "empties and fills"),
     ("/get", "puts what was not there"),
+    ("GET", "overwrites"),
+    ("GET", "evicts and reuses"),
+    ("MGET", "overwrites"),
+    ("MGET", "overwrites what has a deadline"),
     ("/kv", "overwrites what has a deadline"),
     ("/kv", "puts it at the very place again"),
     ("/kv", "splits its page and overwrites"),
@@ -436,7 +443,7 @@ def test_a_request_is_undisturbed_at_each_instruction(path: str, name: str) -> N
         restore()
         assert None not in allowed, "it is none that the core answers"
         found = Counter[object]()
-        with Reader(ask, core.http) as reader:
+        with Reader(ask, core.framing) as reader:
             for number in range(len(reader.path)):
                 assert reader.stand_before(number), f"instruction {number}"
                 act(store)

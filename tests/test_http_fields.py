@@ -24,12 +24,15 @@ BODIES = {
     b"PUT /put": b'{"key":"a","value":"b"}',
     b"PUT /kv/a": b"b",
     b"PUT /kv?key=a": b"b",
+    b"POST /": b'["GET","a"]',
+    b"POST /pipeline": b'[["GET","a"],["SET","b","c"]]',
 }
 LINES = {
     Route.READ_JSON: [b"GET /get?key=a", b"HEAD /get?key=a", b"GET /get?key=none"],
     Route.PUT_JSON: [b"POST /put", b"PUT /put"],
     Route.READ_RESOURCE: [b"GET /kv/a", b"HEAD /kv/a", b"GET /kv/none", b"GET /kv?key=a"],
     Route.PUT_RESOURCE: [b"PUT /kv/a", b"PUT /kv?key=a"],
+    Route.RUN_COMMAND: [b"POST /", b"POST /pipeline"],
     Route.DELETE_ANY: [b"DELETE /delete?key=a", b"DELETE /kv/a", b"DELETE /kv?key=a"],
 }
 

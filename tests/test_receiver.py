@@ -40,7 +40,7 @@ def make(base: Any) -> Any:
 def test_the_compiled_one_takes_the_place_of_the_readable_one() -> None:
     assert Receiver is RECEIVERS[-1]
     if core.COMPILED:
-        assert (core.http.DECLINED, core.http.DONE) == (DECLINED, DONE)
+        assert (core.framing.DECLINED, core.framing.DONE) == (DECLINED, DONE)
 
 
 @pytest.mark.parametrize("base", RECEIVERS)

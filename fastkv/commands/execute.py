@@ -172,16 +172,30 @@ class Commands:
         replies: list[Reply] = []
         room = context.limits.max_reply
         for words in commands:
-            if room < 0:
-                reply: Reply | Steps[Reply] = failure(ReplyTooLong(_NO_ROOM), context.counters)
-            else:
-                reply = self.run(words, client)
+            reply = self.run_within(words, client, room)
             if isinstance(reply, Generator):
                 reply = yield from reply
             room -= (yield from size_in_steps(reply)) if reply.__class__ is list else size_of(reply)
             replies.append(reply)
             yield None
         return replies
+
+    def run_within(self, words: list[bytes], client: Client, room: int) -> Reply | Steps[Reply]:
+        """``run`` as one of several commands whose replies have a bound together.
+
+        Args:
+            words: as for ``run``.
+            client: as for ``run``.
+            room: bytes that are left of the bound; below 0 it is not executed, and the reply is an error.
+        """
+        if room < 0:
+            return failure(ReplyTooLong(_NO_ROOM), self._context.counters)
+        return self.run(words, client)
+
+    @property
+    def limits(self) -> Limits:
+        """The bounds."""
+        return self._context.limits
 
     @staticmethod
     def find(name: bytes) -> Command | None:

@@ -19,7 +19,10 @@ from fastkv.core.sources import module_names, sources_hash
 if TYPE_CHECKING:
     from fastkv.core import arrays as arrays
     from fastkv.core import changes as changes
+    from fastkv.core import commands as commands
     from fastkv.core import engine as engine
+    from fastkv.core import frames as frames
+    from fastkv.core import framing as framing
     from fastkv.core import hashing as hashing
     from fastkv.core import headers as headers
     from fastkv.core import http as http

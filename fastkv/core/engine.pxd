@@ -9,8 +9,8 @@ from cpython.bytes cimport PyBytes_FromStringAndSize
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
 from fastkv.core.index cimport Buckets
-from fastkv.core.layout cimport Arena
-from fastkv.core.records cimport NewEntry
+from fastkv.core.layout cimport CALLER_FLAGS, DEADLINE, MAX_METADATA_BYTES, Arena
+from fastkv.core.records cimport NewEntry, content_len_of, record_words
 
 cdef enum:
     MISS = 0
@@ -46,6 +46,7 @@ cdef enum Reason:
     WHY_KEY  # it is empty, or longer than the core hashes
     WHY_LARGE  # a value in fragments, or one that would need some; too much metadata
     WHY_MISSING  # a miss, or several keys, where stores may be seen out of their order
+    WHY_NUMBER  # a value that is counted is no integer, or has no successor of 64 bits
     WHY_SPLIT  # the key's buckets have no empty slot
     WHY_UNVERIFIED  # nothing has verified the shard since the start
     REASONS
@@ -59,6 +60,16 @@ cdef struct Place:
     uint64_t length
     uint64_t deadline_ms
 
+# What is about to be changed, under the lock of its shard.
+cdef struct Target:
+    uint64_t shard
+    uint64_t key_hash
+    Buckets buckets
+    Place place
+    # Whether there is an entry, and whether its deadline has passed.
+    bint present
+    bint has_expired
+
 cdef extern from "pthread.h" nogil:
     ctypedef struct pthread_mutex_t:
         pass
@@ -67,6 +78,16 @@ cdef extern from "pthread.h" nogil:
 
 cdef extern from "errno.h" nogil:
     int EOWNERDEAD
+
+
+cdef inline bint fits(const Arena *arena, const NewEntry *entry) noexcept:
+    """Whether an entry is one record. Room for a deadline is left in any case: it may be given one."""
+    return (
+        entry.value_len <= arena.inline_words << 3
+        and entry.metadata_len <= MAX_METADATA_BYTES
+        and entry.flags <= CALLER_FLAGS
+        and record_words(entry.key_len, DEADLINE, content_len_of(entry)) <= arena.inline_words
+    )
 
 
 cdef inline tuple entry_of(const Found *found):
@@ -121,6 +142,8 @@ cdef class Engine:
     cdef bint lock_shard(self, uint64_t shard) noexcept
     cdef bint lock_pool(self, uint64_t shard) noexcept
     cdef void unlock(self, uint64_t shard, bint pool) noexcept
+    # Under the shard's lock, which it releases: DONE | DECLINED.
+    cdef int write_at(self, const NewEntry *entry, Target *target, Written *written) noexcept
     cdef int give_up(self, uint64_t shard, bint pool, Reason reason) noexcept
     cdef int locate(
         self, uint64_t shard, uint64_t key_hash, const uint8_t *key, size_t key_len, Buckets *buckets,

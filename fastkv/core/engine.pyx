@@ -76,7 +76,7 @@ cdef extern from "time.h" nogil:
 
 # In the order of ``Reason``.
 _REASONS = (
-    "busy", "closed", "damaged", "disturbed", "expired", "full", "key", "large", "missing", "split",
+    "busy", "closed", "damaged", "disturbed", "expired", "full", "key", "large", "missing", "number", "split",
     "unverified",
 )
 
@@ -330,46 +330,52 @@ cdef class Engine:
         All that it needs is looked at before the first store: from there on nothing can fail.
         """
         cdef const Arena *arena = &self.arena
-        cdef uint64_t key_hash, shard, header, length, version, placed
-        cdef Buckets buckets
-        cdef Place place
-        cdef Tail tail
+        cdef Target target
         cdef int outcome
-        cdef bint has_expired = False, opens, pool
         if unlikely(arena.words == NULL):
             return self.decline(WHY_CLOSED)
         if unlikely(not 0 < entry.key_len <= LONGEST_HASHED):
             return self.decline(WHY_KEY)
-        # Room for a deadline is left in any case: the entry may be given one.
-        if unlikely(
-            entry.value_len > arena.inline_words << 3
-            or entry.metadata_len > MAX_METADATA_BYTES
-            or entry.flags > CALLER_FLAGS
-            or record_words(entry.key_len, DEADLINE, content_len_of(entry)) > arena.inline_words
-        ):
+        if unlikely(not fits(arena, entry)):
             return self.decline(WHY_LARGE)
-        length = record_words(entry.key_len, flags_of(entry), content_len_of(entry))
-        key_hash = hash_short(entry.key, entry.key_len, self.seed)
-        prefetch(arena.words + ghosts_of(arena, key_hash))  # for a new key
-        shard = shard_of(arena, key_hash)
-        header = header_of(arena, shard)
+        target.key_hash = hash_short(entry.key, entry.key_len, self.seed)
+        prefetch(arena.words + ghosts_of(arena, target.key_hash))  # for a new key
+        target.shard = shard_of(arena, target.key_hash)
 
-        if unlikely(not self.lock_shard(shard)):
+        if unlikely(not self.lock_shard(target.shard)):
             return DECLINED
-        outcome = self.locate(shard, key_hash, entry.key, entry.key_len, &buckets, &place)
+        outcome = self.locate(
+            target.shard, target.key_hash, entry.key, entry.key_len, &target.buckets, &target.place
+        )
         if unlikely(outcome == DECLINED):
             return DECLINED
-        if outcome == MISS:
-            place.slot = vacancy(arena, &buckets)
+        target.present = outcome == DONE
+        target.has_expired = (
+            target.present and clock is not None and target.place.deadline_ms != 0
+            and target.place.deadline_ms <= clock.now_ms()
+        )
+        return self.write_at(entry, &target, written)
+
+    cdef int write_at(self, const NewEntry *entry, Target *target, Written *written) noexcept:
+        """Write an entry, which `fits`, where `locate` has found its key or nothing; releases the lock."""
+        cdef const Arena *arena = &self.arena
+        cdef Place *place = &target.place
+        cdef uint64_t shard = target.shard
+        cdef uint64_t header = header_of(arena, shard)
+        cdef uint64_t length = record_words(entry.key_len, flags_of(entry), content_len_of(entry))
+        cdef uint64_t version, placed
+        cdef Tail tail
+        cdef bint recalled, opens, pool
+        if not target.present:
+            place.slot = vacancy(arena, &target.buckets)
             if unlikely(not place.slot):
                 return self.give_up(shard, False, WHY_SPLIT)
-        elif clock is not None and place.deadline_ms:
-            has_expired = place.deadline_ms <= clock.now_ms()
-        written.created = outcome == MISS or has_expired
-        if unlikely(not find_tail(arena, shard, written.created and was_evicted(arena, key_hash), &tail)):
+        written.created = not target.present or target.has_expired
+        recalled = written.created and was_evicted(arena, target.key_hash)
+        if unlikely(not find_tail(arena, shard, recalled, &tail)):
             return self.give_up(shard, False, WHY_DAMAGED)
         opens = not has_room(arena, &tail, length)
-        pool = opens or (outcome == DONE and would_free(arena, place.segment, place.length))
+        pool = opens or (target.present and would_free(arena, place.segment, place.length))
         if pool:
             if unlikely(not self.lock_pool(shard)):
                 return DECLINED
@@ -377,10 +383,10 @@ cdef class Engine:
                 return self.give_up(shard, True, WHY_FULL)
 
         # From here on nothing is declined.
-        if unlikely(has_expired):
-            remove(arena, header, &place)
+        if unlikely(target.has_expired):
+            remove(arena, header, place)
             add(arena, header + SH_EXPIRED, 1)
-            place.slot = vacancy(arena, &buckets)
+            place.slot = vacancy(arena, &target.buckets)
         if written.created:
             count_at(arena, place.slot)[0] = 0
         if opens:
@@ -389,7 +395,7 @@ cdef class Engine:
         placed = append(arena, shard, &tail, length, entry, version)
         # Before the entry is seen: a version that a client was shown is never given again.
         store_release(arena.words + header + SH_VERSION, version)
-        store_release(arena.words + place.slot, word_of(arena, key_hash, version, placed))
+        store_release(arena.words + place.slot, word_of(arena, target.key_hash, version, placed))
         if written.created:
             add(arena, header + SH_ENTRIES, 1)
         else:

@@ -6,7 +6,7 @@ No byte at or behind `end` is read; those before `begin` neither.
 from libc.stdint cimport UINT64_MAX, uint8_t, uint32_t, uint64_t
 from libc.string cimport memcmp, memcpy
 
-from fastkv.core.memory cimport read_64
+from fastkv.core.memory cimport read_32, read_64
 from fastkv.core.scan cimport BLOCK_BYTES, control_bytes, lowest_bit, unusual_in_names
 
 cdef extern from *:
@@ -119,6 +119,16 @@ cdef inline bint is_keep_alive(const Text *text) noexcept nogil:
         and read_64(text.at) | CASE_BITS == read_64(b"keep-ali")
         and text.at[8] | CASE_BIT == c"v"
         and text.at[9] | CASE_BIT == c"e"
+    )
+
+
+cdef inline bint is_base64(const Text *text) noexcept nogil:
+    """Whether a valid value is `base64`, in letters of either case; absent it is not."""
+    return (
+        text.size == 6
+        and read_32(text.at) | <uint32_t> CASE_BITS == read_32(b"base")
+        and text.at[4] == c"6"
+        and text.at[5] == c"4"
     )
 
 

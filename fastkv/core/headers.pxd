@@ -11,6 +11,7 @@ cdef enum Route:
     READ_RESOURCE  # GET and HEAD of /kv
     PUT_RESOURCE   # PUT of /kv
     DELETE_ANY     # DELETE of /delete and /kv
+    RUN_COMMAND    # POST of / and /pipeline
 
 cdef struct Section:
     size_t size              # bytes from the space before HTTP/1.1 up to and with the empty line
@@ -18,11 +19,12 @@ cdef struct Section:
     uint64_t ttl_seconds     # PUT_RESOURCE: its TTL field; 0: none
     const uint8_t *metadata  # PUT_RESOURCE: as metadata_of gives it; valid until the next read
     size_t metadata_len
+    bint in_base64           # RUN_COMMAND: how strings of the reply are wanted
 
 # -- what a worker keeps -----------------------------------------------------------------------------------
 
 cdef enum:
-    ROUTES = 5
+    ROUTES = 6
     KEPT = 8                 # sections for each route, senders, and contents
     KEPT_SECTION_BYTES = 4096
     KEPT_SENDER_BYTES = 1024

@@ -23,7 +23,7 @@ from libc.stdlib cimport calloc, free
 from libc.string cimport memcmp, memcpy, memmove, memset
 
 from fastkv.core.fields cimport (
-    CASE_BIT, CASE_BITS, copy_texts, end_of_name, end_of_value, is_keep_alive, is_same,
+    CASE_BIT, CASE_BITS, copy_texts, end_of_name, end_of_value, is_base64, is_keep_alive, is_same,
     is_same_in_constant_time, is_same_size, read_digits, read_number, size_of, strip,
 )
 from fastkv.core.memory cimport are_equal, read_64
@@ -41,6 +41,7 @@ cdef enum:
     CONTENT_TYPE
     CONTENT_ENCODING
     TTL
+    RESULT_ENCODING
     TREATMENTS
 
 cdef enum:
@@ -141,7 +142,8 @@ cdef class Sections:
         max_fields: Fields of a header section; one with more is declined.
 
     Raises:
-        ValueError: A name has other bytes than small letters and hyphens, or is too long.
+        ValueError: A name has other bytes than small letters and hyphens, is too long, or has not one
+            treatment for each route.
     """
 
     def __cinit__(self):
@@ -183,6 +185,8 @@ cdef class Sections:
         for text, of_routes in treatments.items():
             if not 0 < len(text) <= NAME_BYTES or text.strip(b"abcdefghijklmnopqrstuvwxyz-"):
                 raise ValueError(f"The name {text} is not one that the table can hold.")
+            if len(of_routes) != ROUTES:
+                raise ValueError(f"The name {text} has no treatment on each route.")
             name += 1
             name.size = len(text)
             memcpy(name.text, <const char *> text, name.size)
@@ -266,6 +270,7 @@ cdef class Sections:
         out.size = after - at
         out.metadata = NULL
         out.metadata_len = 0
+        out.in_base64 = is_base64(&fields[RESULT_ENCODING])
         if fields[CONTENT_TYPE].at != NULL or fields[CONTENT_ENCODING].at != NULL:
             content = self.content_of(&fields[CONTENT_TYPE])
             if content == NULL:

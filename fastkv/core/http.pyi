@@ -1,12 +1,12 @@
 from collections.abc import Callable, Mapping
-from typing import Final, Protocol, final
+from typing import Protocol, final
 
+from fastkv.core.commands import JsonCommands
 from fastkv.core.engine import Clock, Engine
+from fastkv.core.framing import Framing
 from fastkv.core.headers import Sections
 
 SOURCES: str
-DONE: Final = 0
-DECLINED: Final = -1
 
 class _Templates(Protocol):
     @property
@@ -33,9 +33,9 @@ class _Templates(Protocol):
     def isolation(self) -> bytes: ...
 
 @final
-class Http:
+class Http(Framing):
     @property
-    def served(self) -> int: ...
+    def commands(self) -> JsonCommands: ...
     @property
     def declines(self) -> dict[str, int]: ...
     def __init__(
@@ -45,6 +45,7 @@ class Http:
         sections: Sections,
         templates: _Templates,
         content_fields: Callable[[bytes], bytes],
+        commands: JsonCommands,
         row: memoryview[int],
         columns: tuple[int, int, int, int],
         wanted: memoryview[int],
@@ -56,4 +57,3 @@ class Http:
         large_bytes: int,
     ) -> None: ...
     def set_prefixes(self, prefixes: Mapping[int, bytes]) -> None: ...
-    def serve(self, data: bytes, at: int, most: int) -> tuple[bytes, int, int]: ...

@@ -4,50 +4,49 @@
 
 `Http.serve` answers as many leading whole requests as are ordinary. What it answers is specified by
 `fastkv.http.routes` and `fastkv.http.rest`, byte for byte. Ordinary is: GET and HEAD of /get, PUT and POST of
-/put, DELETE of /delete, each with one key; GET, HEAD, PUT and DELETE of /kv with the key in path or query; a
-header section that `headers` takes, a body that `text` takes, a key and a value within the limits,
-and an answer that is 200, 201, 204, or 404 for a key. **Any other request is declined with nothing changed**:
-no word of the arena, no counter, no byte of the replies.
+/put, DELETE of /delete, each with one key; GET, HEAD, PUT and DELETE of /kv with the key in path or query;
+POST of / and /pipeline with commands that `commands` takes; a header section that `headers` takes, a body
+that `text` or `commands` takes, a key and a value within the limits, and an answer that is 200, 201, 204, or
+404 for a key. **Any other request is declined with nothing changed**: no word of the arena, no counter, no
+byte of the replies.
 
-Replies are written into one buffer, which grows as it must and is cut back after large replies. A request
-allocates nothing, and no Python runs but for metadata that was not seen lately.
+A request allocates nothing, and no Python runs but for metadata that was not seen lately, and for commands
+of a pipeline that the engine declines.
 """
 
 cimport cython
-from cpython.buffer cimport PyBUF_SIMPLE, PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cpython.list cimport PyList_GET_ITEM, PyList_GET_SIZE
-from libc.stdint cimport uint8_t, uint64_t
-from libc.stdlib cimport free, realloc
-from libc.string cimport memcmp
+from libc.stdint cimport SIZE_MAX, uint8_t, uint64_t
+from libc.string cimport memcmp, memmove
 
 from fastkv.core cimport engine as store
+from fastkv.core.commands cimport NO_TEXT, ORDINARY, OVERHEARD, RAN, JsonCommands, Reading, Running
 from fastkv.core.engine cimport Clock, Engine, Found, Written
+from fastkv.core.framing cimport KEPT_BYTES, Framing, SharedWords, add_to
 from fastkv.core.headers cimport (
-    DELETE_ANY, PUT_JSON, PUT_RESOURCE, READ_JSON, READ_RESOURCE, Section, Sections
+    DELETE_ANY, PUT_JSON, PUT_RESOURCE, READ_JSON, READ_RESOURCE, RUN_COMMAND, Section, Sections
 )
-from fastkv.core.native cimport likely, load_relaxed, store_relaxed, unlikely
+from fastkv.core.native cimport likely, load_relaxed, unlikely
 from fastkv.core.records cimport NewEntry
 from fastkv.core.replies cimport (
-    CHANGED, DIGITS, UNWRITABLE, WRITTEN, Outcome, Part, add, put_part, reserve, write_escaped, write_plain,
-    write_resource,
+    CHANGED, DIGITS, PLAIN, UNWRITABLE, WRITTEN, Outcome, Part, Replies, add, put_part, reserve,
+    write_escaped, write_plain, write_resource,
 )
-from fastkv.core.text cimport PutBody, key_in_path, key_in_query, parse_put, put_hex, ttl_in_query
+from fastkv.core.text cimport (
+    PutBody, key_in_path, key_in_query, parse_put, put_decimal, put_hex, ttl_in_query,
+)
 
 cdef extern from "string.h" nogil:
     void *memmem(const void *data, size_t n, const void *wanted, size_t wanted_len)
 
 include "sources.pxi"
 
-DONE = 0
-DECLINED = -1
-
 cdef enum:
-    PLAIN = 1  # the store's flag for a value that stands in JSON as it is
     TRIES = 4  # reads of an entry that is replaced meanwhile, before the lock has to be taken
-    KEPT_BYTES = 1 << 16  # of each buffer: they stay after large replies and bodies
     KEPT_CONTENT = 8
     ROOM_IN_JSON = 1024  # of a PUT besides the strings
+    MOST_COMMAND_BYTES = 1 << 20  # all of a pipeline is done in one turn
 
 _REASONS = ("route", "target", "section", "incomplete", "body", "listened", "encoding", "engine")
 
@@ -58,26 +57,7 @@ cdef inline bint begins(const uint8_t *at, const uint8_t *end, const char *text,
 
 
 @cython.final
-cdef class _Words:
-    """Words of 64 bits that others see as well; their buffer is exported for as long as this lives."""
-
-    cdef Py_buffer view
-    cdef uint64_t *at
-    cdef size_t count
-
-    def __cinit__(self, words not None, bint writable):
-        PyObject_GetBuffer(words, &self.view, PyBUF_WRITABLE if writable else PyBUF_SIMPLE)
-        self.at = <uint64_t *>self.view.buf
-        self.count = self.view.len // sizeof(uint64_t)
-        if <size_t>self.at % sizeof(uint64_t):
-            raise ValueError("The words are not aligned.")
-
-    def __dealloc__(self):
-        PyBuffer_Release(&self.view)
-
-
-@cython.final
-cdef class Http:
+cdef class Http(Framing):
     """Answers the ordinary requests of one worker.
 
     Args:
@@ -86,6 +66,7 @@ cdef class Http:
         sections: knows which header sections are ordinary.
         templates: what replies consist of, see `fastkv.http.templates`.
         content_fields: from an entry's metadata to header lines; the same ones for the same metadata.
+        commands: runs what is posted to / and /pipeline.
         row: this worker's counters.
         columns: where in the row hits, misses, puts and deletes are counted.
         wanted: a word that is not 0 while a client waits for keyspace events; writes are declined then.
@@ -105,18 +86,20 @@ cdef class Http:
 
     def __init__(
         self, Engine engine not None, Clock clock not None, Sections sections not None, templates not None,
-        content_fields not None, row not None, columns not None, wanted not None, *,
+        content_fields not None, JsonCommands commands not None, row not None, columns not None,
+        wanted not None, *,
         size_t max_key_bytes, size_t max_value_bytes, size_t max_body_bytes, size_t max_output_bytes,
         size_t large_bytes,
     ):
-        cdef _Words counters = _Words(row, True)
-        cdef _Words listeners = _Words(wanted, False)
+        cdef SharedWords counters = SharedWords(row, True)
+        cdef SharedWords listeners = SharedWords(wanted, False)
         cdef size_t max_inline = sizeof(uint64_t) * engine.arena.inline_words
         self.engine = engine
         self.clock = clock
         self.sections = sections
         self.templates = templates
         self.content_fields = content_fields
+        self.commands = commands
         self.hits, self.misses, self.puts, self.deletes = columns
         if max(columns) >= counters.count or not listeners.count:
             raise ValueError("The row has no such column, or there is no word of the listeners.")
@@ -129,6 +112,7 @@ cdef class Http:
         self.max_json = min(
             max_body_bytes, 6 * (self.max_key + min(self.max_value, max_inline)) + ROOM_IN_JSON
         )
+        self.max_command = min(max_body_bytes, max(self.max_json, <size_t>MOST_COMMAND_BYTES))
         self.max_output = max_output_bytes
         self.large = large_bytes
         self.no_content = content_fields(b"")
@@ -136,13 +120,8 @@ cdef class Http:
         self.content = []
         self.set_prefixes(dict.fromkeys((200, 201, 204, 404), b""))
         # A percent escape has three bytes; behind the longest key one more decides that it is the longest.
-        self.kept_scratch = max(<size_t>KEPT_BYTES, 3 * self.max_key + 1)
-        if not (reserve(&self.replies, KEPT_BYTES) and self.reserve_scratch(self.kept_scratch)):
+        if not self.reserve_all(max(<size_t>KEPT_BYTES, 3 * self.max_key + 1)):
             raise MemoryError
-
-    def __dealloc__(self):
-        free(self.replies.out)
-        free(self.scratch)
 
     @property
     def declines(self):
@@ -207,90 +186,6 @@ cdef class Http:
         part.size = PyBytes_GET_SIZE(text)
         return part
 
-    def serve(self, bytes data not None, Py_ssize_t at, Py_ssize_t most):
-        """Answer the leading requests that are whole and ordinary.
-
-        Args:
-            data: what was received.
-            at: where a message begins in it, 0 to its length.
-            most: how many requests may be answered.
-
-        Returns:
-            (replies, used, more). ``used`` is where the first message begins that was not answered. ``more``
-            is ``DONE`` where ``data`` ends there, or ``most`` or ``max_output_bytes`` are reached;
-            ``DECLINED`` where the readable path has to read that message; and above 0 it is the length in
-            bytes of that message, whose head is ordinary and whose body has not all arrived: it has to be
-            seen whole.
-
-        Raises:
-            MemoryError: there is no memory for the replies; what was asked for is done.
-            ValueError: ``at`` lies outside of ``data``.
-        """
-        cdef Py_ssize_t more
-        cdef size_t used
-        if not 0 <= at <= PyBytes_GET_SIZE(data):
-            raise ValueError("No message begins there.")
-        used = self.answer(
-            <const uint8_t *>PyBytes_AS_STRING(data), at, PyBytes_GET_SIZE(data), max(most, 0), &more
-        )
-        return self.take(), used, more
-
-    cdef size_t answer(
-        self, const uint8_t *data, size_t at, size_t n, size_t most, Py_ssize_t *more
-    ) noexcept:
-        """As `serve`; the replies are the first ``size`` bytes of ``out`` until `clear` is called."""
-        cdef Py_ssize_t used
-        self.replies.size = 0
-        self.served = 0
-        more[0] = 0
-        while at < n and self.served < most and self.replies.size <= self.max_output:
-            used = self.answer_one(data + at, data + n)
-            if used < 0:
-                more[0] = -used
-                break
-            if used == 0:
-                more[0] = -1
-                self.count_decline(data + at, data + n)
-                break
-            at += used
-            self.served += 1
-        return at
-
-    # -- buffers -------------------------------------------------------------------------------------------
-
-    cdef bytes take(self):
-        """Return the replies and clear the buffers."""
-        replies = PyBytes_FromStringAndSize(<const char *>self.replies.out, self.replies.size)
-        self.clear()
-        return replies
-
-    cdef void clear(self) noexcept:
-        """Forget the replies, and give back the memory that large ones and large bodies took."""
-        cdef void *less
-        self.replies.size = 0
-        if unlikely(self.replies.room > KEPT_BYTES):
-            less = realloc(self.replies.out, KEPT_BYTES)
-            if less != NULL:
-                self.replies.out = <uint8_t *>less
-                self.replies.room = KEPT_BYTES
-        if unlikely(self.scratch_room > self.kept_scratch):
-            less = realloc(self.scratch, self.kept_scratch)
-            if less != NULL:
-                self.scratch = <uint8_t *>less
-                self.scratch_room = self.kept_scratch
-
-    cdef bint reserve_scratch(self, size_t n) noexcept:
-        """Make room for what is decoded; False: there is no memory."""
-        cdef void *grown
-        if likely(n <= self.scratch_room):
-            return True
-        grown = realloc(self.scratch, n)
-        if grown == NULL:
-            return False
-        self.scratch = <uint8_t *>grown
-        self.scratch_room = n
-        return True
-
     # -- requests ------------------------------------------------------------------------------------------
 
     cdef Py_ssize_t answer_one(self, const uint8_t *line, const uint8_t *end) noexcept:
@@ -313,6 +208,10 @@ cdef class Http:
                 return self.put(line, line + 9, end)
             if begins(line, end, b"PUT /kv", 7):
                 return self.put_resource(line, line + 4, end)
+            if begins(line, end, b"POST / ", 7):
+                return self.command(line, line + 6, end, False)
+            if begins(line, end, b"POST /pipeline ", 15):
+                return self.command(line, line + 14, end, True)
         elif line[0] == c"D":
             if begins(line, end, b"DELETE /", 8):
                 return self.delete(line, line + 7, end)
@@ -528,13 +427,52 @@ cdef class Http:
             return self.decline(ENGINE)
         return at + section.size - line
 
+    cdef Py_ssize_t command(
+        self, const uint8_t *line, const uint8_t *at, const uint8_t *end, bint batch
+    ) noexcept:
+        """POST of / and, with several commands, of /pipeline; ``at`` is the space before the version."""
+        cdef Section section
+        cdef size_t n, start, body, behind, digits
+        cdef uint8_t *out
+        cdef Reading reading
+        cdef Running outcome
+        if not self.sections.read(at, end, RUN_COMMAND, at - line, &section):
+            return self.decline(SECTION)
+        n = section.content_length
+        if unlikely(section.content_length < 0 or n > self.max_command):
+            return self.decline(SECTION)
+        at += section.size
+        if <size_t>(end - at) < n:
+            return line - at - <Py_ssize_t>n
+        if unlikely(not (self.reserve_scratch(n) and reserve(&self.replies, self.replies.fixed))):
+            return self.decline(ENGINE)
+        reading = self.commands.read(at, n, self.scratch, batch)
+        if unlikely(reading != ORDINARY):
+            return self.decline(LISTENED if reading == OVERHEARD else BODY)
+        # Most bodies have a length of two digits, and stand where they belong at once.
+        start = self.replies.size
+        body = behind = start + self.replies.hit_start.size + 2 + self.replies.hit_end.size
+        if batch:
+            outcome = self.commands.run_batch(&self.replies, &behind, section.in_base64)
+        else:
+            outcome = self.commands.run(&self.replies, &behind, section.in_base64, SIZE_MAX)
+        if unlikely(outcome != RAN):
+            return self.decline(ENCODING if outcome == NO_TEXT else ENGINE)
+        n = behind - body
+        out = put_part(self.replies.out + start, &self.replies.hit_start)
+        digits = put_decimal(out, n)
+        if digits != 2:
+            memmove(self.replies.out + body + digits - 2, self.replies.out + body, n)
+        self.replies.size = put_part(out + digits, &self.replies.hit_end) + n - self.replies.out
+        return at + section.content_length - line
+
     cdef inline uint64_t deadline_in(self, uint64_t ttl_seconds) noexcept:
         """When what is written now expires; 0: never."""
         return self.clock.now_ms() + 1000 * ttl_seconds if ttl_seconds else 0
 
     cdef inline void count(self, size_t column) noexcept:
-        """Add one to a counter of the row, which has no other writer."""
-        store_relaxed(self.counters + column, load_relaxed(self.counters + column) + 1)
+        """Add one to a counter of the row."""
+        add_to(self.counters + column, 1)
 
     cdef Outcome reply_resource(self, Found *found, bint headless) noexcept:
         """Reply with a value as it is."""

@@ -1,13 +1,13 @@
 """The root of a connection."""
 
-from fastkv.core.http cimport Http
+from fastkv.core.framing cimport Framing
 
 cdef class Receiver:
     cdef public bint heard, fast_path_ok
-    cdef Http http
+    cdef Framing framing
     cdef object output
     cdef int fd
     cdef bint queued
     cdef size_t most
 
-    cdef send(self, Http http)
+    cdef send(self, Framing framing)

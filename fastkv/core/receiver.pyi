@@ -2,7 +2,7 @@ from typing import Protocol
 
 from typing_extensions import disjoint_base
 
-from fastkv.core.http import Http
+from fastkv.core.framing import Framing
 
 SOURCES: str
 DECLINED: int
@@ -15,7 +15,7 @@ class _Output(Protocol):
 class Receiver:
     heard: bool
     fast_path_ok: bool
-    def attach(self, http: Http | None, output: _Output, fd: int, most: int) -> None: ...
+    def attach(self, framing: Framing | None, output: _Output, fd: int, most: int) -> None: ...
     def detach(self) -> None: ...
     def data_received(self, data: bytes) -> None: ...
     def write(self, data: bytes) -> None: ...

@@ -3,7 +3,7 @@
 Nothing here raises; what is in the arena is copied first, and counts only if ``Engine.holds`` it then.
 """
 
-from libc.stdint cimport uint8_t, uint64_t
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport realloc
 from libc.string cimport memcpy, memmove
 
@@ -15,6 +15,8 @@ from fastkv.core.text cimport escape, put_decimal, put_hex
 cdef enum:
     # The most that a number has, in decimal or hexadecimal.
     DIGITS = 20
+    # The store's flag for a value that stands in JSON as it is.
+    PLAIN = 1
 
 cdef enum Outcome:
     CHANGED     # the entry was changed meanwhile, or there is no memory; also where Python was interrupted
@@ -58,6 +60,30 @@ cdef inline uint8_t *put_seconds(uint8_t *out, uint64_t ms) noexcept:
         out[3] = c"0" + part % 10
         out += 4
     return out
+
+
+cdef inline size_t put_base64(uint8_t *out, const uint8_t *raw, size_t n) noexcept:
+    """Write bytes in base64 (RFC 4648, 4), four for each three or less; returns how many that are."""
+    cdef const char *digits = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/"
+    cdef uint8_t *at = out
+    cdef uint32_t three
+    while n >= 3:
+        three = <uint32_t>raw[0] << 16 | <uint32_t>raw[1] << 8 | raw[2]
+        at[0] = digits[three >> 18]
+        at[1] = digits[three >> 12 & 63]
+        at[2] = digits[three >> 6 & 63]
+        at[3] = digits[three & 63]
+        raw += 3
+        at += 4
+        n -= 3
+    if n:
+        three = <uint32_t>raw[0] << 16 | (<uint32_t>raw[1] << 8 if n == 2 else 0)
+        at[0] = digits[three >> 18]
+        at[1] = digits[three >> 12 & 63]
+        at[2] = digits[three >> 6 & 63] if n == 2 else c"="
+        at[3] = c"="
+        at += 4
+    return at - out
 
 
 cdef inline bint reserve(Replies *replies, size_t more) noexcept:

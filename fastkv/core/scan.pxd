@@ -1,4 +1,4 @@
-"""Bytes to stop at, sixteen in one look; where text ends that stands in JSON as it is, and what is UTF-8."""
+"""Bytes to stop at, sixteen in one look; where white space ends, text that stands in JSON as it is, UTF-8."""
 
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
@@ -70,3 +70,12 @@ cdef inline const uint8_t *end_of_text(
             at = behind_character(at, end)
             if at == NULL:
                 return NULL
+
+
+cdef inline const uint8_t *behind_space(const uint8_t *at, const uint8_t *end) noexcept:
+    """Where white space ends (RFC 8259, 2)."""
+    while at < end and at[0] <= c" " and (
+        at[0] == c" " or at[0] == c"\n" or at[0] == c"\r" or at[0] == c"\t"
+    ):
+        at += 1
+    return at

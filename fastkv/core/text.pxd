@@ -6,6 +6,11 @@ What is valid but unusual is declined, and the readable path reads it.
 
 from libc.stdint cimport uint8_t, uint64_t
 
+cdef struct String:
+    const uint8_t *at
+    size_t len
+    bint plain              # it stands in JSON as it is
+
 cdef struct PutBody:
     const uint8_t *key      # not empty, valid UTF-8
     size_t key_len
@@ -17,6 +22,13 @@ cdef struct PutBody:
 # {"key":…,"value":…,"ttl":…}: 1 for ordinary, 0 for declined (`out` is then undefined). A string with
 # escapes is decoded into `scratch`, which has `n` bytes or more; others are pointed at where they stand.
 cdef int parse_put(const uint8_t *body, size_t n, uint8_t *scratch, PutBody *out) noexcept
+
+# A string of JSON from behind its opening quote on: what is behind the closing one; NULL for no string. One
+# with escapes is decoded into the scratch, of which it takes less than it is long itself, and which begins
+# behind it then. `begin`, at or before `at`, is where the bytes begin that may be read.
+cdef const uint8_t *read_string(
+    const uint8_t *begin, const uint8_t *at, const uint8_t *end, uint8_t **scratch, String *out
+) noexcept
 
 # What stands between the quotes in JSON: the bytes written to `out`, which has room for 6n; -1: not UTF-8.
 cdef Py_ssize_t escape(const uint8_t *raw, size_t n, uint8_t *out) noexcept

@@ -16,7 +16,9 @@ from libc.string cimport memcmp, memcpy, memset
 cdef extern from "endian.h" nogil:
     uint64_t htobe64(uint64_t)
 
-from fastkv.core.scan cimport BLOCK_BYTES, bit_length, end_of_text, lowest_bit, unusual_bytes
+from fastkv.core.scan cimport (
+    BLOCK_BYTES, behind_space, bit_length, end_of_text, lowest_bit, unusual_bytes,
+)
 
 cdef enum:
     MAX_TTL_SECONDS = 10_000_000_000
@@ -41,11 +43,6 @@ cdef uint8_t KINDS[256]
 
 # 0 to 15, or NOT_HEX.
 cdef uint8_t HEX_VALUES[256]
-
-cdef struct String:
-    const uint8_t *at
-    size_t len
-    bint plain
 
 
 def _fill_tables() -> None:
@@ -116,15 +113,6 @@ cdef Py_ssize_t escape(const uint8_t *raw, size_t n, uint8_t *out) noexcept:
 
 
 # JSON of a PUT
-
-cdef inline const uint8_t *behind_space(const uint8_t *at, const uint8_t *end) noexcept:
-    """Where white space ends (RFC 8259, 2)."""
-    while at < end and at[0] <= c" " and (
-        at[0] == c" " or at[0] == c"\n" or at[0] == c"\r" or at[0] == c"\t"
-    ):
-        at += 1
-    return at
-
 
 cdef inline const uint8_t *behind(const uint8_t *at, const uint8_t *end, uint8_t byte) noexcept:
     """What follows white space and `byte`; NULL where another one, or the end, is there."""
@@ -272,10 +260,10 @@ cdef const uint8_t *decode_string(
     return stop + 1
 
 
-cdef inline const uint8_t *read_string(
+cdef inline const uint8_t *string_at(
     const uint8_t *begin, const uint8_t *at, const uint8_t *end, uint8_t **scratch, String *out
 ) noexcept:
-    """Read a string from behind its opening quote on: what is behind the closing one; NULL for no string."""
+    """As `read_string`, inlined."""
     cdef const uint8_t *stop = end_of_text(begin, at, end)
     if stop == NULL or stop == end:
         return NULL
@@ -284,6 +272,12 @@ cdef inline const uint8_t *read_string(
         out[0] = String(at, stop - at, True)
         return stop + 1
     return decode_string(at, stop, end, scratch, out) if stop[0] == c"\\" else NULL
+
+
+cdef const uint8_t *read_string(
+    const uint8_t *begin, const uint8_t *at, const uint8_t *end, uint8_t **scratch, String *out
+) noexcept:
+    return string_at(begin, at, end, scratch, out)
 
 
 cdef int parse_put(const uint8_t *body, size_t n, uint8_t *scratch, PutBody *out) noexcept:
@@ -305,7 +299,7 @@ cdef int parse_put(const uint8_t *body, size_t n, uint8_t *scratch, PutBody *out
         else:
             at = behind_opening(at, end)
             if at != NULL:
-                at = read_string(body, at, end, &scratch, &key if member == KEY else &value)
+                at = string_at(body, at, end, &scratch, &key if member == KEY else &value)
         if at == NULL:
             return 0
         at = behind_space(at, end)

@@ -23,6 +23,8 @@ class Route(IntEnum):
     """PUT of `/kv`."""
     DELETE_ANY = 4
     """DELETE of `/delete` and `/kv`."""
+    RUN_COMMAND = 5
+    """POST of `/` and `/pipeline`."""
 
 
 class Treatment(IntEnum):
@@ -49,6 +51,8 @@ class Treatment(IntEnum):
     CONTENT_ENCODING = 9
     TTL = 10
     """Digits, the seconds for which the entry is kept."""
+    RESULT_ENCODING = 11
+    """Strings of the reply are in base64 where the value says so."""
 
 
 _EVERY: Final = frozenset(Route)
@@ -67,6 +71,7 @@ _USES: Final[dict[bytes, tuple[Treatment, frozenset[Route]]]] = {
     b"content-encoding": (Treatment.CONTENT_ENCODING, _PUT_RESOURCE),
     b"ttl": (Treatment.TTL, _PUT_RESOURCE),
     b"x-ttl": (Treatment.TTL, _PUT_RESOURCE),
+    b"upstash-encoding": (Treatment.RESULT_ENCODING, frozenset({Route.RUN_COMMAND})),
     # Framing, protocol, conditions and parts are the readable path's, also where a route does not read them.
     # Besides these the core declines every field that begins with `if-`.
     b"expect": (Treatment.DECLINED, _EVERY),
@@ -81,7 +86,6 @@ _USES: Final[dict[bytes, tuple[Treatment, frozenset[Route]]]] = {
     b"access-control-request-method": (Treatment.IGNORED, _ELSEWHERE),
     b"access-control-request-private-network": (Treatment.IGNORED, _ELSEWHERE),
     b"sec-websocket-version": (Treatment.IGNORED, _ELSEWHERE),
-    b"upstash-encoding": (Treatment.IGNORED, _ELSEWHERE),
 }
 
 TREATMENTS: Final[dict[bytes, tuple[Treatment, ...]]] = {

@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING, Any, Final
 import orjson
 
 from fastkv.commands.context import NOBODY
-from fastkv.commands.replies import OK, CommandError
+from fastkv.commands.replies import OK, CommandError, size_of
 from fastkv.http.responses import Reply, json_reply, without_body
 from fastkv.http.urlform import decode_percent, form_pairs
 from fastkv.jsonwire import InexactError, answer, answer_in_steps, load, load_exactly, words_of
-from fastkv.steps import Unfinished
+from fastkv.steps import Unfinished, finish
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -84,6 +84,22 @@ class RedisRest:
         except CommandError as error:
             return _reply(error)
         raise Unfinished(self._run_in_turn(commands, head))
+
+    def run_one_of_several(self, words: list[bytes], room: int, in_base64: bool) -> tuple[bytes, int]:
+        """Execute one command of a pipeline that the compiled core has begun and could not do itself.
+
+        Args:
+            words: of a command without steps.
+            room: as for ``Commands.run_within``.
+            in_base64: whether strings of the reply are to be in base64.
+
+        Returns:
+            The reply as JSON, and how much of the room it takes.
+        """
+        reply = self._commands.run_within(words, NOBODY, room)
+        if isinstance(reply, Generator):
+            reply = finish(reply)
+        return orjson.dumps(answer(reply, in_base64=in_base64)), size_of(reply)
 
     def multi_exec(self, query: bytes, head: Head, body: bytes) -> Reply:
         """``POST /multi-exec``, as ``pipeline``, at one moment."""

@@ -77,6 +77,7 @@ class Routes:
         counters: this worker's row of the board.
         clock: milliseconds now, for deadlines.
         commands: the command table over the same store.
+        redis: the same by REST.
         hub: passes messages on; None where there are no other workers.
         max_key, max_value: the longest that the settings and the store allow, in bytes.
         events: publishes each change.
@@ -90,7 +91,6 @@ class Routes:
         "_board",
         "_body_bound",
         "_paths",
-        "_redis",
         "_value_bound",
         "clock",
         "commands",
@@ -102,6 +102,7 @@ class Routes:
         "keyed",
         "max_key",
         "max_value",
+        "redis",
         "store",
         "wanted",
     )
@@ -177,9 +178,9 @@ class Routes:
         # Browsers name the page that asks where they trust the connection: without TLS on loopback only
         # (Fetch Metadata, 2). There, requests of strangers are refused before.
         believes_queries = settings.token is not None or all(map(may_be_loopback, settings.host))
-        self._redis = RedisRest(self.commands, believes_queries=believes_queries)
+        self.redis = RedisRest(self.commands, believes_queries=believes_queries)
         self._paths: frozenset[bytes] = frozenset()
-        self.add(self._redis.handlers, {})
+        self.add(self.redis.handlers, {})
 
     def add(self, handlers: Mapping[bytes, Handler], keyed: Mapping[bytes, KeyHandler]) -> None:
         """Add routes; whatever their methods, their paths are then no commands.
@@ -293,7 +294,7 @@ class Routes:
             return partial(keyed, route[end:])
         method, _, path = route.partition(b" ")
         if self.is_command(route):
-            command = self._redis.find(route)
+            command = self.redis.find(route)
             if command is not None:
                 return command
         methods = self._methods(b"*")
@@ -334,18 +335,18 @@ class Routes:
         Args:
             route: method, space and path; b"" is none.
         """
-        if route in self._redis.handlers:
+        if route in self.redis.handlers:
             return True
         _, _, path = route.partition(b" ")
         prefix = path[: path.find(b"/", 1) + 1]
-        return not self._paths.intersection((path, prefix)) and self._redis.takes(path)
+        return not self._paths.intersection((path, prefix)) and self.redis.takes(path)
 
     def _methods(self, path: bytes) -> list[bytes]:
         """The methods that a path takes, ``*`` being all paths; none if there is no such route."""
         prefix = path[: path.find(b"/", 1) + 1]
         routes = [route.split(b" ") for route in (*self.handlers, *self.keyed)]
         methods = {method for method, known in routes if path == b"*" or known in (path, prefix)}
-        if not methods and self._redis.takes(path):
+        if not methods and self.redis.takes(path):
             methods.update(PATH_METHODS)
         return sorted({*methods, b"OPTIONS"}) if methods else []
 

@@ -5,6 +5,7 @@ In: messages, by `WebSocket`. Out: replies as frames: of text for text, of bytes
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING
 
 from websockets.frames import CloseCode
@@ -15,7 +16,7 @@ from fastkv.takeover import Takeover
 from fastkv.ws import frames, resp, text
 from fastkv.ws.frames import BINARY, TEXT
 from fastkv.ws.handshake import agree
-from fastkv.ws.websocket import HOLD_FROM_BYTES, Refused, WebSocket
+from fastkv.ws.websocket import DEFLATE_FROM_BYTES, HOLD_FROM_BYTES, Refused, WebSocket
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -54,6 +55,7 @@ class Session(WebSocket):
             extensions: what the handshake has agreed.
         """
         super().__init__(service, extensions)
+        self._framing = service.frames(DEFLATE_FROM_BYTES - 1 if extensions else sys.maxsize)
         self._transaction = CommandSession()
         self.session: CommandSession | None = self._transaction
         self.pushes = TEXT
@@ -66,6 +68,16 @@ class Session(WebSocket):
         if self._hub is not None:
             self._hub.forget(self)
         super().connection_lost(exc)
+
+    @property
+    def _keeps_state(self) -> bool:
+        """Whether a transaction has begun, keys are watched, or messages come unasked."""
+        session = self._transaction
+        return (
+            session.queue is not None
+            or bool(session.watched)
+            or (self._hub is not None and self._hub.wanted_by(self) > 0)
+        )
 
     @property
     def subscriber(self) -> Subscriber:

@@ -30,12 +30,13 @@ if TYPE_CHECKING:
 
     from websockets.extensions import Extension
 
+    from fastkv.core.frames import TextFrames
     from fastkv.service import Service
     from fastkv.steps import Steps
     from fastkv.takeover import HandedOver
 
 # What is longer is worth compressing for a client that wants it so.
-_DEFLATE_FROM_BYTES: Final = 1 << 10
+DEFLATE_FROM_BYTES: Final = 1 << 10
 MAX_EMPTY_FRAGMENTS: Final = 1000
 """How many fragments of one message may add nothing to it: each costs work and brings its end no nearer."""
 HOLD_FROM_BYTES: Final = 4 << 10
@@ -70,6 +71,7 @@ class WebSocket(Stalling):
         "_deaf",
         "_empty",
         "_first",
+        "_framing",
         "_longest",
         "_message",
         "_missing",
@@ -104,6 +106,8 @@ class WebSocket(Stalling):
         self._text: codecs.IncrementalDecoder | None = None  # sees to it that it is UTF-8
         self._protocol = Protocol(Side.SERVER, state=OPEN, max_size=self._longest, logger=_quiet)
         self._protocol.extensions = list(extensions)
+        # The compiled path, which compresses nothing; of subclasses whose messages it understands.
+        self._framing: TextFrames | None = None
 
     def _answer(self, first: int, payload: bytes) -> bytes:
         """Answer a message.
@@ -124,7 +128,7 @@ class WebSocket(Stalling):
 
     def _frame(self, first: int, payload: bytes) -> bytes:
         """Build the frame of a reply, compressed where that was agreed and is worth it."""
-        if len(payload) >= _DEFLATE_FROM_BYTES and self._protocol.extensions:
+        if len(payload) >= DEFLATE_FROM_BYTES and self._protocol.extensions:
             opcode = Opcode.TEXT if first == frames.TEXT else Opcode.BINARY
             return Frame(opcode, payload).serialize(mask=False, extensions=self._protocol.extensions)
         return frames.build(first, payload)
@@ -135,7 +139,7 @@ class WebSocket(Stalling):
         """Begin, with what the client has sent behind its handshake."""
         self._transport = handed.transport
         self._outlet = outlet = handed.outlet
-        self.attach(None, outlet.sink, outlet.fd, 0)
+        self.attach(self._framing, outlet.sink, outlet.fd, self._service.pipeline_limit)
         self._eof = handed.eof
         self.since = self._flow.now
         if handed.paused:
@@ -144,8 +148,7 @@ class WebSocket(Stalling):
             self._unread = handed.unread
             self._stall()
             return
-        if handed.unread:
-            self.receive(handed.unread, 0, DECLINED)
+        self.receive(handed.unread, 0, DECLINED)
         if self._eof and not self._stalled:
             handed.transport.close()
 
@@ -226,6 +229,7 @@ class WebSocket(Stalling):
 
     def disable_fast_path(self) -> None:
         """The next reply is the last: the service says that it drains."""
+        self.fast_path_ok = False
 
     def close(self) -> None:
         """Begin the closing handshake: the server goes away (RFC 6455, 7.4.1)."""
@@ -235,6 +239,7 @@ class WebSocket(Stalling):
     def abort(self) -> None:
         """Close at once, whatever is due."""
         self._closing = self._deaf = True
+        self.fast_path_ok = False
         if self._transport is not None:
             self._transport.abort()
 
@@ -251,33 +256,74 @@ class WebSocket(Stalling):
         Args:
             data: what was received.
             at: where in it the first byte is that was not answered.
-            more: nothing here.
+            more: what the core says of the message there, see `Receiver.receive`.
         """
         if self._deaf:
             return
         try:
             in_message = self._in_message
             self._unread = self._unread + data[at:] if self._unread else data[at:]
-            ended = self._process()
+            ended = self._process(more)
             if self._in_message or in_message:
                 self._account_buffers(begun=ended or not in_message)
         except Exception as error:  # noqa: BLE001 - one connection's mistake must not reach the others
             self._service.failure(error)
             self.abort()
 
-    def _process(self) -> bool:
+    @property
+    def _keeps_state(self) -> bool:
+        """Whether the answer to a message depends on those before."""
+        return False
+
+    @property
+    def _is_ordinary(self) -> bool:
+        """Whether the core may be asked for the next message, where a frame begins."""
+        return not (
+            self._missing
+            or self._protocol.current_size is not None
+            or self._closing
+            or self._keeps_state
+            or self._service.draining
+        )
+
+    def _process(self, more: int) -> bool:
         """Answer what is complete.
+
+        Args:
+            more: what the core says of the first message.
 
         Returns:
             Whether a message has ended.
         """
         data, at = self._unread, 0
-        ended = False
+        ended = declined = False
         out: list[bytes] = []
-        due, room = self._resume_work(out), self._service.pipeline_limit
+        framing, room = self._framing, self._service.pipeline_limit
+        if framing is not None and self.fast_path_ok:
+            # It was asked already; where it has not declined it has stopped at a bound.
+            room -= framing.served
+            declined = more == DECLINED
+            if not declined:
+                self._counters[Column.PIPELINE_PAUSES] += 1
+                self._stall()
+        due = self._resume_work(out)
         end = monotonic() + self._service.turn_seconds
         while not (self._deaf or self._stalled):
             found = None
+            if framing is not None and not declined and at < len(data) and self._is_ordinary:
+                reply, at, more = framing.serve(data, at, room)
+                room -= framing.served
+                declined = more == DECLINED
+                if reply:
+                    out.append(reply)
+                    due += len(reply)
+                    ended = True
+                if at == len(data):
+                    break
+                if not declined:
+                    self._counters[Column.PIPELINE_PAUSES] += due <= self._service.output_limit
+                    self._stall()
+                    break
             if not self._missing:
                 if self._protocol.current_size is None and not self._closing:
                     found = frames.parse(data, at, self._longest)
@@ -309,6 +355,7 @@ class WebSocket(Stalling):
                     ended = True
             due += sum(map(len, out[known:]))
             room -= 1
+            declined = False
             if at < len(data) and (due > self._service.output_limit or room <= 0 or monotonic() > end):
                 self._counters[Column.PIPELINE_PAUSES] += due <= self._service.output_limit
                 self._stall()
@@ -317,6 +364,9 @@ class WebSocket(Stalling):
         if not out and self._in_message:
             # The client may keep the rest back until then.
             self._outlet.acknowledge()
+        self.fast_path_ok = self._is_ordinary and not (
+            self._unread or self._deaf or self._stalled or self._paused or self._eof
+        )
         return ended
 
     def _feed(self, chunk: bytes, out: list[bytes]) -> None:
@@ -416,6 +466,7 @@ class WebSocket(Stalling):
 
     def _fail(self, code: CloseCode, reason: str) -> bytes:
         self._closing = self._deaf = True
+        self.fast_path_ok = False
         self._protocol.fail(code, reason)
         return b"".join(self._protocol.data_to_send())
 
@@ -447,6 +498,7 @@ class WebSocket(Stalling):
     def _begin_to_close(self, code: CloseCode, reason: str) -> None:
         """Say goodbye, and wait for the client to do so."""
         self._closing = True
+        self.fast_path_ok = False
         self.since = self._flow.now
         self._protocol.send_close(code, reason)
         self.write(b"".join(self._protocol.data_to_send()))

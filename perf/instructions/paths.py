@@ -152,6 +152,39 @@ def _message(number: int) -> bytes:
     return frame(["GET", key(number).decode()], mask=_MASK)
 
 
+def _written_message(number: int) -> bytes:
+    return frame(["SET", key(number).decode(), value(number).decode()], mask=_MASK)
+
+
+def _posted(path: bytes, body: bytes, fields: bytes = b"") -> bytes:
+    return b"POST %b HTTP/1.1\r\n%b%bContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%b" % (
+        path,
+        _HOST,
+        fields,
+        len(body),
+        body,
+    )
+
+
+def _post_get(number: int, fields: bytes = b"") -> bytes:
+    return _posted(b"/", b'["GET","%b"]' % key(number), fields)
+
+
+def _post_set(number: int) -> bytes:
+    return _posted(b"/", b'["SET","%b","%b"]' % (key(number), value(number)))
+
+
+def _post_pipeline(number: int) -> bytes:
+    write = b'["SET","%b","%b"]' % (key(number), value(number))
+    return _posted(
+        b"/pipeline", b"[%b]" % b",".join([write] + [b'["GET","%b"]' % key(number)] * (_DEPTH - 1))
+    )
+
+
+_UPSTASH: Final = (
+    b"Authorization: Bearer 0123456789abcdef\r\nUpstash-Encoding: base64\r\n"
+    b"Upstash-Telemetry-Runtime: node@v22\r\n"
+)
 _BROWSER: Final = HEADERS["browser"].removesuffix(b"\r\n")
 _PLAIN: Final = partial(_get, HEADERS["plain"])
 
@@ -174,6 +207,11 @@ PATHS: Final = (
     Path("DELETE", _delete, Column.DELETES),
     Path("16 GET", _PLAIN, Column.HITS, depth=_DEPTH),
     Path("16 PUT", _put, Column.PUTS, depth=_DEPTH),
+    Path("POST / GET", _post_get, Column.HITS),
+    Path("POST / GET, Upstash", partial(_post_get, fields=_UPSTASH), Column.HITS),
+    Path("POST / SET", _post_set, Column.PUTS),
+    Path("POST /pipeline", _post_pipeline, Column.PUTS),
+    Path("WebSocket SET", _written_message, Column.PUTS, websocket=True),
     Path("WebSocket GET", _message, Column.HITS, websocket=True),
 )
 """All paths; those that begin with a number are pipelined."""

@@ -1,7 +1,7 @@
 """Fuzzing: harnesses, each a `check` that takes any bytes and raises for a wrong outcome.
 
     python -m fuzz SECONDS            # parsers and connection at once, with tests/ on the path
-    python -m fuzz core SECONDS       # those of the compiled core: text, headers and http
+    python -m fuzz core SECONDS       # those of the compiled core: text, headers, http, commands and frames
     python -m fuzz parsers FILE       # one input again
     python -m fuzz compare CASES      # no fuzzer: random requests to the compiled path and the readable one
 

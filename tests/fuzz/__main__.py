@@ -20,13 +20,13 @@ from pathlib import Path
 from typing import Any
 
 NAMES = ("parsers", "connection")
-CORE_NAMES = ("text", "headers", "http")
+CORE_NAMES = ("text", "headers", "http", "commands", "frames")
 """Those of the compiled core, which reports its coverage where it is built for a fuzzer."""
 HERE = Path(__file__).parent
 FOUND = Path("fuzz-found")
 MAX_INPUT_BYTES = 3000
 # Of what is answered request by request in Python as well: what is new in an input is in few of them.
-FEWER_BYTES = {"http": 800}
+FEWER_BYTES = {"http": 800, "frames": 800}
 _UNCOVERED = "Is the code instrumented for coverage?"
 MAX_INPUT_SECONDS = 30
 

@@ -58,7 +58,7 @@ class _Fixture:
             data += read
             while data:
                 replies, used, more = serve(data, 0, 1)
-                if more == core.http.DECLINED:
+                if more == core.framing.DECLINED:
                     _, end, behind = data.partition(_END)
                     if not end:
                         break

@@ -121,6 +121,44 @@ def _item(dice: Dice, oddness: float) -> bytes:
     return b"{%b%b%b}" % (space, (b"," + space).join(members), space)
 
 
+_NAMES: Sequence[bytes] = (b"GET", b"get", b"MGET", b"SET", b"set", b"INCR", b"DEL")
+_ODD_COMMANDS: Sequence[bytes] = (
+    b"[]", b"[", b"null", b'["GET"]', b'["PING"]', b'["GET",null]', b'["GET","a"', b'["GET","a"],',
+    b'["SET","a","b","NX"]', b'["SET","a","b","EX",0]', b'["SET","a","b","PXAT",1]', b'["DEL","a","b"]',
+    b'["INCRBY","a",5]', b'["GET",1.50]', b'["SET","a",true]', b'["GET","\xff"]', b'{"a":["GET"]}',
+    b'["MGET","no","no"]', b'["APPEND","a","b"]', b'["GETDEL","a"]', b'["SET","","b"]',
+)  # fmt: skip
+
+
+def _command(dice: Dice, oddness: float) -> bytes:
+    """A command as JSON."""
+    if dice.random() < oddness:
+        body = dice.choice(_ODD_COMMANDS)
+        return mutate(_SEED + body, 3000, dice.randrange(1 << 32))[2:] if dice.random() < 0.3 else body
+    name = dice.choice(_NAMES)
+    words = [b'"%b"' % name, b'"%b"' % _numbered(dice) if dice.random() < 0.8 else _string(dice)]
+    if name.upper() == b"MGET":
+        words += [b'"%b"' % _numbered(dice) for _ in range(dice.randrange(4))]
+    if name.upper() == b"SET":
+        words.append(_string(dice) if dice.random() < 0.6 else b"%d" % dice.randrange(-5, 100))
+        if dice.random() < 0.3:
+            words += [dice.choice((b'"EX"', b'"px"')), dice.choice((b"7", b'"60"', b"86400"))]
+    space = dice.choice((b"", b"", b" ", b"\r\n\t"))
+    return b"%b[%b]" % (space, (space + b"," + space).join(words))
+
+
+def _commands(dice: Dice, version: bytes, fields: list[bytes], oddness: float) -> bytes:
+    """A request that runs a command, or several."""
+    if dice.random() < 0.3:
+        fields.append(
+            dice.choice((b"Upstash-Encoding: base64", b"upstash-encoding:Base64", b"Upstash-Encoding: x"))
+        )
+    if dice.random() < 0.6:
+        return _framed(dice, b"POST / %b" % version, fields, _command(dice, oddness), oddness)
+    body = b"[%b]" % b",".join(_command(dice, oddness) for _ in range(dice.choice((1, 2, 5, 20))))
+    return _framed(dice, b"POST /pipeline %b" % version, fields, body, oddness)
+
+
 def _framed(dice: Dice, line: bytes, fields: list[bytes], body: bytes, oddness: float) -> bytes:
     """A request with a body, which says how long that is, or lies."""
     size = len(body)
@@ -157,7 +195,9 @@ def request(dice: Dice, oddness: float, own: Sequence[bytes] = ()) -> bytes:
             target += b"?ttl=" + _pick(dice, _TTLS, _ODD_TTLS, oddness)
         value = dice.choice(_STRINGS).encode() + dice.choice((b"", b"", b"\xff", b"v"))
         return _framed(dice, b"PUT %b %b" % (target, version), fields, value, oddness)
-    if kind < 0.5:
+    if kind < 0.6:
+        return _commands(dice, version, fields, oddness)
+    if kind < 0.7:
         method, target = b"DELETE", dice.choice((b"/delete?key=", place)) + key
     elif kind < 0.98:
         method, target = (
