@@ -53,10 +53,10 @@ def change(pair: Pair, chance: random.Random, number: int) -> None:
         pair.do(lambda store: store.put(key, value, pair.clock, number % 256, deadline_ms, metadata))
 
 
-def walked(store: Store, *, values: bool) -> list[tuple[bytes, ...]]:
-    """All that a walk finds."""
+def walked(store: Store, *, values: bool, cursor: int = 0) -> list[tuple[bytes, ...]]:
+    """All that a walk finds, from a cursor on."""
     found: list[tuple[bytes, ...]] = []
-    cursor, begun = 0, False
+    begun = False
     while cursor or not begun:
         if values:
             some, cursor = store.scan(cursor, clock, MIB, 1000)
