@@ -2,7 +2,8 @@
 
 ``arenas/v4-clean.gz`` and ``arenas/v4-killed.gz`` were made by ``python -m old_arena`` at the last commit
 whose layout was 4: 1 MiB in 2 shards, left by a clean stop and as a kill leaves it; ``v4.json`` says what is
-in them. Those of layout 5 likewise. When the layout changes, run it once more before that, and add a version to `VERSIONS`.
+in them. Those of layout 5 were made likewise. When the layout changes, run it once more before that, and add
+a version to `VERSIONS`.
 """
 
 from __future__ import annotations
