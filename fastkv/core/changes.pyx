@@ -37,6 +37,7 @@ from fastkv.core.index cimport (
 from fastkv.core.layout cimport (
     BUCKET_WORDS,
     CLOSED_MAIN,
+    COMPACT,
     DEADLINE,
     FRAGMENT,
     LARGE,
@@ -560,7 +561,7 @@ cdef class Changes:
             if change.kind == RETIME:
                 length = change.old_words + 1
             else:
-                length = record_words(change.entry.key_len, DEADLINE, change.entry.value_len)
+                length = record_words(change.entry.key_len, COMPACT | DEADLINE, change.entry.value_len)
             if heads[log] + length > arena.segment_words:
                 opened += 1
                 heads[log] = 0

@@ -23,6 +23,7 @@ from fastkv.store.layout import (
 )
 from fastkv.store.records import (
     CHECKSUM_BYTES,
+    COMPACT,
     DEADLINE,
     FRAGMENT,
     HEAD_BYTES,
@@ -110,6 +111,8 @@ class Log:
                 left -= piece
                 pieces += 1
             length = record_words(len(key), DEADLINE, (1 + pieces) * WORD + trailing)
+        elif 0 < len(key) < 1 << 8:
+            length = record_words(len(key), COMPACT | DEADLINE, len(content))
         last, head = self.room_after(head, length)
         return opened + last, head
 
