@@ -47,7 +47,7 @@ entry = engine.get(b"key", clock)
 assert (entry[0], declined) == (b"value", [])
 slot, word = entry[4:6]
 record = 8 * (word & store.geometry.location_mask)
-size = 16 + len(b"key" b"value" b"metadata") + 1 + 4
+size = 12 + len(b"key" b"value" b"metadata") + 1 + 4
 for bit in range(8 * size):
     store.counts[record + bit // 8] ^= 1 << bit % 8
     assert engine.get(b"key", clock) is None, bit
