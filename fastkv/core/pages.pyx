@@ -48,12 +48,12 @@ cdef class Pages:
             ValueError: if these can be no pages; nothing is written then.
         """
         cdef const Arena *arena = &self.engine.arena
-        cdef uint64_t bit = next_bit(depth)
-        cdef uint64_t at, word
+        cdef uint64_t at, bit, word
         if not may_be_page(arena, base) or not may_be_page(arena, new_base) or base == new_base:
             raise ValueError("there is no such page")
         if depth >= TAG_BITS:
             raise ValueError("a tag has no such bit")
+        bit = next_bit(depth)
         # What lay here before belonged to words that were cleared: that is seen before these.
         fence_release()
         for at in range(arena.segment_words):
@@ -74,10 +74,10 @@ cdef class Pages:
             ValueError: as for ``copy``.
         """
         cdef const Arena *arena = &self.engine.arena
-        cdef uint64_t bit = next_bit(depth)
-        cdef uint64_t at
+        cdef uint64_t at, bit
         if not may_be_page(arena, base) or depth >= TAG_BITS:
             raise ValueError("there is no such page")
+        bit = next_bit(depth)
         for at in range(base, base + arena.segment_words):
             if arena.words[at] & bit and at & (BUCKET_WORDS - 1):
                 store_release(arena.words + at, 0)
