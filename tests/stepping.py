@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import gc
 import os
 import pickle
 import platform
@@ -47,7 +48,7 @@ _EXITKILL: Final = 1 << 20
 
 # Between the fork and the call that is stepped through, or between two calls, there are some thousands.
 _MOST_BEFORE: Final = 1_000_000
-# One death of this number is a real one.
+# Of so many deaths one is a real one.
 _REAL: Final = 16
 
 
@@ -201,6 +202,7 @@ class Stepped:
         self.stop = Stop.STEPPED
 
         def work() -> None:
+            gc.disable()  # a collection calls into the module as well, and comes when the parent's counts say
             _be_traced()
             operation()
 
@@ -404,8 +406,8 @@ def deaths(
     """Bring a store into each state in which the death of a process within a call can leave it.
 
     The process stands still behind each instruction that has changed the arena or a lock, and its locks are
-    marked as the kernel would mark them. When it goes on it has all again as it was. One death of some,
-    the first included, is a real one before that, and has to leave the same.
+    marked as the kernel would mark them. When it goes on it has all again as it was. Before that, each
+    sixteenth death from the first one on is brought about by a real kill, and has to leave the same.
 
     Args:
         store: the store; it may be changed in any way after each death.

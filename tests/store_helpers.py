@@ -306,7 +306,7 @@ WAITERS = 1 << 31
 _OWNER_DIED = 1 << 30
 _TID_MASK = _OWNER_DIED - 1
 _WORDS_OF_LOCK = _STRIDE // 4
-# One death of this number is a real one.
+# Of so many deaths one is a real one.
 _REAL = 32
 
 
@@ -317,8 +317,8 @@ def deaths(
 
     To fork and kill a process for each costs more than to look at what it leaves. So one process does the
     operation once, and stands still where it would be killed: with the arena as it is there, and with its
-    locks as the kernel would leave them. When it goes on it has both again as they were. One death of so
-    many, the first included, is a real one before that, and has to leave the same.
+    locks as the kernel would leave them. When it goes on it has both again as they were. Before that, each
+    thirty-second death from the first one on is brought about by a real kill, and has to leave the same.
 
     Args:
         store: the store; it may be changed in any way after each death.
