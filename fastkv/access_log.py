@@ -23,6 +23,7 @@ import orjson
 
 from fastkv.connection import Connection
 from fastkv.errors import StartError
+from fastkv.http.large import ROOM_BYTES
 from fastkv.names import client_address
 from fastkv.stats import Column
 
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 
     from fastkv.http.request import Head, HttpError
     from fastkv.http.responses import Reply
+    from fastkv.receiver import Data
     from fastkv.service import Service
     from fastkv.settings import Settings
     from fastkv.steps import Steps
@@ -156,7 +158,7 @@ class LoggedConnection(Connection):
         self._access_log = access_log
         self._peer = ""
 
-    def dispatch(self, line: bytes, head: Head, body: bytes) -> bytes:
+    def dispatch(self, line: bytes, head: Head, body: bytes) -> Data:
         """Answer a request, and note it."""
         began = time.time_ns()
         reply = super().dispatch(line, head, body)
@@ -166,7 +168,7 @@ class LoggedConnection(Connection):
             self._note(began, line, head.version, reply)
         return reply
 
-    def _note_in_steps(self, work: Steps[bytes], began_ns: int, line: bytes, version: bytes) -> Steps[bytes]:
+    def _note_in_steps(self, work: Steps[Data], began_ns: int, line: bytes, version: bytes) -> Steps[Data]:
         """Note a request whose reply takes steps, when it is there."""
         reply = yield from work
         self._note(began_ns, line, version, reply)
@@ -182,18 +184,19 @@ class LoggedConnection(Connection):
         self._note(time.time_ns(), b"", b"1.1", b"HTTP/1.1 %d " % reply[0] + reply[1])
         super()._end_with(reply)
 
-    def _note(self, began_ns: int, line: bytes, version: bytes, reply: bytes) -> None:
+    def _note(self, began_ns: int, line: bytes, version: bytes, reply: Data) -> None:
         if not self._peer:
             name = self._transport.get_extra_info("peername") if self._transport is not None else None
             self._peer = client_address(str(name[0])) if isinstance(name, tuple) else "-"
+        head = reply if isinstance(reply, bytes) else bytes(reply[:ROOM_BYTES])
         self._access_log.note(
             Noted(
                 began_ns,
                 self._peer,
                 line,
                 version,
-                int(reply[9:12]),
-                len(reply) - reply.index(b"\r\n\r\n") - 4,
+                int(head[9:12]),
+                len(reply) - head.index(b"\r\n\r\n") - 4,
                 time.time_ns() - began_ns,
             )
         )

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from fastkv.outlet import Outlet
+    from fastkv.receiver import Data
     from fastkv.service import Service
     from fastkv.takeover import Successor
 
@@ -209,7 +210,8 @@ class Connection(Dispatch):
         stream.receive(data, at)
         if more > 0:
             stream.collect(more)
-        out: list[bytes] = []
+        out: list[Data] = []
+        reply: Data
         due = self._resume_work(out)
         end = monotonic() + service.turn_seconds
         at_bound = room <= 0
@@ -242,7 +244,7 @@ class Connection(Dispatch):
             # The client may keep the rest back until then.
             self._outlet.acknowledge()
 
-    def _answer_next(self) -> bytes:
+    def _answer_next(self) -> Data:
         """Read on, up to the end of one message, and answer it.
 
         Returns:
@@ -282,14 +284,14 @@ class Connection(Dispatch):
         self.write(self._last(reply))
         self._close()
 
-    def _flush(self, out: list[bytes]) -> None:
+    def _flush(self, out: list[Data]) -> None:
         """Write what is due, in one call, and close if it was the last.
 
         Args:
             out: replies.
         """
         if out:
-            self.write_any(b"".join(out))
+            self.write_any(out[0] if len(out) == 1 else b"".join(out))
         if self._closing:
             self._close()
         self.fast_path_ok = self._stream.at_rest and not (

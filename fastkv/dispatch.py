@@ -18,8 +18,10 @@ from fastkv.takeover import Takeover
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from fastkv.http.large import LargeTail
     from fastkv.http.request import Head, HttpError
     from fastkv.http.responses import Reply
+    from fastkv.receiver import Data
     from fastkv.service import Service
     from fastkv.steps import Steps
     from fastkv.takeover import Successor
@@ -46,7 +48,7 @@ class Dispatch(Stalling):
         self.successor: Callable[[Service], Successor] | None = None
         self._closing = False  # the last reply is given: nothing that arrives is read as a request any more
 
-    def dispatch(self, line: bytes, head: Head, body: bytes) -> bytes:
+    def dispatch(self, line: bytes, head: Head, body: bytes) -> Data:
         """Answer one request, if its sender may speak.
 
         Args:
@@ -69,9 +71,9 @@ class Dispatch(Stalling):
             return self._begin_work(self._dispatch_in_steps(unfinished.steps, line, head, fields))
         except Exception as error:  # noqa: BLE001 - whatever it is, the client gets a reply
             status, tail = self._failed(error, line)
-        return self._build(status, fields + tail, head)
+        return self._build(status, fields, tail, head)
 
-    def _dispatch_in_steps(self, steps: Steps[Reply], line: bytes, head: Head, fields: bytes) -> Steps[bytes]:
+    def _dispatch_in_steps(self, steps: Steps[Reply], line: bytes, head: Head, fields: bytes) -> Steps[Data]:
         """``dispatch`` for a handler whose reply takes steps.
 
         Args:
@@ -84,20 +86,22 @@ class Dispatch(Stalling):
             status, tail = yield from steps
         except Exception as error:  # noqa: BLE001 - whatever it is, the client gets a reply
             status, tail = self._failed(error, line)
-        return self._build(status, fields + tail, head)
+        return self._build(status, fields, tail, head)
 
-    def _build(self, status: int, tail: bytes, head: Head) -> bytes:
+    def _build(self, status: int, fields: bytes, tail: bytes | LargeTail, head: Head) -> Data:
         """Put before a reply what it begins with; the connection is closing from here on if it is the last.
 
         Args:
             status: of the reply.
-            tail: what follows Date and Connection.
+            fields: header lines behind Date and Connection, each with its CRLF.
+            tail: what follows them.
             head: the request's header section.
         """
         persistence = CLOSE if self._service.draining or self._closing else head.persistence
         if persistence == CLOSE:
             self._closing = True
-        return self._service.preludes.kinds[persistence][status] + tail
+        front = self._service.preludes.kinds[persistence][status] + fields
+        return front + tail if isinstance(tail, bytes) else tail.behind(front)
 
     def _failed(self, error: Exception, line: bytes) -> Reply:
         """The reply to a request that could not be answered; it may be the last."""

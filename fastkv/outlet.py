@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     import asyncio
     from collections.abc import Callable
 
-    from fastkv.receiver import Output
+    from fastkv.receiver import Data, Output
 
 LARGE_BYTES: Final = 16 << 10
 """What is longer is a large reply; of others counts what has not gone out."""
@@ -66,7 +66,7 @@ class Outlet:
         connection = self._socket
         return -1 if connection is None else connection.fileno()
 
-    def write(self, data: bytes) -> None:
+    def write(self, data: Data) -> None:
         """Write.
 
         Args:
@@ -90,7 +90,7 @@ class Outlet:
         """Bytes that the client has taken, counted from no matter where."""
         return bytes_acked(self._socket) or -self._transport.get_write_buffer_size()
 
-    def write_large(self, data: bytes, write: Callable[[bytes], None]) -> None:
+    def write_large(self, data: Data, write: Callable[[Data], None]) -> None:
         """Write a reply of more than `LARGE_BYTES`; the protocol is paused unless all of it goes out at once.
 
         Args:
@@ -154,7 +154,7 @@ class CountingOutlet(Outlet):
         """Bytes that wait."""
         return self._transport.get_write_buffer_size()
 
-    def write(self, data: bytes) -> None:
+    def write(self, data: Data) -> None:
         """Write, and count."""
         self._written += len(data)
         self._transport.write(data)
@@ -184,10 +184,10 @@ class ClosedOutlet:
     held_bytes = 0
     taken_bytes = 0
 
-    def write(self, data: bytes) -> None:
+    def write(self, data: Data) -> None:
         """Write nowhere."""
 
-    def write_large(self, data: bytes, write: Callable[[bytes], None]) -> None:
+    def write_large(self, data: Data, write: Callable[[Data], None]) -> None:
         """As `write`."""
 
     def resumed(self) -> None:

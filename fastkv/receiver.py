@@ -8,7 +8,7 @@ ordinary requests before ``receive`` is asked, and sends by itself while nothing
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Final, Protocol, TypeAlias
 
 from fastkv import core
 
@@ -21,10 +21,14 @@ DONE: Final = 0
 """``more`` of ``receive``: the core has answered as much as it may at once."""
 
 
+Data: TypeAlias = bytes | memoryview
+"""What is written: it never changes after that."""
+
+
 class Output(Protocol):
     """Where bytes are written that cannot be sent at once: a transport, or what counts before one."""
 
-    def write(self, data: bytes) -> None:
+    def write(self, data: Data) -> None:
         """Send, or queue.
 
         Args:
@@ -83,7 +87,7 @@ class PythonReceiver(asyncio.Protocol):
         """
         raise NotImplementedError
 
-    def write_any(self, data: bytes) -> None:
+    def write_any(self, data: Data) -> None:
         """Write what may be a large reply.
 
         Args:
@@ -91,7 +95,7 @@ class PythonReceiver(asyncio.Protocol):
         """
         raise NotImplementedError
 
-    def write(self, data: bytes) -> None:
+    def write(self, data: Data) -> None:
         """Write.
 
         Args:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     import asyncio
 
     from fastkv.outlet import ClosedOutlet, Outlet
+    from fastkv.receiver import Data
     from fastkv.service import Service
     from fastkv.steps import Steps
     from fastkv.takeover import Drainable
@@ -61,7 +62,7 @@ class Stalling(Receiver):
         self._eof = False  # the client has said all
         self._paused = False  # the outlet takes no more output
         self._stalled = False  # there is something to answer that waits for output to go out
-        self._work: Steps[bytes] | None = None  # what the next reply comes from, if it takes several turns
+        self._work: Steps[Data] | None = None  # what the next reply comes from, if it takes several turns
         self._wait_seconds = 0.0  # before the next turn
         self.since = 0.0
 
@@ -149,7 +150,7 @@ class Stalling(Receiver):
         self._outlet.drop()
         self._outlet = CLOSED
 
-    def write_any(self, data: bytes) -> None:
+    def write_any(self, data: Data) -> None:
         """Write what may be large.
 
         Args:
@@ -189,7 +190,7 @@ class Stalling(Receiver):
         # The other connections have a turn before this one goes on.
         self._service.turns.later(self._go_on, self._wait_seconds)
 
-    def _begin_work(self, work: Steps[bytes]) -> bytes:
+    def _begin_work(self, work: Steps[Data]) -> Data:
         """Begin what a reply comes from, and take the first turn.
 
         Args:
@@ -206,7 +207,7 @@ class Stalling(Receiver):
         self._stall()
         return b""
 
-    def _resume_work(self, out: list[bytes]) -> int:
+    def _resume_work(self, out: list[Data]) -> int:
         """Go on with the work, if there is any; if it takes yet more turns the connection is stalled again.
 
         Args:
@@ -228,7 +229,7 @@ class Stalling(Receiver):
             out.append(reply)
         return len(reply or b"")
 
-    def _take_turn(self) -> bytes | None:
+    def _take_turn(self) -> Data | None:
         """Run steps of the work, which is there, for a turn.
 
         Returns:
@@ -245,7 +246,7 @@ class Stalling(Receiver):
                     break
         except StopIteration as done:
             self._work = None
-            reply: bytes = done.value
+            reply: Data = done.value
             return reply
         self.since = self._flow.now  # the client is not to blame for this time
         return None

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from fastkv.core import changes as changes
     from fastkv.core import commands as commands
     from fastkv.core import engine as engine
+    from fastkv.core import fragments as fragments
     from fastkv.core import frames as frames
     from fastkv.core import framing as framing
     from fastkv.core import hashing as hashing

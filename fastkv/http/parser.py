@@ -11,7 +11,7 @@ from collections.abc import Callable
 from enum import Enum
 from typing import Final, TypeAlias
 
-from fastkv.http.body import Body, BodyBound, ChunkedBody
+from fastkv.http.body import LARGE_BYTES, Body, BodyBound, ChunkedBody, LargeBody
 from fastkv.http.request import (
     MAX_FIELDS,
     TOKEN_BYTES,
@@ -122,7 +122,7 @@ class Parser:
     @property
     def body_bytes(self) -> int:
         """Bytes of the body that have arrived."""
-        return len(self._body.content) if self._body else 0
+        return self._body.arrived_bytes if self._body else 0
 
     @property
     def missing_bytes(self) -> int:
@@ -156,7 +156,7 @@ class Parser:
                 self._continue_due = False
                 at = self._body.read(data, at, end)
             if self._body is not None and self._body.complete:
-                return (self.line, self._body.head, bytes(self._body.content)), at
+                return (self.line, self._body.head, self._body.content), at
         if self._continue_due and end == len(data):
             self._continue_due = False
             return EXPECTING, at
@@ -240,6 +240,8 @@ class Parser:
             bound = min(bound, self._judge(self.line, head))
         if head.chunked:
             self._body = ChunkedBody(head, bound, self._max_head, self._max_fields)
+        elif bound.is_value and head.content_length > LARGE_BYTES:
+            self._body = LargeBody(head)
         else:
             self._body = Body(head)
         self._continue_due = head.expect_continue

@@ -14,17 +14,22 @@ from typing import TYPE_CHECKING, Final
 
 from fastkv.http.conditions import Conditions, conditions_of, range_of
 from fastkv.http.content import CONTENT_FIELDS, content_fields, metadata_of
+from fastkv.http.large import LargeTail
 from fastkv.http.request import HttpError
 from fastkv.http.responses import ISOLATION, KEY_NOT_FOUND, Reply, error_reply, without_body
 from fastkv.http.urlform import decode_percent, form_values, key_of
 from fastkv.stats import Column
+from fastkv.steps import Unfinished
 from fastkv.store import DELETE, LEAVE
+from fastkv.store.large import STEP_BYTES
 
 if TYPE_CHECKING:
     from fastkv.http.request import Head
     from fastkv.http.responses import Handler, KeyHandler
     from fastkv.http.routes import Routes
+    from fastkv.steps import Steps
     from fastkv.store import Change, Entry
+    from fastkv.store.large import LargeReader, LargeValue
 
 _HITS: Final = int(Column.HITS)
 _MISSES: Final = int(Column.MISSES)
@@ -49,6 +54,9 @@ CREATED: Final = b'Content-Length: 0\r\nETag: "%x"\r\n\r\n'
 REPLACED: Final = b'ETag: "%x"\r\n\r\n'
 """What answers a PUT with 201 and with 204."""
 DELETED: Final = 204, b"\r\n"
+# A value that is replaced as often while it is copied is copied under its lock.
+_TRIES: Final = 3
+_WAIT_SECONDS: Final = 0.001
 _PRECONDITION_FAILED: Final = error_reply(412, "The entry is not what If-Match or If-None-Match demands.")
 
 
@@ -60,7 +68,7 @@ class Resources:
         handlers: by method, space and path; the key is in the query.
     """
 
-    __slots__ = ("_routes", "handlers", "keyed")
+    __slots__ = ("_copying", "_large", "_routes", "handlers", "keyed")
 
     def __init__(self, routes: Routes) -> None:
         """Bind to a worker's routes.
@@ -69,6 +77,8 @@ class Resources:
             routes: for the store, the limits, the clock and the counters.
         """
         self._routes = routes
+        self._large = routes.store.large if routes.max_value > STEP_BYTES else None
+        self._copying = False  # a large value is being copied
         by_method = {b"GET": self.get, b"HEAD": self.get_head, b"PUT": self.put, b"DELETE": self.delete}
         self.keyed: dict[bytes, KeyHandler] = {
             method + b" /kv/": self._by_path(handler) for method, handler in by_method.items()
@@ -140,29 +150,86 @@ class Resources:
         done = routes.store.update(key, decide, routes.clock, with_value=False)
         return done if conditions.hold(done[0] and etag_of(done[0])) else None
 
-    def _read(self, key: bytes, head: Head, *, ranges: bool) -> Reply:
-        """Answer a GET, or a HEAD as if it were one."""
+    def _read(self, key: bytes, head: Head, *, ranges: bool, whole: bool = False) -> Reply:
+        """Answer a GET, or a HEAD as if it were one.
+
+        Args:
+            key: the key.
+            head: the request's header section.
+            ranges: whether it is a GET, for which a range counts.
+            whole: whether a large value is copied in one step.
+
+        Raises:
+            Unfinished: for a large value, unless it is to be copied in one step.
+        """
         routes = self._routes
+        if self._large is not None and not whole:
+            value = self._large.find(key, routes.clock)
+            if value is not None:
+                raise Unfinished(self._read_large(key, head, self._large, value, ranges=ranges))
         entry = routes.store.get(key, routes.clock)
         if entry is None:
             # Conditions on what is answered with 404 anyhow do not count (RFC 9110, 13.2.1).
             routes.counters[_MISSES] += 1
             return KEY_NOT_FOUND
         routes.counters[_HITS] += 1
-        value, etag, conditions = entry[0], etag_of(entry), conditions_of(head)
+        status, fields, start, end = self._describe(entry, len(entry[0]), head, ranges=ranges)
+        return status, fields + entry[0][start:end]
+
+    def _describe(self, entry: Entry, size: int, head: Head, *, ranges: bool) -> tuple[int, bytes, int, int]:
+        """What answers a GET of an entry that is there.
+
+        Args:
+            entry: the entry; its value is not looked at.
+            size: bytes of its value.
+            head: the request's header section.
+            ranges: whether a range counts.
+
+        Returns:
+            Status, header fields with the empty line, and which part of the value follows.
+        """
+        etag, conditions = etag_of(entry), conditions_of(head)
         if conditions and not conditions.is_match(etag):
-            return _PRECONDITION_FAILED
+            status, tail = _PRECONDITION_FAILED
+            return status, tail, 0, 0
         if conditions and not conditions.is_none_match(etag):
-            return 304, self._validators(entry) + b"\r\n"
-        part = range_of(head, len(value), etag) if ranges else None
+            return 304, self._validators(entry) + b"\r\n", 0, 0
         content = content_fields(entry[6])
+        part = range_of(head, size, etag) if ranges else None
         if part is None:
-            return 200, RESOURCE_HEAD % (content, len(value), self._validators(entry), b"") + value
+            return 200, RESOURCE_HEAD % (content, size, self._validators(entry), b""), 0, size
         start, end = part
-        content_range = b"Content-Range: bytes %d-%d/%d\r\n" % (start, end - 1, len(value))
-        return 206, RESOURCE_HEAD % (content, end - start, self._validators(entry), content_range) + value[
-            start:end
-        ]
+        content_range = b"Content-Range: bytes %d-%d/%d\r\n" % (start, end - 1, size)
+        return 206, RESOURCE_HEAD % (content, end - start, self._validators(entry), content_range), start, end
+
+    def _read_large(
+        self, key: bytes, head: Head, large: LargeReader, value: LargeValue, *, ranges: bool
+    ) -> Steps[tuple[int, bytes | LargeTail]]:
+        """Answer a GET of a large value, which is copied in steps; one at a time, for each takes memory."""
+        counters = self._routes.counters
+        while self._copying:
+            yield _WAIT_SECONDS
+        self._copying = True
+        try:
+            for _ in range(_TRIES):
+                status, fields, start, end = self._describe(value.entry, value.size, head, ranges=ranges)
+                if not ranges or start == end:
+                    counters[_HITS] += 1
+                    return status, ISOLATION + fields
+                tail = LargeTail(end - start)
+                tail.fields = ISOLATION + fields
+                if (yield from large.copy(value, start, tail.body)):
+                    counters[_HITS] += 1
+                    return status, tail
+                found = large.find(key, self._routes.clock)
+                if found is None:
+                    break
+                value = found
+        finally:
+            self._copying = False
+        # It is changed all the time, or is no longer a large one: under the lock nobody does.
+        reply = _isolated(self._read(key, head, ranges=ranges, whole=True))
+        return reply if ranges else without_body(reply)
 
     def _demands(self, query: bytes, head: Head) -> tuple[Conditions | None, int]:
         """What a PUT says besides key and value.

@@ -28,7 +28,7 @@ from fastkv.store.records import (
     FRAGMENT,
     HEAD_BYTES,
     LARGE,
-    build_record,
+    build_fragment,
     parse_pieces,
     parse_record,
     record_words,
@@ -40,6 +40,7 @@ from fastkv.store.records import (
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from fastkv.core import fragments as compiled
     from fastkv.store.arena import Arena
     from fastkv.store.segments import Segments
 
@@ -50,9 +51,10 @@ class Log:
     Attributes:
         number: the shard's, from 0.
         header: word offset of the shard's header.
+        compiled: appends and buries fragments; None where there is no compiled core.
     """
 
-    __slots__ = ("_arena", "_geometry", "_mem", "_segments", "_words", "header", "number")
+    __slots__ = ("_arena", "_geometry", "_mem", "_segments", "_words", "compiled", "header", "number")
 
     def __init__(self, number: int, arena: Arena, segments: Segments) -> None:
         """Bind to an arena; nothing is written.
@@ -70,6 +72,7 @@ class Log:
         self._mem = arena.mem
         self._words = arena.words
         self._segments = segments
+        self.compiled: compiled.Fragments | None = None
 
     def segments_for(self, key_len: int, content_len: int) -> int:
         """How many segments a write may have to take out of the pool, but for one for an index page.
@@ -148,6 +151,12 @@ class Log:
         Returns:
             Its slot word without tag and version, 0 if the pool has no segment.
         """
+        return self._append((record,), length, deadline_ms, floor, main=main)
+
+    def _append(
+        self, parts: Iterable[bytes | memoryview], length: int, deadline_ms: int, floor: int, *, main: bool
+    ) -> int:
+        """``append`` of a record in parts."""
         opened = self._words[self.header + (SH_OPEN_MAIN if main else SH_OPEN)]
         head = self.open_head(main=main)
         if head + length > self._geometry.segment_words:
@@ -156,7 +165,9 @@ class Log:
                 return 0
         location = self._arena.location_of(opened) + head
         at = location << 3
-        self._mem[at : at + len(record)] = record
+        for part in parts:
+            self._mem[at : at + len(part)] = part
+            at += len(part)
         self._words[self.row_of(opened) + SEG_HEAD] = head + length
         if deadline_ms:
             self._segments.note_deadline(self.header, location, deadline_ms)
@@ -213,7 +224,7 @@ class Log:
         self._segments.close(self.header, self.number, segment)
 
     def append_pieces(
-        self, key_hash: int, value: bytes, floor: int = RESERVE, *, main: bool = False
+        self, key_hash: int, value: bytes | memoryview, floor: int = RESERVE, *, main: bool = False
     ) -> list[int]:
         """Write a value as fragments, into what is left of the open segment and then into new ones.
 
@@ -226,15 +237,17 @@ class Log:
         Returns:
             Where the fragments lie, in order; none if the pool ran out of segments.
         """
-        locations: list[int] = []
-        start = 0
+        view = memoryview(value)
+        locations, start = (
+            self.compiled.append(self.number, key_hash, view, floor, main) if self.compiled else ([], 0)
+        )
         while start < len(value):
             room = self._geometry.segment_words - self.open_head(main=main)
             if room < self._geometry.inline_words:
                 room = self._geometry.segment_words
-            piece = value[start : start + (room << 3) - HEAD_BYTES - CHECKSUM_BYTES]
-            record = build_record(b"", piece, FRAGMENT, key_hash, 0)
-            place = self.append(record, record_words(0, FRAGMENT, len(piece)), 0, floor, main=main)
+            piece = view[start : start + (room << 3) - HEAD_BYTES - CHECKSUM_BYTES]
+            parts = build_fragment(piece, key_hash)
+            place = self._append(parts, record_words(0, FRAGMENT, len(piece)), 0, floor, main=main)
             if not place:
                 self.bury_pieces(locations)
                 return []
@@ -287,5 +300,7 @@ class Log:
             pieces: their locations.
             evicted: as for ``Segments.bury``.
         """
-        for piece in pieces:
+        pieces = tuple(pieces)
+        done = self.compiled.bury(self.number, pieces) if self.compiled and not evicted else 0
+        for piece in pieces[done:]:
             self._segments.bury(self.header, piece, self.length(piece), evicted=evicted)

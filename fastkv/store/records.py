@@ -26,7 +26,7 @@ from __future__ import annotations
 from struct import Struct
 from typing import TYPE_CHECKING, Final
 
-from xxhash import xxh32_digest
+from xxhash import xxh32, xxh32_digest
 
 from fastkv.store.layout import MAX_SEGMENT, WORD
 
@@ -178,6 +178,22 @@ def build_record(key: bytes, content: bytes, flags: int, version: int, deadline_
         head = pack_head(len(key), flags, len(content), version)
     body = head + key + content
     return body + xxh32_digest(body)
+
+
+def build_fragment(piece: memoryview, key_hash: int) -> tuple[bytes, memoryview, bytes]:
+    """The parts of a fragment, so that its piece of the value is copied but once.
+
+    Args:
+        piece: of the value, at least a byte.
+        key_hash: the hash of its owner's key.
+
+    Returns:
+        Head, piece and checksum.
+    """
+    head = pack_head(0, FRAGMENT, len(piece), key_hash)
+    checksum = xxh32(head)
+    checksum.update(piece)
+    return head, piece, checksum.digest()
 
 
 def key_of(mem: mmap, at: int) -> bytes:

@@ -33,6 +33,7 @@ from fastkv.store.records import (
     parse_record,
     record_words,
     split_metadata,
+    trailing_bytes,
 )
 from fastkv.store.removals import EVICTED, EXPIRED
 
@@ -211,14 +212,16 @@ class Shard(Log):
         """Append an entry's record, and its fragments if it is large; as ``append``."""
         pieces: list[int] = []
         if record_words(len(key), DEADLINE, len(content)) > self._geometry.inline_words:
-            value, metadata = split_metadata(content, flags)
+            trailing = trailing_bytes(content, flags)
+            value = memoryview(content)[: len(content) - trailing]
             if value:
                 if self._segments.free_count() < floor + self.segments_for(len(key), len(content)):
                     return 0  # before anything is written in vain
                 pieces = self.append_pieces(key_hash, value, floor, main=main)
                 if not pieces:
                     return 0
-                content, flags = join_metadata(build_pieces(len(value), pieces), metadata, flags | LARGE)
+                content = build_pieces(len(value), pieces) + content[len(value) :]
+                flags |= LARGE
         record = build_record(key, content, flags, version, deadline_ms)
         place = self.append(record, len(record) + 7 >> 3, deadline_ms, floor, main=main)
         if not place:

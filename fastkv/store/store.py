@@ -19,6 +19,7 @@ from fastkv.store.eviction import Eviction
 from fastkv.store.expiry import Expiry
 from fastkv.store.ghosts import Ghosts
 from fastkv.store.index import Index
+from fastkv.store.large import LargeReader
 from fastkv.store.layout import (
     IDLE,
     REDO_STATE,
@@ -80,6 +81,7 @@ class Store:
         scan: that of the ``Scanner``.
         scan_keys: that of the ``KeyScanner``.
         update: that of the ``Updater``.
+        large: finds and copies large values; None where the order of stores is not to be trusted.
         transact, put_many, delete_many, flush, flush_in_steps: ``run`` and the others of the
             ``Transactions``.
         removals: which entries went by themselves.
@@ -114,6 +116,7 @@ class Store:
         "get",
         "get_many",
         "get_values",
+        "large",
         "max_key_bytes",
         "max_value_bytes",
         "put",
@@ -219,6 +222,8 @@ class Store:
             sweep.compiled = core.sweep.Sweeper(self._compiled)
             index.compiled = core.pages.Pages(self._compiled)
             verifier.engine = self._compiled
+            for shard in self._shards:
+                shard.compiled = core.fragments.Fragments(self._compiled)
         # On the way of every request: bound, not wrapped.
         engine = self.engine = self._compiled or readable
         self.get = engine.get
@@ -228,6 +233,7 @@ class Store:
         self.get_many = many.get_many
         self.get_values = many.get_values
         self.count_many = many.count_many
+        self.large = None if verifies else LargeReader(arena, index)
         scanner = Scanner(arena, self._shards, self._segments, index, self._guard, locks=verifies)
         key_scanner = KeyScanner(arena, self._shards, self._segments, index, self._guard, locks=verifies)
         self.scan = scanner.scan

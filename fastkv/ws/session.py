@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from fastkv.http.request import Head
     from fastkv.http.responses import Reply
     from fastkv.pubsub.messages import Message, Subscriber
+    from fastkv.receiver import Data
     from fastkv.service import Service
     from fastkv.steps import Steps
 
@@ -170,7 +171,7 @@ class Session(WebSocket):
     def _unsupported(self, error: resp.ProtocolError) -> Refused:
         return Refused(CloseCode.UNSUPPORTED_DATA, str(error), self._frame(BINARY, error.replies))
 
-    def _flush(self, out: list[bytes]) -> None:
+    def _flush(self, out: list[Data]) -> None:
         super()._flush(out)
         self._hold_transaction()
 

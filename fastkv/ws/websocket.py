@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from websockets.extensions import Extension
 
     from fastkv.core.frames import TextFrames
+    from fastkv.receiver import Data
     from fastkv.service import Service
     from fastkv.steps import Steps
     from fastkv.takeover import HandedOver
@@ -297,7 +298,7 @@ class WebSocket(Stalling):
         """
         data, at = self._unread, 0
         ended = declined = False
-        out: list[bytes] = []
+        out: list[Data] = []
         framing, room = self._framing, self._service.pipeline_limit
         if framing is not None and self.fast_path_ok:
             # It was asked already; where it has not declined it has stopped at a bound.
@@ -369,7 +370,7 @@ class WebSocket(Stalling):
         )
         return ended
 
-    def _feed(self, chunk: bytes, out: list[bytes]) -> None:
+    def _feed(self, chunk: bytes, out: list[Data]) -> None:
         """Let the protocol read a frame, or a part of one.
 
         Args:
@@ -404,7 +405,7 @@ class WebSocket(Stalling):
         else:
             self._service.failure(error)
 
-    def _take(self, frame: Frame, out: list[bytes]) -> None:
+    def _take(self, frame: Frame, out: list[Data]) -> None:
         """Take a message or a part of one."""
         if frame.opcode is not Opcode.CONT:
             first = frames.TEXT if frame.opcode is Opcode.TEXT else frames.BINARY
@@ -432,7 +433,7 @@ class WebSocket(Stalling):
             self._message = bytearray()
             out.append(self._reply(self._first, payload))
 
-    def _reply(self, first: int, payload: bytes) -> bytes:
+    def _reply(self, first: int, payload: bytes) -> Data:
         """Answer a message; whatever goes wrong ends the connection."""
         self._counters[_MESSAGES] += 1
         try:
@@ -442,7 +443,7 @@ class WebSocket(Stalling):
         except (UnicodeDecodeError, Refused) as error:
             return self._refusal(error)
 
-    def _in_steps(self, steps: Steps[bytes]) -> Steps[bytes]:
+    def _in_steps(self, steps: Steps[bytes]) -> Steps[Data]:
         """A frame that takes steps, or what is sent instead of it."""
         try:
             return (yield from steps)
@@ -481,7 +482,7 @@ class WebSocket(Stalling):
 
     # -- writing -----------------------------------------------------------------------------------------
 
-    def _flush(self, out: list[bytes]) -> None:
+    def _flush(self, out: list[Data]) -> None:
         """Write what is due, in one call, and close if it was the last.
 
         Args:

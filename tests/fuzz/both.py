@@ -46,7 +46,7 @@ class _Counting(Connection):
     __slots__ = ()
     answers = 0
 
-    def _answer_next(self) -> bytes:
+    def _answer_next(self) -> bytes | memoryview:
         reply = super()._answer_next()
         _Counting.answers += bool(reply) and reply is not CONTINUE
         return reply

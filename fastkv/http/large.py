@@ -1,0 +1,82 @@
+"""Memory for large bodies, which the kernel has back as soon as they are done with.
+
+In: the length of a body, then its bytes. Out: a value that arrives, or a whole reply, each in one buffer into
+which every byte is copied once. Huge pages are asked for: of ordinary ones the first touch takes three times
+as long as the copy.
+"""
+
+from __future__ import annotations
+
+import mmap
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from fastkv.receiver import Data
+
+HUGE_PAGE_BYTES: Final = 2 << 20
+"""So much more may be in memory than was touched, at most."""
+
+ROOM_BYTES: Final = mmap.PAGESIZE
+"""What precedes a body in a reply is no longer, or the reply is copied."""
+
+
+def map_memory(size: int) -> mmap.mmap:
+    """Take memory from the kernel; it counts as soon as it is touched.
+
+    Args:
+        size: bytes.
+
+    Raises:
+        OSError: if the kernel does not give that much address space.
+    """
+    return mmap.mmap(-1, size, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+
+
+def use_huge_pages(memory: mmap.mmap, start: int = 0) -> None:
+    """Ask for huge pages where nothing was touched yet; a kernel without them has others.
+
+    Args:
+        memory: as of ``map_memory``.
+        start: from which byte on, a whole number of ordinary pages.
+    """
+    if hasattr(mmap, "MADV_HUGEPAGE") and start < len(memory):
+        memory.madvise(mmap.MADV_HUGEPAGE, start)
+
+
+class LargeTail:
+    """What stands behind Date and Connection in a reply, with room before it.
+
+    Attributes:
+        body: room for the body; its caller fills it.
+        fields: the other header fields and the empty line; its caller says them.
+    """
+
+    __slots__ = ("_view", "body", "fields")
+
+    def __init__(self, body_bytes: int) -> None:
+        """Take memory.
+
+        Args:
+            body_bytes: bytes of the body.
+
+        Raises:
+            OSError: as for ``map_memory``.
+        """
+        memory = map_memory(ROOM_BYTES + body_bytes)
+        use_huge_pages(memory)
+        self._view = memoryview(memory)
+        self.body = self._view[ROOM_BYTES:]
+        self.fields = b""
+
+    def behind(self, front: bytes) -> Data:
+        """The reply.
+
+        Args:
+            front: what stands before the fields.
+        """
+        head = front + self.fields
+        begin = ROOM_BYTES - len(head)
+        if begin < 0:
+            return head + self.body
+        self._view[begin:ROOM_BYTES] = head
+        return self._view[begin:]
