@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from commands_helpers import Asked, error
 
+from fastkv.commands import keyspace
+
 if TYPE_CHECKING:
     from fastkv.commands.replies import Reply
+    from fastkv.store import Page
 
 
 def put(asked: Asked, count: int) -> list[bytes]:
@@ -61,6 +64,40 @@ def test_keys_are_told_as_far_as_a_reply_goes(asked: Asked) -> None:
         asked.store.put(b"%099d" % i, b"", asked.clock)
     assert error(asked.run("KEYS 0*")).startswith("ERR the reply would take")
     assert asked.counted() == {"REPLY_TOO_LONG": 1}
+
+
+@pytest.mark.parametrize("growing", [False, True])
+def test_a_key_that_is_met_twice_is_told_once(
+    asked: Asked, monkeypatch: pytest.MonkeyPatch, *, growing: bool
+) -> None:
+    """While KEYS goes through them, keys are removed and put anew, or pages are split."""
+    monkeypatch.setattr(keyspace, "_STEP_ENTRIES", 50)
+    keys = put(asked, 600)
+    added: set[bytes] = set()
+    met: list[bytes] = []
+    scan = asked.store.scan_keys
+
+    def scan_keys(*arguments: Any) -> Page[bytes]:
+        page = scan(*arguments)
+        met.extend(page.found)
+        if len(met) < 3000:
+            if growing:
+                new = {b"added:%d" % number for number in range(len(added), len(added) + 60)}
+                added.update(new)
+                for key in new:
+                    asked.store.put(key, b"", asked.clock)
+            for key in keys[::2]:
+                asked.store.delete(key, asked.clock)
+            for key in reversed(keys[::2]):  # some get the slots of others
+                asked.store.put(key, b"", asked.clock)
+        return page
+
+    monkeypatch.setattr(asked.store, "scan_keys", scan_keys)
+    told = asked.run("KEYS *")
+    assert isinstance(told, list)
+    assert len(met) > len(set(met))
+    assert len(told) == len(set(map(bytes, told)))  # type: ignore[arg-type]
+    assert set(keys) - set(keys[::2]) <= set(told) <= {*keys, *added}
 
 
 def test_keys_are_looked_for_among_so_many_and_no_more(asked: Asked) -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from itertools import chain
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, cast
 
 from fastkv.commands.arguments import glob_of, integer, syntax_error
 from fastkv.commands.replies import OK, CommandError
@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from fastkv.steps import Steps
     from fastkv.store import Page
 
-# Entries that a step looks at, 2.5 µs each, and bytes that it returns, at most.
-_STEP_ENTRIES: Final = 256
+# Entries that a step looks at, 0.2 µs each or 2.5 in readable Python, and bytes that it returns, at most.
+_STEP_ENTRIES: Final = 1024
 _STEP_BYTES: Final = 1 << 20
 # SCAN looks at no more entries, whatever COUNT says, and takes no more steps.
 _MOST_SCANNED: Final = 4096
@@ -85,22 +85,36 @@ def keys(context: Context, words: list[bytes]) -> Steps[Reply]:
 
 def _matching_keys(context: Context, glob: Glob) -> Steps[Reply]:
     """All keys that match a pattern, each once; with 60 to 100 bytes for each while they are collected."""
-    found: list[Reply] = []
-    # A key may be met twice in its shard if that grows meanwhile, or if it is put anew.
-    shard = Distinct()
-    cursor = size = 0
+    found: list[bytes] = []
+    cursor = size = begin = 0  # the keys of the shard that the walk is in begin there
+    calm, stamp = True, None
     while True:
-        some, cursor, _, settled = _some_keys(context, cursor, _STEP_ENTRIES, glob)
+        some, cursor, _, settled, begun, ended = _some_keys(context, cursor, _STEP_ENTRIES, glob)
         size += sum(map(len, some))
         context.check_reply(size)
+        # A key may be met twice in its shard if that grows meanwhile, or if it is put anew.
+        calm = calm and ended is not None and begun == (stamp or begun)
+        stamp = ended
+        end = len(found) + settled
+        found += some
         if settled >= 0:
-            shard.add(some[:settled])
-            found += shard
-            shard, some = Distinct(), some[settled:]
-        shard.add(some)
+            if not calm:
+                end -= yield from _drop_repeated(found, begin, end)
+            begin, calm = end, ended is not None
         yield None
         if not cursor:
-            return found
+            return cast("list[Reply]", found)
+
+
+def _drop_repeated(found: list[bytes], begin: int, end: int) -> Steps[int]:
+    """Keep each of the keys from ``begin`` to ``end`` once; how many are dropped."""
+    shard = Distinct()
+    for at in range(begin, end, _STEP_ENTRIES):
+        shard.add(found[at : min(at + _STEP_ENTRIES, end)])
+        yield None
+    before = len(found)
+    found[begin:end] = shard
+    return before - len(found)
 
 
 @command("SCAN", -2, all_keys=True)
@@ -114,12 +128,13 @@ def scan(context: Context, words: list[bytes]) -> Steps[Reply]:
     matching: list[Reply] = []
     for _ in range(_MOST_STEPS):
         try:
-            some, cursor, met, _ = _some_keys(context, cursor, min(left, _STEP_ENTRIES), glob)
+            page = _some_keys(context, cursor, min(left, _STEP_ENTRIES), glob)
         except WrongCursor:
             raise CommandError("ERR invalid cursor") from None
+        cursor = page.cursor
         if wanted:
-            matching += some
-        left -= met
+            matching += page.found
+        left -= page.met
         if not cursor or left <= 0:
             break
         yield None

@@ -26,6 +26,7 @@ from fastkv.store.cursors import Cursors, Place
 from fastkv.store.layout import (
     BUCKET_WORDS,
     SEG_COVERS,
+    SH_VERSION,
     TAG_MASK,
     TAG_SHIFT,
     WORD,
@@ -58,6 +59,9 @@ T = TypeVar("T")
 Scanned: TypeAlias = tuple[bytes, bytes, int, int, int, bytes]
 """What scan returns: key, value, the caller's flags, version, deadline in ms (0 for none), and the caller's
 metadata (empty for none)."""
+
+Stamp: TypeAlias = tuple[int, int]
+"""A shard's last version and its sequence."""
 
 ENTRY_OVERHEAD: Final = 16
 """What an entry counts for besides its key, value and metadata, in bytes."""
@@ -110,12 +114,18 @@ class Page(NamedTuple, Generic[T]):
         met: as in ``Stretch``.
         settled: how many of ``found`` are of shards that the walk has left behind; -1 if it has left none
             since the call began. What was found in a shard may be found there again, but in no other.
+        begun: the stamp of the shard in which the call began, from before it was read.
+        ended: the stamp of the shard in which it ended, likewise; None if one of those that it has read was
+            given another stamp meanwhile. As long as a shard's stamp is the same, no entry was put into it
+            and none has moved: then nothing is found there twice.
     """
 
     found: list[T]
     cursor: int
     met: int
     settled: int
+    begun: Stamp
+    ended: Stamp | None
 
 
 class Slots(Protocol[T]):
@@ -221,6 +231,8 @@ class Walker(Generic[T]):
             StoreBusy: if a lock was needed and not free within the bound.
         """
         place = self._cursors.decode(cursor)
+        begun = stamp = self._stamp(place.shard)
+        calm = True
         now_ms = clock()
         found: list[T] = []
         room, met, settled = limit_bytes, 0, -1
@@ -233,17 +245,24 @@ class Walker(Generic[T]):
             found += some.found
             room -= some.size
             met += some.met
-            if after is None:
-                return Page(found, 0, met, len(found))
-            if after.shard != place.shard:
+            if after is None or after.shard != place.shard:
                 settled = len(found)
+                calm = calm and self._stamp(place.shard) == stamp
+                if after is None:
+                    return Page(found, 0, met, settled, begun, stamp if calm else None)
+                stamp = self._stamp(after.shard)
             steps += max(1, (after.word or self._geometry.segment_words) - place.word >> _BLANK_SHIFT)
             place = after
             looks += some.looked
             full = some.full
         if full and met == before:
             place = page  # nothing came of this page yet, and its beginning is a smaller cursor
-        return Page(found, self._cursors.encode(place), met, settled)
+        calm = calm and self._stamp(place.shard) == stamp
+        return Page(found, self._cursors.encode(place), met, settled, begun, stamp if calm else None)
+
+    def _stamp(self, number: int) -> Stamp:
+        """The stamp of a shard."""
+        return self._words[self._shards[number].header + SH_VERSION], self._arena.sequence_of(number)
 
     def _step(
         self, place: Place, room: int, most: int, now_ms: int, first: bool, glob: Glob | None
