@@ -73,7 +73,9 @@ class Dispatch(Stalling):
             status, tail = self._failed(error, line)
         return self._build(status, fields, tail, head)
 
-    def _dispatch_in_steps(self, steps: Steps[Reply], line: bytes, head: Head, fields: bytes) -> Steps[Data]:
+    def _dispatch_in_steps(
+        self, steps: Steps[Reply | tuple[int, LargeTail]], line: bytes, head: Head, fields: bytes
+    ) -> Steps[Data]:
         """``dispatch`` for a handler whose reply takes steps.
 
         Args:

@@ -22,6 +22,8 @@ from fastkv import core
 from fastkv.commands.replies import OK, CommandError, empty_in_steps
 
 if TYPE_CHECKING:
+    from typing import TypeGuard
+
     from fastkv.commands.replies import Reply
     from fastkv.steps import Steps
 
@@ -171,20 +173,39 @@ def answer_in_steps(reply: Reply, *, in_base64: bool = False) -> Steps[bytes]:
     Returns:
         What orjson makes of ``answer``.
     """
-    if not isinstance(reply, list) or len(reply) <= _PARTS:
+    if not is_long(reply):
         return orjson.dumps(answer(reply, in_base64=in_base64))
-    # Its memory grows in place: to join a million pieces is one copy, of 15 ms.
     text = BytesIO()
+    yield from write_in_steps(text, reply, in_base64=in_base64)
+    return text.getvalue()
+
+
+def is_long(reply: Reply) -> TypeGuard[list[Reply]]:
+    """Whether a reply is an array that takes several steps to put in JSON."""
+    return isinstance(reply, list) and len(reply) > _PARTS
+
+
+def write_in_steps(text: BytesIO, reply: list[Reply], *, in_base64: bool) -> Steps[None]:
+    """``answer_in_steps`` of a long array, behind what is written already.
+
+    Args:
+        text: what is written to. Its memory grows in place: to join a million pieces is one copy, of 15 ms.
+        reply: the array; it is empty afterwards.
+        in_base64: as for ``answer``.
+    """
+    begin = text.tell()
     text.write(_ARRAY)
     for at in range(0, len(reply), _PARTS):
         array = _array_of(reply[at : at + _PARTS], in_base64=in_base64)
         if array is None:  # one string that is no text changes the whole reply
-            return orjson.dumps(answer(reply, in_base64=in_base64))
+            text.seek(begin)
+            text.truncate()
+            text.write(orjson.dumps(answer(reply, in_base64=in_base64)))
+            return
         text.write(array[1:-1])
         text.write(b"," if at + _PARTS < len(reply) else b"]}")
         yield None
     yield from empty_in_steps(reply)
-    return text.getvalue()
 
 
 def _array_of(parts: list[Reply], *, in_base64: bool) -> bytes | None:

@@ -44,6 +44,8 @@ if TYPE_CHECKING:
 _OPEN_FILES: Final = 20_000
 _PIPELINED: Final = 16
 _VALUE: Final = b"v" * 64
+_MILLION: Final = 1_000_000
+_TIMES: Final = 5
 
 STEPS: Final[tuple[tuple[str, type, str], ...]] = (
     ("what a client sent", Connection, "data_received"),
@@ -130,6 +132,11 @@ def _command(*words: object) -> bytes:
     return head.encode() + body
 
 
+def _batch(path: str, *commands: tuple[str, ...]) -> bytes:
+    body = json.dumps(commands).encode()
+    return f"POST {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body
+
+
 def _fill(client: Client, numbers: range, ttl: str = "", value: bytes = _VALUE) -> None:
     for begin in range(numbers.start, numbers.stop, _PIPELINED):
         client.ask(*(_put(n, ttl, value) for n in range(begin, min(begin + _PIPELINED, numbers.stop))))
@@ -174,31 +181,15 @@ def _log(port: int) -> None:
     _fill(client, range(30_000))
 
 
-def _command_much(port: int) -> None:
-    client = Client(port)
-    _fill(client, range(100_000))
-    keys = [f"{number:016}" for number in range(10_000)]
-    for _ in range(3):
-        client.ask(_command("SCAN", 0, "COUNT", 10_000))
-        client.ask(_command("MGET", *keys))
-        client.ask(_command("EXISTS", *keys[1000:], *(f"no {key}" for key in keys[:1000])))
-        client.ask(_command("DEL", *keys))
-        client.ask(_command("MSET", *(word for key in keys for word in (key, "v"))))
-        client.ask(_command("KEYS", "*1"))
-        client.ask(_command("DBSIZE"))
-        client.ask(_command("RANDOMKEY"))
-    client.ask(_command("FLUSHALL"))
+def _ask(*requests: bytes) -> Callable[[int], None]:
+    """A client that asks all that, one after the other, some times over."""
 
+    def ask(port: int) -> None:
+        client = Client(port)
+        for request in requests * _TIMES:
+            client.ask(request)
 
-def _walk(port: int) -> None:
-    client = Client(port)
-    _fill(client, range(300_000), "?ttl=600")
-    for _ in range(3):
-        client.ask(_command("KEYS", "*"))
-        client.ask(_command("KEYS", "*1"))
-        client.ask(_command("SCAN", 0, "COUNT", 10_000))
-        client.ask(_command("RANDOMKEY"))
-    client.ask(_command("FLUSHALL", "ASYNC"))
+    return ask
 
 
 def _publish(port: int) -> None:
@@ -217,12 +208,44 @@ class Load(NamedTuple):
     Attributes:
         settings: that differ from the defaults.
         drive: does it, given the port.
+        entries: how many there are before.
     """
 
     settings: dict[str, Any]
     drive: Callable[[int], None]
+    entries: int = 0
 
 
+_KEYS: Final = [f"{number:016}" for number in range(10_000)]
+_ABSENT: Final = [f"no {key}" for key in _KEYS]
+_LARGE_VALUE: Final = bytes(63 << 20)
+
+# What is done with a million entries, by what a table says.
+_OF_A_MILLION: Final[dict[str, tuple[bytes, ...]]] = {
+    "MGET of 10,000 keys": (_command("MGET", *_KEYS),),
+    "EXISTS of 10,000 keys, half of them absent": (_command("EXISTS", *_KEYS[5000:], *_ABSENT[5000:]),),
+    "MSET of 1,000 keys": (_command("MSET", *(word for key in _KEYS[:1000] for word in (key, "v"))),),
+    "MSET of 10,000 keys": (_command("MSET", *(word for key in _KEYS for word in (key, "v"))),),
+    "DEL and MSET of 1,000 keys": (
+        _command("DEL", *_KEYS[:1000]),
+        _command("MSET", *(word for key in _KEYS[:1000] for word in (key, "v"))),
+    ),
+    "DEL and MSET of 10,000 keys": (
+        _command("DEL", *_KEYS),
+        _command("MSET", *(word for key in _KEYS for word in (key, "v"))),
+    ),
+    "multi-exec of 1,000 SETs": (_batch("/multi-exec", *(("SET", key, "v") for key in _KEYS[:1000])),),
+    "pipeline of 1,000 SETs": (_batch("/pipeline", *(("SET", key, "v") for key in _KEYS[:1000])),),
+    "KEYS of all": (_command("KEYS", "*"),),
+    "KEYS of a tenth": (_command("KEYS", "*1"),),
+    "SCAN of 10,000 keys": (_command("SCAN", 0, "COUNT", 10_000),),
+    "RANDOMKEY": (_command("RANDOMKEY"),) * 100,
+    "pages of a snapshot": tuple(_get(f"/snapshot?cursor={0}") for _ in range(20)),
+    "FLUSHALL": (_command("FLUSHALL"),),
+    "FLUSHALL ASYNC": (_command("FLUSHALL", "ASYNC"),),
+    "PUT of 63 MiB": (_put(0, value=_LARGE_VALUE),),
+    "GET of 63 MiB": (_put(0, value=_LARGE_VALUE), *(_get(f"/kv/{0:016}"),) * 5),
+}
 LOADS: Final[dict[str, Load]] = {
     "8,192 connections": Load({"memory_bytes": 64 << 20}, _connect),
     "eviction": Load({"memory_bytes": 16 << 20}, _evict),
@@ -230,11 +253,29 @@ LOADS: Final[dict[str, Load]] = {
     "expiry": Load({"memory_bytes": 64 << 20}, _expire),
     "statistics of 1,024 shards": Load({"memory_bytes": 4 << 30}, _tell_statistics),
     "access log": Load({"memory_bytes": 64 << 20}, _log),
-    "commands of 10,000 keys": Load({"memory_bytes": 64 << 20}, _command_much),
-    "walks through 300,000 keys": Load({"memory_bytes": 64 << 20}, _walk),
     "4,000 subscribers": Load({"memory_bytes": 64 << 20}, _publish),
+    **{
+        name: Load(
+            {
+                "memory_bytes": 512 << 20,
+                "max_value_bytes": 63 << 20,
+                "max_reply_bytes": 64 << 20,
+                "max_keys": _MILLION,
+                "max_body_bytes": 64 << 20,
+            },
+            _ask(*requests),
+            _MILLION,
+        )
+        for name, requests in _OF_A_MILLION.items()
+    },
 }
 """Loads by name."""
+
+
+def _fill_store(store: Store, entries: int) -> None:
+    for begin in range(0, entries, 10_000):
+        keys = [b"%016d" % number for number in range(begin, begin + 10_000)]
+        store.put_many(keys, [_VALUE] * len(keys), lambda: 0)
 
 
 def _wrap(owner: type, method: str, note: Callable[[int], None]) -> None:
@@ -279,9 +320,10 @@ def measure(name: str) -> list[dict[str, Any]]:
         changed = dict(load.settings)
         if name == "access log":
             changed["access_log"] = Path(stack.enter_context(tempfile.NamedTemporaryFile()).name)
-        settings = Settings(**changed, max_value_bytes=1 << 16, workers=1)
+        settings = Settings(**({"max_value_bytes": 1 << 16} | changed), workers=1)
         geometry = Geometry.plan(settings.memory_bytes, settings.shards, settings.segment_bytes)
         store = Store(geometry.memory_bytes, segment_bytes=geometry.segment_bytes, seed=7)
+        _fill_store(store, load.entries)
         board = Board(1)
         board.rows[0][Column.STATE] = State.STARTING
         ring = Ring(settings.pubsub_memory_bytes, 1, settings.lock_wait_ms)

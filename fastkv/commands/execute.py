@@ -111,11 +111,14 @@ class Commands:
             return failure(error, self._context.counters)
 
     def _later(self, command: Command, words: list[bytes], client: Client) -> Steps[Reply]:
-        """A command of many words, behind a turn of others: to read its words was a step already."""
+        """A command of many words, behind a turn of others; to read words or a reply is a step, too."""
         yield END_OF_TURN
         self._context.client = client
         reply = command.handler(self._context, words)
-        return (yield from reply) if isinstance(reply, Generator) else reply
+        if isinstance(reply, Generator):
+            return (yield from reply)
+        yield END_OF_TURN
+        return reply
 
     def _in_steps(self, steps: Steps[Reply], client: Client) -> Steps[Reply]:
         """Steps of a command whose result is an error where it could not be done."""

@@ -11,6 +11,8 @@ import mmap
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
+    from typing import Self
+
     from fastkv.receiver import Data
 
 HUGE_PAGE_BYTES: Final = 2 << 20
@@ -47,14 +49,25 @@ class LargeTail:
     """What stands behind Date and Connection in a reply, with room before it.
 
     Attributes:
-        body: room for the body; its caller fills it.
+        body: the body, or room for it that the caller fills.
         fields: the other header fields and the empty line; its caller says them.
     """
 
     __slots__ = ("_view", "body", "fields")
 
-    def __init__(self, body_bytes: int) -> None:
-        """Take memory.
+    def __init__(self, view: memoryview) -> None:
+        """Take memory that is there.
+
+        Args:
+            view: its first ``ROOM_BYTES`` are free, and behind them is the body.
+        """
+        self._view = view
+        self.body = view[ROOM_BYTES:]
+        self.fields = b""
+
+    @classmethod
+    def of_size(cls, body_bytes: int) -> Self:
+        """Take memory of the kernel.
 
         Args:
             body_bytes: bytes of the body.
@@ -64,9 +77,7 @@ class LargeTail:
         """
         memory = map_memory(ROOM_BYTES + body_bytes)
         use_huge_pages(memory)
-        self._view = memoryview(memory)
-        self.body = self._view[ROOM_BYTES:]
-        self.fields = b""
+        return cls(memoryview(memory))
 
     def behind(self, front: bytes) -> Data:
         """The reply.

@@ -10,16 +10,27 @@ from __future__ import annotations
 
 from collections.abc import Generator
 from functools import partial
+from io import BytesIO
 from typing import TYPE_CHECKING, Any, Final
 
 import orjson
 
 from fastkv.commands.context import NOBODY
 from fastkv.commands.replies import OK, CommandError, size_of
-from fastkv.http.responses import Reply, json_reply, without_body
+from fastkv.http.large import ROOM_BYTES, LargeTail
+from fastkv.http.responses import Reply, json_head, json_reply, without_body
 from fastkv.http.urlform import decode_percent, form_pairs
-from fastkv.jsonwire import InexactError, answer, answer_in_steps, load, load_exactly, words_of
-from fastkv.steps import Unfinished, finish
+from fastkv.jsonwire import (
+    InexactError,
+    answer,
+    answer_in_steps,
+    is_long,
+    load,
+    load_exactly,
+    words_of,
+    write_in_steps,
+)
+from fastkv.steps import END_OF_TURN, Unfinished, finish
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -34,6 +45,9 @@ PATH_METHODS: Final = (b"GET", b"HEAD", b"POST", b"PUT")
 """The methods that the path style takes."""
 
 TOKEN_PARAMETER: Final = b"_token"
+
+# More are executed behind a turn of others.
+_MANY_COMMANDS: Final = 100
 
 # What the JSON of an error begins with.
 _ERROR: Final = b'{"error":'
@@ -107,7 +121,7 @@ class RedisRest:
             commands = _read(body, _commands_of)
         except CommandError as error:
             return _reply(error)
-        raise Unfinished(_reply_to_several(self._commands.run_together(commands, NOBODY), head))
+        raise Unfinished(self._run_together(commands, head))
 
     def find(self, route: bytes) -> Handler | None:
         """Find what answers a command in the path style.
@@ -154,8 +168,12 @@ class RedisRest:
             raise Unfinished(self._reply_in_steps(reply, head, bodiless=bodiless))
         return _reply(reply, in_base64=_wants_base64(head))
 
-    def _reply_in_steps(self, steps: Steps[Answer], head: Head, *, bodiless: bool) -> Steps[Reply]:
+    def _reply_in_steps(
+        self, steps: Steps[Answer], head: Head, *, bodiless: bool
+    ) -> Steps[Reply | tuple[int, LargeTail]]:
         result = yield from steps
+        if is_long(result) and not bodiless:
+            return (yield from _large_reply(result, in_base64=_wants_base64(head)))
         body = yield from answer_in_steps(result, in_base64=_wants_base64(head))
         reply = json_reply(_status_of(result, body), body)
         yield None
@@ -163,6 +181,12 @@ class RedisRest:
 
     def _run_in_turn(self, commands: list[list[bytes]], head: Head) -> Steps[Reply]:
         replies = yield from self._commands.run_in_turn(commands, NOBODY)
+        return (yield from _reply_to_several(replies, head))
+
+    def _run_together(self, commands: list[list[bytes]], head: Head) -> Steps[Reply]:
+        if len(commands) > _MANY_COMMANDS:
+            yield END_OF_TURN  # to read them was a step already
+        replies = self._commands.run_together(commands, NOBODY)
         return (yield from _reply_to_several(replies, head))
 
     def _presents_token(self, parameters: list[tuple[bytes, bytes | None]], head: Head) -> bool:
@@ -195,6 +219,16 @@ def _reply(result: Answer, *, in_base64: bool = False) -> Reply:
     """Put what one command, or all together, came to into a reply."""
     body = orjson.dumps(answer(result, in_base64=in_base64))
     return json_reply(_status_of(result, body), body)
+
+
+def _large_reply(result: list[Answer], *, in_base64: bool) -> Steps[tuple[int, LargeTail]]:
+    """``_reply`` for a long array, whose JSON is not copied any more."""
+    text = BytesIO(bytes(ROOM_BYTES))
+    text.seek(ROOM_BYTES)
+    yield from write_in_steps(text, result, in_base64=in_base64)
+    tail = LargeTail(text.getbuffer())
+    tail.fields = json_head(len(tail.body))
+    return _status_of(result, bytes(tail.body[: len(_ERROR)])), tail
 
 
 def _status_of(result: Answer, body: bytes) -> int:

@@ -216,7 +216,7 @@ class Resources:
                 if not ranges or start == end:
                     counters[_HITS] += 1
                     return status, ISOLATION + fields
-                tail = LargeTail(end - start)
+                tail = LargeTail.of_size(end - start)
                 tail.fields = ISOLATION + fields
                 if (yield from large.copy(value, start, tail.body)):
                     counters[_HITS] += 1
