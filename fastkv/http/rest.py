@@ -19,7 +19,7 @@ from fastkv.http.request import HttpError
 from fastkv.http.responses import ISOLATION, KEY_NOT_FOUND, Reply, error_reply, without_body
 from fastkv.http.urlform import decode_percent, form_values, key_of
 from fastkv.stats import Column
-from fastkv.steps import Unfinished
+from fastkv.steps import END_OF_TURN, Unfinished
 from fastkv.store import DELETE, LEAVE
 from fastkv.store.large import STEP_BYTES
 
@@ -207,16 +207,26 @@ class Resources:
     ) -> Steps[tuple[int, bytes | LargeTail]]:
         """Answer a GET of a large value, which is copied in steps; one at a time, for each takes memory."""
         counters = self._routes.counters
+        # What goes out before this reply may pause its client, which has no turn then: not while others wait.
+        yield END_OF_TURN
         while self._copying:
             yield _WAIT_SECONDS
         self._copying = True
         try:
             for _ in range(_TRIES):
-                status, fields, start, end = self._describe(value.entry, value.size, head, ranges=ranges)
+                try:
+                    status, fields, start, end = self._describe(value.entry, value.size, head, ranges=ranges)
+                except HttpError:
+                    counters[_HITS] += 1  # it is there, but not the range
+                    raise
                 if not ranges or start == end:
                     counters[_HITS] += 1
-                    return status, ISOLATION + fields
-                tail = LargeTail(end - start)
+                    reply = status, ISOLATION + fields
+                    return reply if ranges else without_body(reply)
+                try:
+                    tail = LargeTail(end - start)
+                except OSError:
+                    raise HttpError(503, "The server has no memory for such a long reply.") from None
                 tail.fields = ISOLATION + fields
                 if (yield from large.copy(value, start, tail.body)):
                     counters[_HITS] += 1
