@@ -187,12 +187,16 @@ def with_pool_held(store: Store) -> Iterator[None]:
     def append(*arguments: Any, **named: Any) -> object:
         called.append("append")
         with held_by_another_process(lock):
-            return compiled.append(*arguments, **named)
+            found = compiled.append(*arguments, **named)
+        assert found[1] < len(arguments[2])
+        return found
 
     def bury(*arguments: Any) -> object:
         called.append("bury")
         with held_by_another_process(lock):
-            return compiled.bury(*arguments)
+            done = compiled.bury(*arguments)
+        assert done < len(arguments[1])
+        return done
 
     stand_in: Any = SimpleNamespace(append=append, bury=bury)
     shard.compiled = stand_in
@@ -257,6 +261,18 @@ def test_of_a_closed_engine_nothing_is_appended_or_buried() -> None:
     store.close()
     assert fragments.append(0, 7, memoryview(b"v" * 9000), 0, main=False) == ([], 0)
     assert fragments.bury(0, tuple(pieces)) == 0
+
+
+def test_what_lies_in_no_log_of_the_shard_is_not_buried() -> None:
+    store = store_of(MIB, 4, 4 * KIB, compiled=True)
+    pieces = store._shards[0].append_pieces(7, b"v" * 9000)
+    (page,) = store._index.pages(0)
+    before = bytes(store.counts)
+    fragments = fragments_of(store._shards[1])
+    for asked in (*pieces, store._segments.base(page), 0, store.geometry.memory_bytes // 8, (1 << 64) - 1):
+        assert fragments.bury(1, (asked,)) == 0
+    assert bytes(store.counts) == before
+    store.close()
 
 
 def test_of_no_shard_nothing_is_appended_or_buried() -> None:
