@@ -19,7 +19,7 @@ from fastkv.http.request import HttpError
 from fastkv.http.responses import ISOLATION, KEY_NOT_FOUND, Reply, error_reply, without_body
 from fastkv.http.urlform import decode_percent, form_values, key_of
 from fastkv.stats import Column
-from fastkv.steps import Unfinished
+from fastkv.steps import END_OF_TURN, Unfinished
 from fastkv.store import DELETE, LEAVE
 from fastkv.store.large import STEP_BYTES
 
@@ -150,30 +150,29 @@ class Resources:
         done = routes.store.update(key, decide, routes.clock, with_value=False)
         return done if conditions.hold(done[0] and etag_of(done[0])) else None
 
-    def _read(self, key: bytes, head: Head, *, ranges: bool, whole: bool = False) -> Reply:
+    def _read(self, key: bytes, head: Head, *, ranges: bool) -> Reply:
         """Answer a GET, or a HEAD as if it were one.
 
         Args:
             key: the key.
             head: the request's header section.
-            ranges: whether it is a GET, for which a range counts.
-            whole: whether a large value is copied in one step.
+            ranges: whether it is a GET: a range counts, and a large value is copied.
 
         Raises:
-            Unfinished: for a large value, unless it is to be copied in one step.
+            Unfinished: for a large value that is copied.
         """
         routes = self._routes
-        if self._large is not None and not whole:
-            value = self._large.find(key, routes.clock)
-            if value is not None:
-                raise Unfinished(self._read_large(key, head, self._large, value, ranges=ranges))
-        entry = routes.store.get(key, routes.clock)
+        large = self._large and self._large.find(key, routes.clock)
+        entry = large.entry if large else routes.store.get(key, routes.clock)
         if entry is None:
             # Conditions on what is answered with 404 anyhow do not count (RFC 9110, 13.2.1).
             routes.counters[_MISSES] += 1
             return KEY_NOT_FOUND
+        size = large.size if large else len(entry[0])
         routes.counters[_HITS] += 1
-        status, fields, start, end = self._describe(entry, len(entry[0]), head, ranges=ranges)
+        status, fields, start, end = self._describe(entry, size, head, ranges=ranges)
+        if large and self._large and ranges and start < end:
+            raise Unfinished(self._read_large(key, head, self._large, large))
         return status, fields + entry[0][start:end]
 
     def _describe(self, entry: Entry, size: int, head: Head, *, ranges: bool) -> tuple[int, bytes, int, int]:
@@ -203,23 +202,25 @@ class Resources:
         return 206, RESOURCE_HEAD % (content, end - start, self._validators(entry), content_range), start, end
 
     def _read_large(
-        self, key: bytes, head: Head, large: LargeReader, value: LargeValue, *, ranges: bool
+        self, key: bytes, head: Head, large: LargeReader, value: LargeValue
     ) -> Steps[tuple[int, bytes | LargeTail]]:
         """Answer a GET of a large value, which is copied in steps; one at a time, for each takes memory."""
-        counters = self._routes.counters
+        # What goes out before this reply may pause its client, which has no turn then: not while others wait.
+        yield END_OF_TURN
         while self._copying:
             yield _WAIT_SECONDS
         self._copying = True
         try:
             for _ in range(_TRIES):
-                status, fields, start, end = self._describe(value.entry, value.size, head, ranges=ranges)
-                if not ranges or start == end:
-                    counters[_HITS] += 1
+                status, fields, start, end = self._describe(value.entry, value.size, head, ranges=True)
+                if start == end:
                     return status, ISOLATION + fields
-                tail = LargeTail.of_size(end - start)
+                try:
+                    tail = LargeTail.of_size(end - start)
+                except OSError:
+                    raise HttpError(503, "The server has no memory for such a long reply.") from None
                 tail.fields = ISOLATION + fields
                 if (yield from large.copy(value, start, tail.body)):
-                    counters[_HITS] += 1
                     return status, tail
                 found = large.find(key, self._routes.clock)
                 if found is None:
@@ -227,9 +228,12 @@ class Resources:
                 value = found
         finally:
             self._copying = False
-        # It is changed all the time, or is no longer a large one: under the lock nobody does.
-        reply = _isolated(self._read(key, head, ranges=ranges, whole=True))
-        return reply if ranges else without_body(reply)
+        # It is changed all the time, or is no longer a large one: this looks under the lock, if need be.
+        entry = self._routes.store.get(key, self._routes.clock)
+        if entry is None:
+            return _isolated(KEY_NOT_FOUND)
+        status, fields, start, end = self._describe(entry, len(entry[0]), head, ranges=True)
+        return status, ISOLATION + fields + entry[0][start:end]
 
     def _demands(self, query: bytes, head: Head) -> tuple[Conditions | None, int]:
         """What a PUT says besides key and value.

@@ -89,6 +89,8 @@ class LargeReader:
             size, *pieces = parse_pieces(listed)
         except (struct.error, ValueError, IndexError):
             return None  # what it followed was overwritten meanwhile
+        if size > arena.geometry.longest_value:
+            return None  # damaged
         entry = b"", flags & CALLER_FLAGS, version, deadline_ms, slot, word, metadata
         if has_expired(entry, clock) or not self._stands(entry) or arena.sequence_of(shard) != sequence:
             return None
@@ -110,15 +112,15 @@ class LargeReader:
         for piece in value.pieces:
             try:
                 _, flags, size, _ = unpack_head(self._arena.mem, piece << 3)
-            except struct.error:
-                return False
-            if size > MAX_SEGMENT or not self._stands(value.entry):
-                return False
-            first, last = max(at, 0), min(at + size, len(target))
-            if first < last:
-                begin = (piece << 3) + head_bytes(flags) + first - at
-                target[first:last] = source[begin : begin + last - first]
-                copied += last - first
+                if size > MAX_SEGMENT or not self._stands(value.entry):
+                    return False
+                first, last = max(at, 0), min(at + size, len(target))
+                if first < last:
+                    begin = (piece << 3) + head_bytes(flags) + first - at
+                    target[first:last] = source[begin : begin + last - first]
+                    copied += last - first
+            except (struct.error, OverflowError, ValueError):
+                return False  # a damaged list leads out of the arena
             at += size
             if copied >= STEP_BYTES:
                 copied = 0
