@@ -228,6 +228,7 @@ def _large_reply(result: list[Answer], *, in_base64: bool) -> Steps[tuple[int, L
     yield from write_in_steps(text, result, in_base64=in_base64)
     tail = LargeTail(text.getbuffer())
     tail.fields = json_head(len(tail.body))
+    yield END_OF_TURN  # to send as much as the socket takes is a step, too
     return _status_of(result, bytes(tail.body[: len(_ERROR)])), tail
 
 

@@ -221,6 +221,7 @@ class Resources:
                     raise HttpError(503, "The server has no memory for such a long reply.") from None
                 tail.fields = ISOLATION + fields
                 if (yield from large.copy(value, start, tail.body)):
+                    yield END_OF_TURN  # to send as much as the socket takes is a step, too
                     return status, tail
                 found = large.find(key, self._routes.clock)
                 if found is None:
