@@ -350,6 +350,7 @@ def measure(name: str) -> list[dict[str, Any]]:
     return [
         {
             "load": name,
+            "entries": load.entries,
             "step": step,
             **pauses(each),
             "problems": problems,

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import os
 import re
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from perf import comparison
 from perf.charts import CHARTS, FOLDER
@@ -19,7 +19,7 @@ from perf.markdown import Result, about, in_order, spread, table
 from perf.report import RESULTS, ROOT, load
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
     from pathlib import Path
 
 PAGES: Final = (ROOT / "README.md", ROOT / "docs" / "performance.md", ROOT / "docs" / "packing.md")
@@ -110,6 +110,19 @@ def instructions(result: Result) -> str:
 
 def pauses(result: Result) -> str:
     """The longest steps of a worker's event loop."""
+    return _pauses(row for row in result["rows"] if not row["entries"])
+
+
+def pauses_of_commands(result: Result) -> str:
+    """The same of single commands, in a store that is not small."""
+    return _pauses(row for row in result["rows"] if row["entries"] and not row["step"].startswith(_ASIDE))
+
+
+# Steps that have nothing to do with what is asked for.
+_ASIDE: Final = ("tick", "connections", "looking", "…")
+
+
+def _pauses(rows: Iterable[dict[str, Any]]) -> str:
     return table(
         ["load", "step", "n", "median, ms", "p99.9", "longest", "longer than 5 ms"],
         (
@@ -120,7 +133,7 @@ def pauses(result: Result) -> str:
                 *(f"{row[name]:.3f}" for name in ("median_ms", "p999_ms", "max_ms")),
                 f"{row['over_5_ms']:,}",
             ]
-            for row in result["rows"]
+            for row in rows
         ),
     )
 
@@ -254,6 +267,7 @@ TABLES: Final[dict[str, tuple[str, Callable[[Result], str]]]] = {
     "steps": ("steps", steps),
     "instructions": ("instructions", instructions),
     "pauses": ("pauses", pauses),
+    "pauses-of-commands": ("pauses", pauses_of_commands),
     "requests": ("requests", requests),
     "hit-ratio": ("hit_ratio", hit_ratio),
     "memory": ("memory", memory),
