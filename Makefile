@@ -44,7 +44,7 @@ NODE := tests/node/node_modules/.package-lock.json
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help serve core test readable check sanitize format lock fuzz fuzz-core compare damage autobahn bench-micro bench-memory bench-pauses bench-pubsub bench-websocket profile report bench-instructions bench image clean
+.PHONY: help serve core test readable check sanitize format lock fuzz fuzz-core compare damage autobahn bench-micro bench-bulk bench-memory bench-pauses bench-pubsub bench-websocket profile report bench-instructions bench image clean
 
 help: ## list the targets
 	@awk '/^[a-z-]+:.*## / { \
@@ -136,6 +136,10 @@ bench: core $(SERVER) $(RIVALS) ## measure a request beside other servers, in ha
 
 bench-instructions: core $(SERVER) ## count the instructions of requests; ARGS="--functions 'GET miss'", or --save
 	@$(VENV)/bin/python -m perf.instructions $(ARGS)
+	@$(VENV)/bin/python -m perf.tables
+
+bench-bulk: core $(SERVER) ## measure commands of many keys, walks and large values, beside Redis; ARGS="--rounds 3"
+	@$(VENV)/bin/python -m perf.bulk --save $(ARGS)
 	@$(VENV)/bin/python -m perf.tables
 
 bench-memory: core $(SERVER) ## count what a budget holds, beside memcached and Redis; ARGS="--memory 64"

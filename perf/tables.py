@@ -138,6 +138,21 @@ def _pauses(rows: Iterable[dict[str, Any]]) -> str:
     )
 
 
+def bulk(result: Result) -> str:
+    """CPU of bulk work beside Redis."""
+    return table(
+        ["", "fastkv, ms", "Redis, ms", "ratio (range)"],
+        (
+            [
+                row["row"],
+                *(f"{row[name]:,.1f}" for name in ("fastkv_ms", "redis_ms")),
+                "{median:.2f} ({least:.2f} to {greatest:.2f})".format(**row["ratio"]),
+            ]
+            for row in result["rows"]
+        ),
+    )
+
+
 def requests(result: Result) -> str:
     """The parser and replies."""
     return table(["", "", "ns"], ([row["part"], row["case"], spread(row["ns"])] for row in result["rows"]))
@@ -266,6 +281,7 @@ TABLES: Final[dict[str, tuple[str, Callable[[Result], str]]]] = {
     "room": ("room", room),
     "steps": ("steps", steps),
     "instructions": ("instructions", instructions),
+    "bulk": ("bulk", bulk),
     "pauses": ("pauses", pauses),
     "pauses-of-commands": ("pauses", pauses_of_commands),
     "requests": ("requests", requests),
