@@ -67,12 +67,12 @@ ENTRY_OVERHEAD: Final = 16
 """What an entry counts for besides its key, value and metadata, in bytes."""
 
 # Slots that are looked at, and if need be read under the lock, in one step. A page that holds nothing is one
-# comparison; 2,048 of its slots count as a step, because their memory may have to be mapped first. After so
+# comparison; 8,192 of its slots count as a step, because their memory may have to be mapped first. After so
 # many steps a call begins no further page; the page that it has begun it
 # finishes. After `_MOST_LOOKS` entries, 2.5 µs each, it ends in the page: all may be past their deadlines.
-_CHUNK_WORDS: Final = 256
-_BLANK_SHIFT: Final = 11
-_CHUNKS: Final = 128
+_CHUNK_WORDS: Final = 1024
+_BLANK_SHIFT: Final = 13
+_CHUNKS: Final = 32
 _MOST_LOOKS: Final = 1024
 _TRIES: Final = 4
 _ANY_SIZE: Final = 1 << 62
@@ -222,7 +222,7 @@ class Walker(Generic[T]):
             glob: the pattern that keys have to match; None: any.
 
         Returns:
-            The entries, perhaps none, for one call looks at 1,248 entries and 65,536 slots at most, besides
+            The entries, perhaps none, for one call looks at 1,920 entries and 65,536 slots at most, besides
             the slots of pages that hold nothing; and the next cursor, 0 if there is nothing left.
             An entry may come twice if its page was split meanwhile: the later is the newer.
 
