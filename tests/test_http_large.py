@@ -410,7 +410,7 @@ async def test_without_memory_for_a_body_it_is_503(monkeypatch: pytest.MonkeyPat
     client = worker.client()
     monkeypatch.setattr("fastkv.http.body.map_memory", no_memory)
     message = "The server has no memory for such a long body."
-    expected = error("503 Service Unavailable", message, connection=CLOSE)
+    expected = error("503 Service Unavailable", message, b"Retry-After: 1\r\n", CLOSE)
     client.send(kv("PUT", "key", b"", VALUE)[:1000])
     assert client.take() == expected
     assert client.transport.ended

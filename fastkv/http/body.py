@@ -22,6 +22,7 @@ import httptools
 
 from fastkv.http.large import HUGE_PAGE_BYTES, map_memory, use_huge_pages
 from fastkv.http.request import Head, HttpError, ValueRefused, parse_field
+from fastkv.http.responses import RETRY_AFTER
 
 MAX_SIZE_DIGITS: Final = 16
 """Digits of a chunk's size that cost nothing; all else of its line counts as framing."""
@@ -148,7 +149,9 @@ class LargeBody(Body):
         try:
             self._memory = map_memory(head.content_length)
         except OSError:
-            raise HttpError(503, "The server has no memory for such a long body.", close=True) from None
+            raise HttpError(
+                503, "The server has no memory for such a long body.", close=True, extra=RETRY_AFTER
+            ) from None
         self._huge = False  # the rest comes into huge pages
 
     @property

@@ -16,7 +16,7 @@ from fastkv.http.conditions import Conditions, conditions_of, range_of
 from fastkv.http.content import CONTENT_FIELDS, content_fields, metadata_of
 from fastkv.http.large import LargeTail
 from fastkv.http.request import HttpError
-from fastkv.http.responses import ISOLATION, KEY_NOT_FOUND, Reply, error_reply, without_body
+from fastkv.http.responses import ISOLATION, KEY_NOT_FOUND, RETRY_AFTER, Reply, error_reply, without_body
 from fastkv.http.urlform import decode_percent, form_values, key_of
 from fastkv.stats import Column
 from fastkv.steps import END_OF_TURN, Unfinished
@@ -218,7 +218,9 @@ class Resources:
                 try:
                     tail = LargeTail.of_size(end - start)
                 except OSError:
-                    raise HttpError(503, "The server has no memory for such a long reply.") from None
+                    raise HttpError(
+                        503, "The server has no memory for such a long reply.", extra=RETRY_AFTER
+                    ) from None
                 tail.fields = ISOLATION + fields
                 if (yield from large.copy(value, start, tail.body)):
                     yield END_OF_TURN  # to send as much as the socket takes is a step, too
