@@ -313,9 +313,30 @@ def leave_many(path: Path) -> int:
     return entries
 
 
+# Who verifies waits for as long as a file is there.
+_HELD = """
+import os, sys, time
+from fastkv.start import main
+from fastkv.store import Store
+
+held, verify = sys.argv.pop(1), Store.verify
+
+def wait(store):
+    while os.path.exists(held):
+        time.sleep(0.01)
+    verify(store)
+
+Store.verify = wait
+main()
+"""
+
+
 def test_who_verifies_may_be_killed(tmp_path: Path) -> None:
     entries = leave_many(tmp_path)
-    with running(data_dir=tmp_path, workers=1, shards=8) as server:
+    held = tmp_path / "held"
+    held.touch()
+    program = (sys.executable, "-c", _HELD, str(held), "serve")
+    with running(program, data_dir=tmp_path, workers=1, shards=8) as server:
         worker = server.workers()
         verifying: list[int] = []
 
@@ -326,6 +347,7 @@ def test_who_verifies_may_be_killed(tmp_path: Path) -> None:
         wait_until(found, "a process verifies")
         with suppress(psutil.NoSuchProcess):
             psutil.Process(verifying[0]).kill()
+        held.unlink()
         wait_until(lambda: stats(server)["unverified_shards"] == 0, "all shards are verified")
         told = stats(server)
         assert (told["entries"], told["dropped"]) == (entries, 0)
@@ -337,7 +359,10 @@ def test_who_verifies_may_be_killed(tmp_path: Path) -> None:
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
 def test_it_ends_with_the_server(tmp_path: Path, number: int) -> None:
     leave_many(tmp_path)
-    with running(data_dir=tmp_path, workers=1, shards=8) as server:
+    held = tmp_path / "held"
+    held.touch()
+    program = (sys.executable, "-c", _HELD, str(held), "serve")
+    with running(program, data_dir=tmp_path, workers=1, shards=8) as server:
         wait_until(lambda: len(server.workers()) == 2, "a process verifies")
         children = server.workers()
         server.stop(number)

@@ -18,6 +18,7 @@ from ws_frames import BINARY, TEXT, frame
 from ws_frames import read as read_frames
 
 from fastkv.access_log import LoggedConnection, Noted
+from fastkv.commands import keyspace
 from fastkv.turns import Turns
 
 KEYS = 3000
@@ -31,6 +32,12 @@ def posted(path: str, said: object, fields: bytes = b"") -> bytes:
 
 
 ALL = [f"key:{i:04}" for i in range(KEYS)]
+
+
+@pytest.fixture(autouse=True)
+def _small_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that a walk takes many."""
+    monkeypatch.setattr(keyspace, "_STEP_ENTRIES", 256)
 
 
 async def replies(client: Client, until: Callable[[bytes], bool], ask_others: Callable[[], None]) -> bytes:
