@@ -31,7 +31,7 @@ _FEW: Final = 1_000
 _VALUE: Final = "v" * 64
 _PREFIX: Final = "key:000000012"
 LEAST_ENTRIES: Final = 13_000
-"""So many that some have the prefix."""
+"""The fewest entries of which some keys have the prefix."""
 _LARGE: Final = os.urandom(1 << 20) * 63
 _SETTLE_SECONDS: Final = 0.05
 _MS: Final = 1_000_000

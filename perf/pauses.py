@@ -39,7 +39,7 @@ from fastkv.worker import Worker
 from perf.report import pauses, save
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
 _OPEN_FILES: Final = 20_000
 _PIPELINED: Final = 16
@@ -126,15 +126,13 @@ def _put(number: int, ttl: str = "", value: bytes = _VALUE) -> bytes:
     return head.encode() + value
 
 
-def _command(*words: object) -> bytes:
-    body = json.dumps([str(word) for word in words]).encode()
-    head = f"POST / HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: {len(body)}\r\n\r\n"
-    return head.encode() + body
-
-
-def _batch(path: str, *commands: tuple[str, ...]) -> bytes:
-    body = json.dumps(commands).encode()
+def _post(path: str, said: object) -> bytes:
+    body = json.dumps(said).encode()
     return f"POST {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body
+
+
+def _command(*words: object) -> bytes:
+    return _post("/", list(map(str, words)))
 
 
 def _fill(client: Client, numbers: range, ttl: str = "", value: bytes = _VALUE) -> None:
@@ -181,12 +179,12 @@ def _log(port: int) -> None:
     _fill(client, range(30_000))
 
 
-def _ask(*requests: bytes) -> Callable[[int], None]:
-    """A client that asks all that, one after the other, some times over."""
+def _ask(make: Callable[[], Sequence[bytes]]) -> Callable[[int], None]:
+    """A client that asks all that is made, one after the other, some times over."""
 
     def ask(port: int) -> None:
         client = Client(port)
-        for request in requests * _TIMES:
+        for request in [*make()] * _TIMES:
             client.ask(request)
 
     return ask
@@ -218,33 +216,39 @@ class Load(NamedTuple):
 
 _KEYS: Final = [f"{number:016}" for number in range(10_000)]
 _ABSENT: Final = [f"no {key}" for key in _KEYS]
-_LARGE_VALUE: Final = bytes(63 << 20)
+
+
+def _mset(keys: Sequence[str]) -> bytes:
+    return _command("MSET", *(word for key in keys for word in (key, "v")))
+
+
+def _put_large() -> bytes:
+    return _put(0, value=bytes(63 << 20))
+
+
+_SETS: Final = [("SET", key, "v") for key in _KEYS[:1000]]
 
 # What is done with a million entries, by what a table says.
-_OF_A_MILLION: Final[dict[str, tuple[bytes, ...]]] = {
-    "MGET of 10,000 keys": (_command("MGET", *_KEYS),),
-    "EXISTS of 10,000 keys, half of them absent": (_command("EXISTS", *_KEYS[5000:], *_ABSENT[5000:]),),
-    "MSET of 1,000 keys": (_command("MSET", *(word for key in _KEYS[:1000] for word in (key, "v"))),),
-    "MSET of 10,000 keys": (_command("MSET", *(word for key in _KEYS for word in (key, "v"))),),
-    "DEL and MSET of 1,000 keys": (
-        _command("DEL", *_KEYS[:1000]),
-        _command("MSET", *(word for key in _KEYS[:1000] for word in (key, "v"))),
-    ),
-    "DEL and MSET of 10,000 keys": (
-        _command("DEL", *_KEYS),
-        _command("MSET", *(word for key in _KEYS for word in (key, "v"))),
-    ),
-    "multi-exec of 1,000 SETs": (_batch("/multi-exec", *(("SET", key, "v") for key in _KEYS[:1000])),),
-    "pipeline of 1,000 SETs": (_batch("/pipeline", *(("SET", key, "v") for key in _KEYS[:1000])),),
-    "KEYS of all": (_command("KEYS", "*"),),
-    "KEYS of a tenth": (_command("KEYS", "*1"),),
-    "SCAN of 10,000 keys": (_command("SCAN", 0, "COUNT", 10_000),),
-    "RANDOMKEY": (_command("RANDOMKEY"),) * 100,
-    "pages of a snapshot": tuple(_get(f"/snapshot?cursor={0}") for _ in range(20)),
-    "FLUSHALL": (_command("FLUSHALL"),),
-    "FLUSHALL ASYNC": (_command("FLUSHALL", "ASYNC"),),
-    "PUT of 63 MiB": (_put(0, value=_LARGE_VALUE),),
-    "GET of 63 MiB": (_put(0, value=_LARGE_VALUE), *(_get(f"/kv/{0:016}"),) * 5),
+_OF_A_MILLION: Final[dict[str, Callable[[], Sequence[bytes]]]] = {
+    "MGET of 10,000 keys": lambda: [_command("MGET", *_KEYS)],
+    "EXISTS of 10,000 keys, half of them absent": lambda: [
+        _command("EXISTS", *_KEYS[5000:], *_ABSENT[5000:])
+    ],
+    "MSET of 1,000 keys": lambda: [_mset(_KEYS[:1000])],
+    "MSET of 10,000 keys": lambda: [_mset(_KEYS)],
+    "DEL and MSET of 1,000 keys": lambda: [_command("DEL", *_KEYS[:1000]), _mset(_KEYS[:1000])],
+    "DEL and MSET of 10,000 keys": lambda: [_command("DEL", *_KEYS), _mset(_KEYS)],
+    "multi-exec of 1,000 SETs": lambda: [_post("/multi-exec", _SETS)],
+    "pipeline of 1,000 SETs": lambda: [_post("/pipeline", _SETS)],
+    "KEYS of all": lambda: [_command("KEYS", "*")],
+    "KEYS of a tenth": lambda: [_command("KEYS", "*1")],
+    "SCAN of 10,000 keys": lambda: [_command("SCAN", 0, "COUNT", 10_000)],
+    "RANDOMKEY": lambda: [_command("RANDOMKEY")] * 100,
+    "pages of a snapshot": lambda: [_get("/snapshot?cursor=0")] * 20,
+    "FLUSHALL": lambda: [_command("FLUSHALL")],
+    "FLUSHALL ASYNC": lambda: [_command("FLUSHALL", "ASYNC")],
+    "PUT of 63 MiB": lambda: [_put_large()],
+    "GET of 63 MiB": lambda: [_put_large(), *[_get(f"/kv/{0:016}")] * 5],
 }
 LOADS: Final[dict[str, Load]] = {
     "8,192 connections": Load({"memory_bytes": 64 << 20}, _connect),
@@ -263,10 +267,10 @@ LOADS: Final[dict[str, Load]] = {
                 "max_keys": _MILLION,
                 "max_body_bytes": 64 << 20,
             },
-            _ask(*requests),
+            _ask(make),
             _MILLION,
         )
-        for name, requests in _OF_A_MILLION.items()
+        for name, make in _OF_A_MILLION.items()
     },
 }
 """Loads by name."""

@@ -48,7 +48,7 @@ _EXITKILL: Final = 1 << 20
 
 # Between the fork and the call that is stepped through, or between two calls, there are some thousands.
 _MOST_BEFORE: Final = 1_000_000
-# Of so many deaths one is a real one.
+# Every sixteenth death is brought about by a real kill.
 _REAL: Final = 16
 
 

@@ -306,7 +306,7 @@ WAITERS = 1 << 31
 _OWNER_DIED = 1 << 30
 _TID_MASK = _OWNER_DIED - 1
 _WORDS_OF_LOCK = _STRIDE // 4
-# Of so many deaths one is a real one.
+# Every thirty-second death is brought about by a real kill.
 _REAL = 32
 
 

@@ -498,6 +498,22 @@ def between_guards(size: int) -> ctypes.Array[ctypes.c_char]:
     return (ctypes.c_char * size).from_address(at + guard)
 
 
+def engine_between_guards(
+    store: Store,
+) -> tuple[ctypes.Array[ctypes.c_char], ctypes.Array[ctypes.c_uint64], Any, Any]:
+    """A compiled engine whose arena lies between such pages, with the locks of a store.
+
+    Returns:
+        The arena, its words, the engine, and the readable one that it leaves things to, which does nothing.
+    """
+    geometry = store.geometry
+    memory = between_guards(geometry.memory_bytes)
+    words = (ctypes.c_uint64 * (geometry.memory_bytes // 8)).from_buffer(memory)
+    stand_in = spy(store.readable, [])
+    stand_in.arena = SimpleNamespace(geometry=geometry, mem=memory, seed=SEED)
+    return memory, words, core.engine.Engine(stand_in), stand_in
+
+
 def anything(chance: random.Random, store: Store, word: int) -> int:
     """What may stand in a damaged word: near what was there, or near what leads somewhere."""
     geometry = store.geometry
@@ -534,12 +550,8 @@ def test_a_damaged_arena_leads_nowhere_else(shape: tuple[int, int, int], seed: i
 
     def work() -> None:
         geometry = store.geometry
-        memory = between_guards(geometry.memory_bytes)
-        words = (ctypes.c_uint64 * (geometry.memory_bytes // 8)).from_buffer(memory)
-        stand_in = spy(store.readable, [])
-        stand_in.arena = SimpleNamespace(geometry=geometry, mem=memory, seed=SEED)
+        memory, words, engine, stand_in = engine_between_guards(store)
         stand_in.recover = stand_in.recover_pool = None
-        engine = core.engine.Engine(stand_in)
         entries = [entry for key in keys if (entry := store.readable.get(key, clock))]
         # Tables, slots, heads of records, from where damage leads farthest; and anything.
         targets: list[Sequence[int]] = [

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 from store_helpers import KIB, MIB, NOW_MS, SEED, clock, end_of, payload, start, value_of
-from test_core_engine import Pair, anything, between_guards, held_by_another_process, store_of
+from test_core_engine import Pair, anything, engine_between_guards, held_by_another_process, store_of
 
 from fastkv import core
 from fastkv.errors import StoreBusy
@@ -43,7 +43,7 @@ def fragments_of(shard: Shard) -> Fragments:
 
 
 def bytes_in(words: int) -> int:
-    """The longest piece of a value in a fragment of so many words."""
+    """The longest piece of a value that a fragment holds, by its length in words."""
     return (words << 3) - HEAD_BYTES - CHECKSUM_BYTES
 
 
@@ -301,14 +301,8 @@ def test_a_damaged_arena_leads_nowhere_else(shape: Any, seed: int) -> None:
 
     def work() -> None:
         geometry, arena = store.geometry, store._arena
-        memory = between_guards(geometry.memory_bytes)
-        words = (ctypes.c_uint64 * (geometry.memory_bytes // 8)).from_buffer(memory)
-        stand_in: Any = SimpleNamespace(
-            arena=SimpleNamespace(geometry=geometry, mem=memory, seed=SEED),
-            locks=store.readable.locks,
-            pool_lock=store.readable.pool_lock,
-        )
-        fragments = core.fragments.Fragments(core.engine.Engine(stand_in))
+        memory, words, engine, _ = engine_between_guards(store)
+        fragments = core.fragments.Fragments(engine)
         entries = [arena.location_of(entry[5]) for key in KEYS if (entry := store.readable.get(key, clock))]
         pieces = [piece for at in entries for piece in shard_of(store, KEYS[0]).pieces(at)]
         assert len(pieces) > 3

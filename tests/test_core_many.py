@@ -11,8 +11,15 @@ import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
-from store_helpers import KIB, MIB, NOW_MS, SEED, clock, end_of, payload, start
-from test_core_engine import Pair, anything, between_guards, declines_of, held_by_another_process, store_of
+from store_helpers import KIB, MIB, NOW_MS, clock, end_of, payload, start
+from test_core_engine import (
+    Pair,
+    anything,
+    declines_of,
+    engine_between_guards,
+    held_by_another_process,
+    store_of,
+)
 
 from fastkv import core
 from fastkv.errors import StoreBusy
@@ -191,14 +198,7 @@ def test_a_damaged_arena_leads_nowhere_else(shape: tuple[int, int, int], seed: i
 
     def work() -> None:
         geometry = store.geometry
-        memory = between_guards(geometry.memory_bytes)
-        words = (ctypes.c_uint64 * (geometry.memory_bytes // 8)).from_buffer(memory)
-        stand_in: Any = SimpleNamespace(
-            arena=SimpleNamespace(geometry=geometry, mem=memory, seed=SEED),
-            locks=store.readable.locks,
-            pool_lock=store.readable.pool_lock,
-        )
-        engine = core.engine.Engine(stand_in)
+        memory, words, engine, _ = engine_between_guards(store)
         nothing: Any = SimpleNamespace(
             get_many=lambda *_: [], get_values=lambda *_: [], count_many=lambda *_: 0
         )

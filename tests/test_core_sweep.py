@@ -6,12 +6,11 @@ import ctypes
 import os
 import random
 import time
-from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import pytest
 from store_helpers import KIB, MIB, NOW_MS, SEED, clock, end_of, open_store, payload, start
-from test_core_engine import Pair, anything, between_guards, spy, store_of
+from test_core_engine import Pair, anything, engine_between_guards, store_of
 
 from fastkv import core
 from fastkv.store.layout import SEG_HEAD, SH_OLDEST, SH_OPEN, SH_OPEN_MAIN
@@ -260,11 +259,8 @@ def test_a_damaged_arena_leads_nowhere_else(shape: tuple[int, int, int], seed: i
 
     def work() -> None:
         geometry = store.geometry
-        memory = between_guards(geometry.memory_bytes)
-        words = (ctypes.c_uint64 * (geometry.memory_bytes // 8)).from_buffer(memory)
-        stand_in = spy(store.readable, [])
-        stand_in.arena = SimpleNamespace(geometry=geometry, mem=memory, seed=SEED)
-        sweeper = core.sweep.Sweeper(core.engine.Engine(stand_in))
+        memory, words, engine, _ = engine_between_guards(store)
+        sweeper = core.sweep.Sweeper(engine)
         entries = [entry for key in keys if (entry := store.readable.get(key, clock))]
         targets: list[Sequence[int]] = [
             range(geometry.digests_at),

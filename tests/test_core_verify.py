@@ -5,12 +5,11 @@ from __future__ import annotations
 import ctypes
 import random
 from contextlib import suppress
-from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Final
 
 import pytest
-from store_helpers import KIB, MIB, NOW_MS, SEED, clock, end_of, open_store, payload, start
-from test_core_engine import Pair, anything, between_guards, spy, store_of
+from store_helpers import KIB, MIB, NOW_MS, clock, end_of, open_store, payload, start
+from test_core_engine import Pair, anything, engine_between_guards, store_of
 
 from fastkv import core
 from fastkv.store.layout import SEG_GENERATION, SEG_HEAD
@@ -131,11 +130,7 @@ def test_a_damaged_arena_leads_nowhere_else(seed: int) -> None:
 
     def work() -> None:
         geometry = store.geometry
-        memory = between_guards(geometry.memory_bytes)
-        words = (ctypes.c_uint64 * (geometry.memory_bytes // 8)).from_buffer(memory)
-        stand_in = spy(store.readable, [])
-        stand_in.arena = SimpleNamespace(geometry=geometry, mem=memory, seed=SEED)
-        engine = core.engine.Engine(stand_in)
+        memory, words, engine, _ = engine_between_guards(store)
         pages = [(shard.number, page) for shard in store._shards for page in store._index.pages(shard.number)]
         slots = [slot for _, page in pages for slot, _ in store._index.slots(page)]
         targets: list[Sequence[int]] = [

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 from store_helpers import KIB, MIB, NOW_MS, SEED, clock, end_of, open_store, payload, start
-from test_core_engine import Pair, anything, between_guards, spy, store_of
+from test_core_engine import Pair, anything, engine_between_guards, store_of
 
 from fastkv import core
 from fastkv.glob import Glob
@@ -305,11 +305,7 @@ def test_a_damaged_arena_leads_nowhere_else(seed: int) -> None:
 
     def work() -> None:
         geometry = store.geometry
-        memory = between_guards(geometry.memory_bytes)
-        words = (ctypes.c_uint64 * (geometry.memory_bytes // 8)).from_buffer(memory)
-        stand_in = spy(store.readable, [])
-        stand_in.arena = SimpleNamespace(geometry=geometry, mem=memory, seed=SEED)
-        engine = core.engine.Engine(stand_in)
+        memory, words, engine, _ = engine_between_guards(store)
         readable: Any = SimpleNamespace(slots=lambda base, start, *_: ([], start + 1, False, 1, 0, 0))
         walks = [core.walk.Walk(engine, readable, with_values) for with_values in (True, False)]
         pages = [page for shard in store._shards for page in store._index.pages(shard.number)]

@@ -46,7 +46,7 @@ async def answer_of(client: Client, request: bytes, replies: int = 1) -> bytes:
 
 
 async def answered(client: Client, replies: int = 1) -> bytes:
-    """What comes until so many replies are there; they bring no body for HEAD and for 304."""
+    """All that a client is sent until the last of its replies has come; HEAD and 304 bring no body."""
     sent = b""
     for _ in range(10_000):
         sent += client.take()

@@ -111,7 +111,7 @@ class Commands:
             return failure(error, self._context.counters)
 
     def _later(self, command: Command, words: list[bytes], client: Client) -> Steps[Reply]:
-        """A command of many words, behind a turn of others; to read words or a reply is a step, too."""
+        """Run a command of many words in a turn of its own, and have its reply written in another."""
         yield END_OF_TURN
         self._context.client = client
         reply = command.handler(self._context, words)

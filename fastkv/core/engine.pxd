@@ -141,6 +141,7 @@ cdef class Engine:
     cdef void count_access(self, uint64_t slot) noexcept
     cdef bint lock_shard(self, uint64_t shard) noexcept
     cdef bint lock_pool(self, uint64_t shard) noexcept
+    cdef bint try_pool(self) except -1
     cdef void unlock(self, uint64_t shard, bint pool) noexcept
     # Under the shard's lock, which it releases: DONE | DECLINED.
     cdef int write_at(self, const NewEntry *entry, Target *target, Written *written) noexcept

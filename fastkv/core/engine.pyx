@@ -496,6 +496,13 @@ cdef class Engine:
         self.decline(WHY_BUSY)
         return False
 
+    cdef bint try_pool(self) except -1:
+        """Take the pool's lock; False if it is not free. That of a dead owner is recovered, for next time."""
+        cdef int code = pthread_mutex_trylock(self.pool_mutex)
+        if unlikely(code == EOWNERDEAD):
+            self.readable.recover_pool()
+        return code == 0
+
     cdef void unlock(self, uint64_t shard, bint pool) noexcept:
         if pool:
             pthread_mutex_unlock(self.pool_mutex)

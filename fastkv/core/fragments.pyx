@@ -10,7 +10,7 @@ cimport cython
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.string cimport memcpy
 
-from fastkv.core.engine cimport Engine, pthread_mutex_trylock, pthread_mutex_unlock
+from fastkv.core.engine cimport Engine, pthread_mutex_unlock
 from fastkv.core.hashing cimport checksum
 from fastkv.core.layout cimport (
     CHECKSUM_BYTES,
@@ -23,15 +23,11 @@ from fastkv.core.layout cimport (
     shards_of,
 )
 from fastkv.core.log cimport Tail, cover, find_tail, open_segment
-from fastkv.core.native cimport fence_release, unlikely
+from fastkv.core.native cimport fence_release
 from fastkv.core.records cimport Record, parse_record, record_words, words_of
 from fastkv.core.segments cimport bury, has_segment, is_log_of, would_free
 
 include "sources.pxi"
-
-cdef extern from "errno.h" nogil:
-    int EOWNERDEAD
-
 
 cdef inline void build_fragment(
     const Arena *arena, uint64_t location, uint64_t key_hash, const uint8_t *piece, uint64_t size
@@ -85,7 +81,7 @@ cdef class Fragments:
             piece = min(size - start, most)
             length = record_words(0, FRAGMENT, piece)
             if not tail.opened or tail.head + length > arena.segment_words:
-                if not self.lock_pool():
+                if not self.engine.try_pool():
                     break
                 if has_segment(arena, floor):
                     open_segment(arena, shard, &tail)
@@ -130,16 +126,9 @@ cdef class Fragments:
             if not is_log_of(arena, segment, shard):
                 return done
             frees = would_free(arena, segment, length)
-            if frees and not self.lock_pool():
+            if frees and not self.engine.try_pool():
                 return done
             bury(arena, header_of(arena, shard), segment, length)
             if frees:
                 pthread_mutex_unlock(self.engine.pool_mutex)
         return len(pieces)
-
-    cdef bint lock_pool(self) except -1:
-        """Take the pool's lock; False if it is not free; a dead owner's is recovered, for next time."""
-        cdef int code = pthread_mutex_trylock(self.engine.pool_mutex)
-        if unlikely(code == EOWNERDEAD):
-            self.engine.readable.recover_pool()
-        return code == 0

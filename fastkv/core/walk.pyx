@@ -17,7 +17,7 @@ from libc.stdint cimport int64_t, uint8_t, uint64_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcmp
 
-from fastkv.core.engine cimport Engine, pthread_mutex_trylock, pthread_mutex_unlock
+from fastkv.core.engine cimport Engine, pthread_mutex_unlock
 from fastkv.core.hashing cimport LONGEST_HASHED, hash_short
 from fastkv.core.index cimport is_page
 from fastkv.core.layout cimport (
@@ -38,9 +38,6 @@ include "sources.pxi"
 
 cdef extern from "string.h" nogil:
     const void *memmem(const void *, size_t, const void *, size_t)
-
-cdef extern from "errno.h" nogil:
-    int EOWNERDEAD
 
 cdef enum:
     # As ``fastkv.store.scan`` counts an entry.
@@ -323,7 +320,6 @@ cdef class Log:
         cdef const Arena *arena = &self.engine.arena
         cdef uint64_t *numbers = <uint64_t *> malloc((len(segments) + 1) * sizeof(uint64_t))
         cdef Py_ssize_t i, done = 0
-        cdef int code
         if numbers == NULL:
             raise MemoryError
         try:
@@ -331,12 +327,9 @@ cdef class Log:
                 numbers[i] = segments[i]
             if arena.words == NULL:
                 return 0
-            code = pthread_mutex_trylock(self.engine.pool_mutex)
-            if code == 0:
+            if self.engine.try_pool():
                 done = give_back_all(arena, shard, numbers, len(segments))
                 pthread_mutex_unlock(self.engine.pool_mutex)
-            elif code == EOWNERDEAD:
-                self.engine.readable.recover_pool()
             return done
         finally:
             free(numbers)

@@ -167,7 +167,7 @@ class LargeBody(Body):
     def _add(self, part: memoryview) -> None:
         """Keep what has arrived of the content."""
         if not self._huge and self.arrived_bytes >= LARGE_BYTES:
-            # Not before: of many bodies that only begin each would take a whole page.
+            # A body that has only begun would take a whole huge page, and there may be thousands of them.
             self._huge = True
             use_huge_pages(self._memory, -(-self.arrived_bytes // PAGESIZE) * PAGESIZE)
         after = self.arrived_bytes + len(part)

@@ -46,7 +46,7 @@ PATH_METHODS: Final = (b"GET", b"HEAD", b"POST", b"PUT")
 
 TOKEN_PARAMETER: Final = b"_token"
 
-# More are executed behind a turn of others.
+# A batch of more commands waits for a turn of its own.
 _MANY_COMMANDS: Final = 100
 
 # What the JSON of an error begins with.

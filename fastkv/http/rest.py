@@ -162,7 +162,8 @@ class Resources:
             Unfinished: for a large value that is copied.
         """
         routes = self._routes
-        large = self._large and self._large.find(key, routes.clock)
+        reader = self._large
+        large = reader.find(key, routes.clock) if reader else None
         entry = large.entry if large else routes.store.get(key, routes.clock)
         if entry is None:
             # Conditions on what is answered with 404 anyhow do not count (RFC 9110, 13.2.1).
@@ -171,8 +172,8 @@ class Resources:
         size = large.size if large else len(entry[0])
         routes.counters[_HITS] += 1
         status, fields, start, end = self._describe(entry, size, head, ranges=ranges)
-        if large and self._large and ranges and start < end:
-            raise Unfinished(self._read_large(key, head, self._large, large))
+        if reader and large and ranges and start < end:
+            raise Unfinished(self._read_large(key, head, reader, large))
         return status, fields + entry[0][start:end]
 
     def _describe(self, entry: Entry, size: int, head: Head, *, ranges: bool) -> tuple[int, bytes, int, int]:
@@ -205,7 +206,7 @@ class Resources:
         self, key: bytes, head: Head, large: LargeReader, value: LargeValue
     ) -> Steps[tuple[int, bytes | LargeTail]]:
         """Answer a GET of a large value, which is copied in steps; one at a time, for each takes memory."""
-        # What goes out before this reply may pause its client, which has no turn then: not while others wait.
+        # A reply before this one may pause the client, which has no turn then: nobody may wait for its copy.
         yield END_OF_TURN
         while self._copying:
             yield _WAIT_SECONDS
